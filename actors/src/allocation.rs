@@ -1,8 +1,26 @@
-//! One allocation: take a candidate, claim it, answer. Release, renewal and read stand beside it.
+//! One allocation: take a candidate, claim it, answer. Renewal, release and read stand beside it.
 
-use crate::ports::StoreError;
-use crate::sandbox::{Claim, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId};
+use std::sync::Arc;
 use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::pool::{Candidate, Pool, TakeError};
+use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError, WriteOutcome};
+use crate::reaper::{ExpiryTimers, Reaper};
+use crate::retry::RetryPolicy;
+use crate::sandbox::{
+    Claim, ClaimKey, Event, Holding, IdempotencyKey, Refused, Sandbox, SandboxId, Status, Timestamp, TrackId, Write,
+};
+
+/// So many candidates in a row may turn out to be taken before the next one is tried after a wait.
+const MISSES_WITHOUT_WAIT: u32 = 3;
+
+/// So often a release or a renewal is tried again when others change the sandbox meanwhile.
+const MAX_WRITE_ATTEMPTS: u32 = 5;
 
 /// What a track asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +87,7 @@ pub enum AccessError {
     NotOwner(SandboxId),
     /// It is not in a state that allows this.
     #[error(transparent)]
-    Refused(#[from] crate::sandbox::Refused),
+    Refused(#[from] Refused),
     /// Others keep changing it; try again.
     #[error("the sandbox {0} keeps changing")]
     Contended(SandboxId),
@@ -78,28 +96,301 @@ pub enum AccessError {
     Store(#[from] StoreError),
 }
 
+/// The numbers that shape an allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct AllocationSettings {
+    /// How long a sandbox is held.
+    pub lab_duration: Duration,
+    /// The whole budget of one allocation.
+    pub timeout: Duration,
+    /// The waits between candidates after several were taken.
+    pub retry: RetryPolicy,
+}
+
+type Answer = Result<Allocation, AllocateError>;
+
 /// Allocates, renews, reads and releases.
-#[derive(Clone, Debug)]
-pub struct Allocator {}
+#[derive(Clone)]
+pub struct Allocator(Arc<Shared>);
+
+struct Shared {
+    pool: Pool,
+    store: Arc<dyn SandboxStore>,
+    clock: Arc<dyn Clock>,
+    reaper: Reaper,
+    timers: ExpiryTimers,
+    settings: AllocationSettings,
+    /// Claims that are running here, each with the channel that will carry its answer. An entry lives as long as its
+    /// claim does; duplicates that come meanwhile wait for the same answer.
+    running: DashMap<ClaimKey, watch::Receiver<Option<Answer>>>,
+}
 
 impl Allocator {
-    /// Gives the track a sandbox: the one its key already holds, or a new one.
-    pub async fn allocate(&self, _request: AllocateRequest) -> Result<Allocation, AllocateError> {
-        unimplemented!()
+    pub(crate) fn new(
+        pool: Pool,
+        store: Arc<dyn SandboxStore>,
+        clock: Arc<dyn Clock>,
+        reaper: Reaper,
+        timers: ExpiryTimers,
+        settings: AllocationSettings,
+    ) -> Self {
+        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, running: DashMap::new() }))
     }
 
-    /// Gives a sandbox back.
-    pub async fn release(&self, _sandbox_id: &SandboxId, _track: &TrackId) -> Result<Released, AccessError> {
-        unimplemented!()
+    /// Gives the track a sandbox: the one its key already holds, or a new one.
+    ///
+    /// Duplicates of a request that is being served get its answer. A caller that goes away cancels nothing: the
+    /// claim runs to its end in a task of its own, so that its outcome is always known here.
+    pub async fn allocate(&self, request: AllocateRequest) -> Answer {
+        let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
+        let (mut answer, is_duplicate) = match self.0.running.entry(claim_key.clone()) {
+            Entry::Occupied(running) => (running.get().clone(), true),
+            Entry::Vacant(free) => {
+                let (sender, receiver) = watch::channel(None);
+                free.insert(receiver.clone());
+                let running = Running { shared: Arc::clone(&self.0), claim_key };
+                tokio::spawn(async move {
+                    let answer = running.shared.claim_any(request).await;
+                    drop(running);
+                    sender.send_replace(Some(answer));
+                });
+                (receiver, false)
+            }
+        };
+        // The sender goes without a word only if the claim panicked.
+        let answered = answer.wait_for(Option::is_some).await.map_err(|_| AllocateError::Stopping)?;
+        let mut allocation = answered.clone().unwrap_or(Err(AllocateError::Stopping))?;
+        allocation.replayed |= is_duplicate;
+        Ok(allocation)
+    }
+
+    /// Gives a sandbox back. Again by the same track, it answers the same until the sandbox is deleted.
+    pub async fn release(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Released, AccessError> {
+        let now = self.0.clock.now();
+        // The caller does not send its key. Most use the default, so that one request is enough; if not, the item
+        // that comes back knows the key.
+        let mut claim_key = ClaimKey { track: track.clone(), key: IdempotencyKey::new(track.as_str()) };
+        let mut write = Write::release_by_holder(sandbox_id.clone(), claim_key.clone(), now);
+        let mut waits = self.0.settings.retry.waits();
+        for _ in 0..MAX_WRITE_ATTEMPTS {
+            let found = match self.0.reaper.end_holding(&write, &claim_key).await? {
+                WriteOutcome::Done => {
+                    self.0.timers.forget(sandbox_id);
+                    return Ok(Released { sandbox_id: sandbox_id.clone(), deletion_requested_at: now });
+                }
+                WriteOutcome::Conflict | WriteOutcome::ClaimMoved => {
+                    tokio::time::sleep(waits.next_wait()).await;
+                    continue;
+                }
+                WriteOutcome::Moved { found } => owned(found, sandbox_id, track)?,
+            };
+            if let (true, Some(at)) = (found.status != Status::Allocated, found.deletion_requested_at) {
+                return Ok(Released { sandbox_id: sandbox_id.clone(), deletion_requested_at: at });
+            }
+            write = found.write(Event::Release, now)?;
+            claim_key.key = found.idempotency_key.unwrap_or(claim_key.key);
+        }
+        Err(AccessError::Contended(sandbox_id.clone()))
     }
 
     /// Holds a sandbox for another full lab duration from now.
-    pub async fn renew(&self, _sandbox_id: &SandboxId, _track: &TrackId) -> Result<Claim, AccessError> {
-        unimplemented!()
+    pub async fn renew(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Claim, AccessError> {
+        let mut waits = self.0.settings.retry.waits();
+        let mut found = owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)?;
+        for _ in 0..MAX_WRITE_ATTEMPTS {
+            let now = self.0.clock.now();
+            let expires_at = now.plus(self.0.settings.lab_duration);
+            let write = found.write(Event::Renew { expires_at }, now)?;
+            let Some(renewed) = Claim::held(&found.changed(&write.change)) else {
+                return Err(AccessError::NotOwner(sandbox_id.clone()));
+            };
+            found = match self.0.store.renew_claim(&write, &renewed).await? {
+                WriteOutcome::Done => {
+                    self.0.timers.watch(renewed.clone());
+                    return Ok(renewed);
+                }
+                WriteOutcome::Conflict | WriteOutcome::ClaimMoved => {
+                    tokio::time::sleep(waits.next_wait()).await;
+                    owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)?
+                }
+                WriteOutcome::Moved { found } => owned(found, sandbox_id, track)?,
+            };
+        }
+        Err(AccessError::Contended(sandbox_id.clone()))
     }
 
     /// Reads a sandbox that the track holds or has given back.
-    pub async fn read(&self, _sandbox_id: &SandboxId, _track: &TrackId) -> Result<Sandbox, AccessError> {
-        unimplemented!()
+    pub async fn read(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Sandbox, AccessError> {
+        owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)
+    }
+}
+
+/// The sandbox, if it is there for its owner; a tombstone is not.
+fn owned(found: Option<Sandbox>, sandbox_id: &SandboxId, track: &TrackId) -> Result<Sandbox, AccessError> {
+    let found = found
+        .filter(|sandbox| sandbox.status != Status::Deleted)
+        .ok_or_else(|| AccessError::NotFound(sandbox_id.clone()))?;
+    if !found.belongs_to(track) {
+        return Err(AccessError::NotOwner(sandbox_id.clone()));
+    }
+    Ok(found)
+}
+
+/// Marks a claim as running here; the mark goes with it, also if the claim panics.
+struct Running {
+    shared: Arc<Shared>,
+    claim_key: ClaimKey,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.running.remove(&self.claim_key);
+    }
+}
+
+/// What to do after one candidate.
+enum Step {
+    Answer(Answer),
+    TryNext,
+    TryNextAfterMiss,
+}
+
+impl Shared {
+    /// Tries candidates until one is claimed, the key turns out to hold a sandbox, or none is left.
+    async fn claim_any(&self, request: AllocateRequest) -> Answer {
+        let deadline = Instant::now() + self.settings.timeout;
+        let mut waits = self.settings.retry.waits();
+        let mut misses = 0;
+        loop {
+            let taken = match timeout_at(deadline, self.pool.take(request.name_prefix.clone())).await {
+                Ok(taken) => taken.map_err(AllocateError::from),
+                Err(_) => Err(self.timed_out()),
+            };
+            let candidate = match taken {
+                Ok(candidate) => candidate,
+                Err(error) => return self.replay_or(&request, error).await,
+            };
+            match self.claim(candidate, &request, deadline).await {
+                Step::Answer(answer) => return answer,
+                Step::TryNext => misses = 0,
+                Step::TryNextAfterMiss => misses += 1,
+            }
+            if misses >= MISSES_WITHOUT_WAIT {
+                sleep_until(deadline.min(Instant::now() + waits.next_wait())).await;
+            }
+            if Instant::now() >= deadline {
+                return Err(self.timed_out());
+            }
+        }
+    }
+
+    async fn claim(&self, mut candidate: Candidate, request: &AllocateRequest, deadline: Instant) -> Step {
+        let now = self.clock.now();
+        let holding = Holding {
+            track: request.track.clone(),
+            track_name: request.track_name.clone(),
+            key: request.key.clone(),
+            expires_at: now.plus(self.settings.lab_duration),
+        };
+        let claim = Claim::of(candidate.sandbox(), &holding, now);
+        let Ok(write) = candidate.sandbox().write(Event::Claim(holding), now) else {
+            // Only an available sandbox gets into the pool; if one is not, the next refresh shows it.
+            candidate.unknown();
+            return Step::TryNext;
+        };
+        candidate.sent();
+        let outcome = timeout_at(deadline, self.store.claim(&write, &claim))
+            .await
+            .unwrap_or_else(|_| Err(StoreError::OutcomeUnknown("the allocation's time ran out".to_owned())));
+        match outcome {
+            Ok(ClaimOutcome::Claimed) => {
+                candidate.consumed();
+                self.timers.watch(claim.clone());
+                Step::Answer(Ok(Allocation { claim, replayed: false }))
+            }
+            Ok(ClaimOutcome::AlreadyHeld(held)) => {
+                candidate.put_back();
+                self.answer_held(held).await
+            }
+            Ok(ClaimOutcome::CandidateMoved { found }) => {
+                count_conflict();
+                candidate.moved(found);
+                Step::TryNextAfterMiss
+            }
+            Ok(ClaimOutcome::Conflict) => {
+                count_conflict();
+                candidate.unknown();
+                Step::TryNextAfterMiss
+            }
+            Err(StoreError::OutcomeUnknown(reason)) => {
+                candidate.unknown();
+                self.resolve_unknown(claim, reason, deadline).await
+            }
+            Err(error) => {
+                candidate.put_back();
+                Step::Answer(Err(error.into()))
+            }
+        }
+    }
+
+    /// A holding that should have ended is ended now, so that its key is free; any other is the answer.
+    async fn answer_held(&self, held: Claim) -> Step {
+        if !self.reaper.is_overdue(&held) {
+            return Step::Answer(Ok(Allocation { claim: held, replayed: true }));
+        }
+        match self.reaper.expire(&held).await {
+            Ok(_) => Step::TryNext,
+            Err(error) => Step::Answer(Err(error.into())),
+        }
+    }
+
+    /// Reads the claim back to learn what became of the request. If there is none, the request may still be under
+    /// way; going on is safe, because only one claim can be written under the key.
+    async fn resolve_unknown(&self, attempted: Claim, reason: String, deadline: Instant) -> Step {
+        let unknown = || Step::Answer(Err(StoreError::OutcomeUnknown(reason.clone()).into()));
+        match timeout_at(deadline, self.store.find_claim(&attempted.claim_key)).await {
+            Ok(Ok(Some(held))) if held.sandbox_id == attempted.sandbox_id => {
+                self.timers.watch(held.clone());
+                Step::Answer(Ok(Allocation { claim: held, replayed: false }))
+            }
+            Ok(Ok(Some(held))) => self.answer_held(held).await,
+            Ok(Ok(None)) => Step::TryNextAfterMiss,
+            Ok(Err(_)) | Err(_) => unknown(),
+        }
+    }
+
+    /// A replay gets its sandbox whatever keeps new allocations from it.
+    async fn replay_or(&self, request: &AllocateRequest, error: AllocateError) -> Answer {
+        let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
+        match self.store.find_claim(&claim_key).await {
+            Ok(Some(held)) if !self.reaper.is_overdue(&held) => Ok(Allocation { claim: held, replayed: true }),
+            Ok(_) => Err(error),
+            Err(store_error) => Err(store_error.into()),
+        }
+    }
+
+    fn timed_out(&self) -> AllocateError {
+        AllocateError::TimedOut { budget: self.settings.timeout }
+    }
+}
+
+fn count_conflict() {
+    metrics::counter!("broker_allocate_conflicts_total").increment(1);
+}
+
+impl From<TakeError> for AllocateError {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Empty => Self::NoneAvailable,
+            TakeError::Paused => Self::Paused,
+            TakeError::Gone => Self::Stopping,
+            TakeError::RefreshFailed(error) => Self::Store(error),
+        }
+    }
+}
+
+impl std::fmt::Debug for Allocator {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Allocator").field("running", &self.0.running.len()).finish_non_exhaustive()
     }
 }
