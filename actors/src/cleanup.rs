@@ -1,0 +1,158 @@
+//! Cleanup: deletes pending_deletion sandboxes at the CSP.
+//!
+//! Each failure is stored with the time of the next attempt, so that one bad sandbox delays no other and a restart
+//! forgets nothing. A crash between the CSP's deletion and the table's costs one more call, which the CSP answers
+//! with 404.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::concurrency::for_each;
+use crate::job::{Job, JobError, StopSignal};
+use crate::ports::{Clock, CspClient, CspError, Listing, SandboxStore, WriteOutcome};
+use crate::retry::RetryPolicy;
+use crate::sandbox::{Event, Sandbox, Status, Timestamp};
+
+/// The waits between the attempts to delete one sandbox: minutes, because what the CSP cannot delete now it rarely
+/// can a second later.
+const ATTEMPTS: RetryPolicy = RetryPolicy { base: Duration::from_secs(60), max: Duration::from_secs(3600) };
+
+/// The longest error text that is stored with a sandbox.
+const MAX_ERROR_CHARS: usize = 500;
+
+/// What a cleanup run did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupReport {
+    /// Deleted at the CSP, or gone there already.
+    pub deleted: u64,
+    /// Failed, to be tried again.
+    pub failed: u64,
+    /// Failed for the last time.
+    pub gave_up: u64,
+    /// Not yet due for their next attempt.
+    pub waiting: u64,
+}
+
+/// The job's bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct CleanupSettings {
+    /// So many deletions at a time.
+    pub concurrency: usize,
+    /// Each of those waits this long before a deletion.
+    pub delay: Duration,
+    /// So many failed attempts make a sandbox deletion_failed.
+    pub max_attempts: u32,
+    /// How long a tombstone stays.
+    pub deleted_retention: Duration,
+}
+
+/// The job.
+#[derive(Clone)]
+pub struct Cleanup {
+    pub(crate) store: Arc<dyn SandboxStore>,
+    pub(crate) csp: Arc<dyn CspClient>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) settings: CleanupSettings,
+}
+
+/// What became of one sandbox.
+enum Outcome {
+    Deleted,
+    Failed,
+    GaveUp,
+    /// Another writer was first; the next run sees what it did.
+    Overtaken,
+}
+
+#[async_trait]
+impl Job for Cleanup {
+    type Report = CleanupReport;
+
+    fn name(&self) -> &'static str {
+        "cleanup"
+    }
+
+    async fn run(&self, stop: &StopSignal) -> Result<CleanupReport, JobError> {
+        let mut report = CleanupReport::default();
+        let mut listing = Listing::of(Status::PendingDeletion);
+        loop {
+            let page = self.store.list(&listing).await?;
+            self.delete_all(page.sandboxes, &mut report, stop).await?;
+            if page.next.is_none() || stop.is_requested() {
+                return Ok(report);
+            }
+            listing.after = page.next;
+        }
+    }
+}
+
+impl Cleanup {
+    async fn delete_all(
+        &self,
+        pending: Vec<Sandbox>,
+        report: &mut CleanupReport,
+        stop: &StopSignal,
+    ) -> Result<(), JobError> {
+        let now = self.clock.now();
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            pending.into_iter().partition(|sandbox| sandbox.next_attempt_at.is_none_or(|at| at <= now));
+        report.waiting += waiting.len() as u64;
+        let delete = |sandbox| async move {
+            tokio::time::sleep(self.settings.delay).await;
+            self.delete(&sandbox).await
+        };
+        let tally = |outcome| match outcome {
+            Outcome::Deleted => report.deleted += 1,
+            Outcome::Failed => report.failed += 1,
+            Outcome::GaveUp => report.gave_up += 1,
+            Outcome::Overtaken => {}
+        };
+        for_each(due, self.settings.concurrency, stop, delete, tally).await
+    }
+
+    /// Deletes one sandbox. An error means that the run cannot go on with any.
+    async fn delete(&self, sandbox: &Sandbox) -> Result<Outcome, JobError> {
+        let answer = self.csp.delete(&sandbox.external_id).await;
+        let now = self.clock.now();
+        let (event, outcome) = match answer {
+            Ok(_) => (Event::DeletedAtCsp { keep_until: now.plus(self.settings.deleted_retention) }, Outcome::Deleted),
+            // These say nothing about this sandbox, so they use up none of its attempts.
+            Err(error @ (CspError::BreakerOpen { .. } | CspError::Unauthorized { .. })) => {
+                return Err(error.into());
+            }
+            Err(error @ CspError::Throttled { retry_after }) => {
+                let wait = retry_after.unwrap_or(ATTEMPTS.base);
+                (failure(&error, sandbox.deletion_retry_count, Some(now.plus(wait))), Outcome::Failed)
+            }
+            Err(error) => {
+                let attempts = sandbox.deletion_retry_count + 1;
+                let retry_at = (attempts < self.settings.max_attempts).then(|| now.plus(ATTEMPTS.wait_after(attempts)));
+                let outcome = if retry_at.is_some() { Outcome::Failed } else { Outcome::GaveUp };
+                tracing::warn!(sandbox_id = %sandbox.sandbox_id, attempts, %error, "the CSP did not delete a sandbox");
+                (failure(&error, attempts, retry_at), outcome)
+            }
+        };
+        count(&outcome);
+        let Ok(write) = sandbox.write(event, now) else { return Ok(Outcome::Overtaken) };
+        match self.store.update(&write).await? {
+            WriteOutcome::Done => Ok(outcome),
+            _ => Ok(Outcome::Overtaken),
+        }
+    }
+}
+
+fn failure(error: &CspError, attempts: u32, retry_at: Option<Timestamp>) -> Event {
+    let error = error.to_string().chars().take(MAX_ERROR_CHARS).collect();
+    Event::DeletionAttemptFailed { attempts, retry_at, error }
+}
+
+fn count(outcome: &Outcome) {
+    match outcome {
+        Outcome::Deleted => metrics::counter!("broker_cleanup_deleted_total").increment(1),
+        Outcome::Failed | Outcome::GaveUp => metrics::counter!("broker_cleanup_failed_total").increment(1),
+        Outcome::Overtaken => {}
+    }
+}
