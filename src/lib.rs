@@ -1,1 +1,3 @@
-//! The broker's shell.
+//! The broker's shell: adapters and wiring around [`broker_actors`].
+
+pub mod dynamo;

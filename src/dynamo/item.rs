@@ -1,0 +1,314 @@
+//! Attributes of table items ↔ the domain. The one place that knows attribute names.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use broker_actors::ports::{Control, Desired, JobLease, StoreError};
+use broker_actors::sandbox::{
+    Change, Claim, ClaimKey, Epoch, Expect, Field, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp,
+    TrackId,
+};
+
+pub(super) type Item = HashMap<String, AttributeValue>;
+
+/// The partition key of every item.
+pub(super) const PK: &str = "PK";
+/// The sort key of every item.
+pub(super) const SK: &str = "SK";
+/// The sort key of items that are alone under their partition key.
+const META: &str = "META";
+/// The partition of the live replicas' items.
+pub(super) const REPLICAS: &str = "LEASE#pool-manager";
+/// What the sort keys of the live replicas' items begin with.
+pub(super) const REPLICA_PREFIX: &str = "REPLICA#";
+
+pub(super) fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+pub(super) fn number(value: u64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+pub(super) fn time(value: Timestamp) -> AttributeValue {
+    number(value.0)
+}
+
+fn key(partition: String, sort: String) -> Item {
+    HashMap::from([(PK.to_owned(), text(partition)), (SK.to_owned(), text(sort))])
+}
+
+pub(super) fn sandbox_key(sandbox_id: &SandboxId) -> Item {
+    key(format!("SBX#{sandbox_id}"), META.to_owned())
+}
+
+pub(super) fn claim_key(claim_key: &ClaimKey) -> Item {
+    key(format!("TRACK#{}", claim_key.track), format!("CLAIM#{}", claim_key.key))
+}
+
+pub(super) fn lease_key(job: &str) -> Item {
+    key(format!("LEASE#{job}"), META.to_owned())
+}
+
+pub(super) fn control_key(actor: &str) -> Item {
+    key(format!("CTRL#{actor}"), META.to_owned())
+}
+
+pub(super) fn replica_key(replica: &ReplicaId) -> Item {
+    key(REPLICAS.to_owned(), format!("{REPLICA_PREFIX}{replica}"))
+}
+
+/// The whole item of a sandbox; only for its creation.
+pub(super) fn sandbox_item(sandbox: &Sandbox) -> Item {
+    let mut item = sandbox_key(&sandbox.sandbox_id);
+    let mut put = |name: &str, value: Option<AttributeValue>| {
+        if let Some(value) = value {
+            item.insert(name.to_owned(), value);
+        }
+    };
+    put("sandbox_id", Some(text(sandbox.sandbox_id.as_str())));
+    put("name", Some(text(&sandbox.name)));
+    put("external_id", Some(text(&sandbox.external_id)));
+    put("sfdc_account_id", sandbox.sfdc_account_id.as_ref().map(text));
+    put("status", Some(text(sandbox.status.as_str())));
+    put("allocated_at", Some(time(sandbox.allocated_at)));
+    put("expires_at", sandbox.expires_at.map(time));
+    put("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str())));
+    put("track_name", sandbox.track_name.as_ref().map(text));
+    put("idempotency_key", sandbox.idempotency_key.as_ref().map(|key| text(key.as_str())));
+    put("deletion_requested_at", sandbox.deletion_requested_at.map(time));
+    put("deletion_retry_count", Some(number(sandbox.deletion_retry_count.into())));
+    put("next_attempt_at", sandbox.next_attempt_at.map(time));
+    put("last_error", sandbox.last_error.as_ref().map(text));
+    put("ttl", sandbox.ttl.map(time));
+    put("created_at", Some(time(sandbox.created_at)));
+    put("updated_at", Some(time(sandbox.updated_at)));
+    put("last_synced", Some(time(sandbox.last_synced)));
+    put("epoch", Some(number(sandbox.epoch.0)));
+    item
+}
+
+/// Reads a sandbox item.
+pub(super) fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
+    let item = Reader(item);
+    Ok(Sandbox {
+        sandbox_id: SandboxId::new(item.text("sandbox_id")?),
+        name: item.text("name")?,
+        external_id: item.text("external_id")?,
+        sfdc_account_id: item.optional_text("sfdc_account_id")?,
+        status: item.status()?,
+        allocated_at: item.time("allocated_at")?,
+        expires_at: item.optional_time("expires_at")?,
+        allocated_to_track: item.optional_text("allocated_to_track")?.map(TrackId::new),
+        track_name: item.optional_text("track_name")?,
+        idempotency_key: item.optional_text("idempotency_key")?.map(IdempotencyKey::new),
+        deletion_requested_at: item.optional_time("deletion_requested_at")?,
+        deletion_retry_count: u32::try_from(item.number("deletion_retry_count")?)
+            .map_err(|_| item.corrupt("deletion_retry_count is too large"))?,
+        next_attempt_at: item.optional_time("next_attempt_at")?,
+        last_error: item.optional_text("last_error")?,
+        ttl: item.optional_time("ttl")?,
+        created_at: item.time("created_at")?,
+        updated_at: item.time("updated_at")?,
+        last_synced: item.time("last_synced")?,
+        epoch: Epoch(item.number("epoch")?),
+    })
+}
+
+/// The whole item of a claim. No attribute is a key of an index, or the claim would show up in it; hence `held_since`.
+pub(super) fn claim_item(claim: &Claim) -> Item {
+    let mut item = claim_key(&claim.claim_key);
+    item.extend([
+        ("sandbox_id".to_owned(), text(claim.sandbox_id.as_str())),
+        ("name".to_owned(), text(&claim.name)),
+        ("external_id".to_owned(), text(&claim.external_id)),
+        ("held_since".to_owned(), time(claim.allocated_at)),
+        ("expires_at".to_owned(), time(claim.expires_at)),
+        ("epoch".to_owned(), number(claim.epoch.0)),
+        ("ttl".to_owned(), time(claim.ttl())),
+    ]);
+    if let Some(account) = &claim.sfdc_account_id {
+        item.insert("sfdc_account_id".to_owned(), text(account));
+    }
+    item
+}
+
+/// Reads a claim item; whose it is stands in its key.
+pub(super) fn read_claim(item: &Item) -> Result<Claim, StoreError> {
+    let item = Reader(item);
+    let after = |name: &str, prefix: &str| {
+        let value = item.text(name)?;
+        value.strip_prefix(prefix).map(str::to_owned).ok_or_else(|| item.corrupt(&format!("{name} is not {prefix}…")))
+    };
+    Ok(Claim {
+        claim_key: ClaimKey {
+            track: TrackId::new(after(PK, "TRACK#")?),
+            key: IdempotencyKey::new(after(SK, "CLAIM#")?),
+        },
+        sandbox_id: SandboxId::new(item.text("sandbox_id")?),
+        name: item.text("name")?,
+        external_id: item.text("external_id")?,
+        sfdc_account_id: item.optional_text("sfdc_account_id")?,
+        allocated_at: item.time("held_since")?,
+        expires_at: item.time("expires_at")?,
+        epoch: Epoch(item.number("epoch")?),
+    })
+}
+
+/// Reads the lease item of `job`.
+pub(super) fn read_lease(job: &str, item: &Item) -> Result<JobLease, StoreError> {
+    let item = Reader(item);
+    Ok(JobLease {
+        job: job.to_owned(),
+        holder: ReplicaId::new(item.text("holder")?),
+        expires_at: item.time("expires_at")?,
+        term: item.number("term")?,
+        ran_at: item.optional_time("ran_at")?,
+        last_run: item.optional_text("last_run")?,
+    })
+}
+
+/// Reads a control item.
+pub(super) fn read_control(item: &Item) -> Result<Control, StoreError> {
+    let item = Reader(item);
+    let desired = match item.text("desired")?.as_str() {
+        "running" => Desired::Running,
+        "paused" => Desired::Paused,
+        other => return Err(item.corrupt(&format!("desired is `{other}`"))),
+    };
+    Ok(Control {
+        actor: item.text("actor")?,
+        desired,
+        reason: item.optional_text("reason")?.unwrap_or_default(),
+        by: item.text("by")?,
+        at: item.time("at")?,
+    })
+}
+
+/// Reads which replica a heartbeat item is of.
+pub(super) fn read_replica(item: &Item) -> Result<ReplicaId, StoreError> {
+    Ok(ReplicaId::new(Reader(item).text("holder")?))
+}
+
+/// The parts of a conditional update, as the SDK's builders take them.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct UpdateParts {
+    pub(super) update: String,
+    pub(super) condition: String,
+    pub(super) names: HashMap<String, String>,
+    pub(super) values: HashMap<String, AttributeValue>,
+}
+
+/// The update that carries `change` out if the item is as `expect` says.
+pub(super) fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
+    let mut parts = UpdateParts::default();
+    let mut sets = vec![parts.assign("status", text(change.to.as_str())), parts.assign("updated_at", time(change.at))];
+    let mut removals = Vec::new();
+    for field in &change.fields {
+        match field_value(field) {
+            (name, Some(value)) => sets.push(parts.assign(name, value)),
+            (name, None) => removals.push(parts.name(name)),
+        }
+    }
+    let epoch = parts.name("epoch");
+    let one = parts.value("one", number(1));
+    sets.push(format!("{epoch} = {epoch} + {one}"));
+    parts.update = format!("SET {}", sets.join(", "));
+    if !removals.is_empty() {
+        parts.update = format!("{} REMOVE {}", parts.update, removals.join(", "));
+    }
+    let conditions = match expect {
+        Expect::View { status, epoch } => {
+            vec![parts.equals("status", text(status.as_str())), parts.equals("epoch", number(epoch.0))]
+        }
+        Expect::HeldBy { track, key } => vec![
+            parts.equals("status", text(Status::Allocated.as_str())),
+            parts.equals("allocated_to_track", text(track.as_str())),
+            parts.equals("idempotency_key", text(key.as_str())),
+        ],
+    };
+    parts.condition = conditions.join(" AND ");
+    parts
+}
+
+impl UpdateParts {
+    /// A placeholder for an attribute's name; many of ours are reserved words.
+    fn name(&mut self, name: &str) -> String {
+        let placeholder = format!("#{name}");
+        self.names.insert(placeholder.clone(), name.to_owned());
+        placeholder
+    }
+
+    fn value(&mut self, name: &str, value: AttributeValue) -> String {
+        let placeholder = format!(":{name}");
+        self.values.insert(placeholder.clone(), value);
+        placeholder
+    }
+
+    fn assign(&mut self, name: &str, value: AttributeValue) -> String {
+        format!("{} = {}", self.name(name), self.value(name, value))
+    }
+
+    fn equals(&mut self, name: &str, value: AttributeValue) -> String {
+        format!("{} = {}", self.name(name), self.value(&format!("expected_{name}"), value))
+    }
+}
+
+fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
+    match field {
+        Field::AllocatedAt(at) => ("allocated_at", Some(time(*at))),
+        Field::ExpiresAt(at) => ("expires_at", Some(time(*at))),
+        Field::AllocatedToTrack(track) => ("allocated_to_track", Some(text(track.as_str()))),
+        Field::TrackName(name) => ("track_name", name.as_ref().map(text)),
+        Field::IdempotencyKey(key) => ("idempotency_key", Some(text(key.as_str()))),
+        Field::DeletionRequestedAt(at) => ("deletion_requested_at", Some(time(*at))),
+        Field::DeletionRetryCount(count) => ("deletion_retry_count", Some(number((*count).into()))),
+        Field::NextAttemptAt(at) => ("next_attempt_at", at.map(time)),
+        Field::LastError(error) => ("last_error", error.as_ref().map(text)),
+        Field::Ttl(at) => ("ttl", Some(time(*at))),
+        Field::LastSynced(at) => ("last_synced", Some(time(*at))),
+    }
+}
+
+/// Reads attributes, and names the item in what it finds wrong.
+struct Reader<'a>(&'a Item);
+
+impl Reader<'_> {
+    fn corrupt(&self, reason: &str) -> StoreError {
+        let part = |name| self.0.get(name).and_then(|value| value.as_s().ok()).map_or("?", String::as_str);
+        StoreError::Corrupt { key: format!("{}/{}", part(PK), part(SK)), reason: reason.to_owned() }
+    }
+
+    fn optional_text(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let text = value.as_s().map_err(|_| self.corrupt(&format!("{name} is not a string")))?;
+        Ok(Some(text.clone()))
+    }
+
+    fn text(&self, name: &str) -> Result<String, StoreError> {
+        self.optional_text(name)?.ok_or_else(|| self.corrupt(&format!("{name} is missing")))
+    }
+
+    fn optional_number(&self, name: &str) -> Result<Option<u64>, StoreError> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let number = value.as_n().ok().and_then(|number| number.parse().ok());
+        number.map(Some).ok_or_else(|| self.corrupt(&format!("{name} is not a whole number")))
+    }
+
+    fn number(&self, name: &str) -> Result<u64, StoreError> {
+        self.optional_number(name)?.ok_or_else(|| self.corrupt(&format!("{name} is missing")))
+    }
+
+    fn optional_time(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.optional_number(name)?.map(Timestamp))
+    }
+
+    fn time(&self, name: &str) -> Result<Timestamp, StoreError> {
+        self.number(name).map(Timestamp)
+    }
+
+    fn status(&self) -> Result<Status, StoreError> {
+        let name = self.text("status")?;
+        Status::from_name(&name).ok_or_else(|| self.corrupt(&format!("status is `{name}`")))
+    }
+}
