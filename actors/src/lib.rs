@@ -31,3 +31,5 @@ pub mod stale;
 pub mod supervision;
 pub mod sync;
 pub mod system;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

@@ -1,0 +1,173 @@
+use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, key_of};
+use crate::ports::{ClaimOutcome, WriteOutcome};
+use crate::sandbox::{Claim, Event, Holding, Sandbox, Status, Timestamp, TrackId, Write};
+
+async fn held(store: &Store) -> (Sandbox, Holding, Claim) {
+    let (sandbox, holding) = (created(store).await, fresh_holding());
+    let (write, claim) = claim_writes(&sandbox, &holding);
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::Claimed);
+    (sandbox.changed(&write.change), holding, claim)
+}
+
+/// I3: what was answered as claimed is there, in every field.
+pub async fn claim_allocates_and_can_be_read_back(store: Store) {
+    let (allocated, holding, claim) = held(&store).await;
+    assert_eq!(store.get(&allocated.sandbox_id).await.unwrap().as_ref(), Some(&allocated));
+    assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim));
+    assert_eq!(allocated.status, Status::Allocated);
+    assert_eq!(allocated.allocated_to_track, Some(holding.track));
+    assert_eq!(allocated.epoch.0, 2);
+}
+
+/// I2: a key that holds a sandbox gets no second one.
+pub async fn claim_under_a_held_key_answers_with_the_holding(store: Store) {
+    let (_, holding, first) = held(&store).await;
+    let other = created(&store).await;
+    let (write, claim) = claim_writes(&other, &holding);
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::AlreadyHeld(first));
+    assert_eq!(store.get(&other.sandbox_id).await.unwrap(), Some(other), "the candidate is as it was");
+}
+
+/// I1, I5: a candidate that changed since it was read is not claimed, whether its status or only its epoch moved.
+pub async fn claim_of_a_moved_candidate_answers_with_what_is_there(store: Store) {
+    let sandbox = created(&store).await;
+    let stale = sandbox.write(Event::Missing { keep_until: NOW }, NOW).unwrap();
+    assert_eq!(store.update(&stale).await.unwrap(), WriteOutcome::Done);
+    let gone = sandbox.changed(&stale.change);
+    let holding = fresh_holding();
+    let (write, claim) = claim_writes(&sandbox, &holding);
+    let moved = ClaimOutcome::CandidateMoved { found: Some(gone.clone()) };
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), moved);
+
+    let back = gone.write(Event::Listed, NOW).unwrap();
+    assert_eq!(store.update(&back).await.unwrap(), WriteOutcome::Done);
+    let moved = ClaimOutcome::CandidateMoved { found: Some(gone.changed(&back.change)) };
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), moved, "available again, but with another epoch");
+    assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), None, "no claim without its sandbox");
+}
+
+/// A candidate that is not in the table is not claimed.
+pub async fn claim_of_a_missing_candidate_answers_with_nothing(store: Store) {
+    let (write, claim) = claim_writes(&fresh_sandbox(), &fresh_holding());
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::CandidateMoved { found: None });
+}
+
+/// I1: of many who claim one candidate, one gets it.
+pub async fn a_candidate_is_claimed_once_by_many_at_once(store: Store) {
+    let sandbox = created(&store).await;
+    let claims = (0..32).map(|_| {
+        let (store, (write, claim)) = (store.clone(), claim_writes(&sandbox, &fresh_holding()));
+        tokio::spawn(async move { claim_persistently(&store, &write, &claim).await })
+    });
+    let mut claimed = 0;
+    for outcome in futures_util::future::join_all(claims).await {
+        match outcome.unwrap() {
+            ClaimOutcome::Claimed => claimed += 1,
+            ClaimOutcome::CandidateMoved { found: Some(found) } => assert_eq!(found.status, Status::Allocated),
+            other => panic!("I1: {other:?}"),
+        }
+    }
+    assert_eq!(claimed, 1, "I1");
+}
+
+/// I2: of many who claim under one key, one gets a sandbox and the others get the same.
+pub async fn a_key_gets_one_sandbox_from_many_at_once(store: Store) {
+    let holding = fresh_holding();
+    let mut claims = Vec::new();
+    for _ in 0..32 {
+        let (store, (write, claim)) = (store.clone(), claim_writes(&created(&store).await, &holding));
+        claims.push(tokio::spawn(async move { (claim_persistently(&store, &write, &claim).await, claim) }));
+    }
+    let mut answers = Vec::new();
+    let mut claimed = 0;
+    for outcome in futures_util::future::join_all(claims).await {
+        match outcome.unwrap() {
+            (ClaimOutcome::Claimed, claim) => {
+                claimed += 1;
+                answers.push(claim);
+            }
+            (ClaimOutcome::AlreadyHeld(held), _) => answers.push(held),
+            (other, _) => panic!("I2: {other:?}"),
+        }
+    }
+    assert_eq!(claimed, 1, "I2");
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "I2: everybody gets the same");
+}
+
+/// A conflict is only another transaction at the same moment, so it goes away.
+async fn claim_persistently(store: &Store, write: &Write, claim: &Claim) -> ClaimOutcome {
+    for _ in 0..200 {
+        match store.claim(write, claim).await.unwrap() {
+            ClaimOutcome::Conflict => tokio::task::yield_now().await,
+            outcome => return outcome,
+        }
+    }
+    panic!("the conflict does not go away");
+}
+
+/// Release: sandbox and claim change together, and the key is free for another sandbox.
+pub async fn end_claim_frees_the_key(store: Store) {
+    let (allocated, holding, _) = held(&store).await;
+    let release = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
+    assert_eq!(store.end_claim(&release, &key_of(&holding)).await.unwrap(), WriteOutcome::Done);
+    let released = store.get(&allocated.sandbox_id).await.unwrap().unwrap();
+    assert_eq!(released, allocated.changed(&release.change));
+    assert_eq!(released.status, Status::PendingDeletion);
+    assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), None);
+    let (write, claim) = claim_writes(&created(&store).await, &holding);
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::Claimed);
+}
+
+/// I5: a writer who is not the holder, or has an old epoch, changes nothing.
+pub async fn end_claim_by_a_stranger_changes_nothing(store: Store) {
+    let (allocated, holding, claim) = held(&store).await;
+    let mut strangers_key = key_of(&holding);
+    strangers_key.track = TrackId::new("somebody-else");
+    let release = Write::release_by_holder(allocated.sandbox_id.clone(), strangers_key.clone(), NOW);
+    let moved = WriteOutcome::Moved { found: Some(allocated.clone()) };
+    assert_eq!(store.end_claim(&release, &strangers_key).await.unwrap(), moved);
+
+    let mut late = allocated.write(Event::Release, NOW).unwrap();
+    let renewed = allocated.write(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
+    let renewed_claim = Claim::held(&allocated.changed(&renewed.change)).unwrap();
+    assert_eq!(store.renew_claim(&renewed, &renewed_claim).await.unwrap(), WriteOutcome::Done);
+    late.change.at = NOW;
+    let outcome = store.end_claim(&late, &key_of(&holding)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::Moved { found: Some(allocated.changed(&renewed.change)) });
+    assert_ne!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim), "the claim was renewed");
+    assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(renewed_claim));
+}
+
+/// The second release finds the sandbox released.
+pub async fn end_claim_twice_changes_nothing_the_second_time(store: Store) {
+    let (allocated, holding, _) = held(&store).await;
+    let release = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
+    assert_eq!(store.end_claim(&release, &key_of(&holding)).await.unwrap(), WriteOutcome::Done);
+    let released = allocated.changed(&release.change);
+    let again = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), Timestamp(NOW.0 + 9));
+    let outcome = store.end_claim(&again, &key_of(&holding)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::Moved { found: Some(released.clone()) });
+    assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(released));
+}
+
+/// A claim that has become another sandbox's is not deleted.
+pub async fn end_claim_leaves_another_sandboxes_claim_alone(store: Store) {
+    let (allocated, _, _) = held(&store).await;
+    let (_, others_holding, others_claim) = held(&store).await;
+    let release = allocated.write(Event::Release, NOW).unwrap();
+    let outcome = store.end_claim(&release, &key_of(&others_holding)).await.unwrap();
+    assert_eq!(outcome, WriteOutcome::ClaimMoved);
+    assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(allocated));
+    assert_eq!(store.find_claim(&key_of(&others_holding)).await.unwrap(), Some(others_claim));
+}
+
+/// Renewal changes the end and the epoch in both items.
+pub async fn renewal_moves_sandbox_and_claim(store: Store) {
+    let (allocated, holding, _) = held(&store).await;
+    let renewal = allocated.write(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
+    let renewed = allocated.changed(&renewal.change);
+    let claim = Claim::held(&renewed).unwrap();
+    assert_eq!(store.renew_claim(&renewal, &claim).await.unwrap(), WriteOutcome::Done);
+    assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim));
+    assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(renewed));
+}

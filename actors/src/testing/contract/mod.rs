@@ -1,0 +1,110 @@
+//! The contract of [`SandboxStore`]: one function for each promise. [`crate::store_contract!`] makes a test of each,
+//! for any store. A test uses ids of its own and bears foreign items, so that it runs on a shared table too.
+
+mod claims;
+mod coordination;
+mod sandboxes;
+
+use std::sync::Arc;
+
+pub use self::claims::*;
+pub use self::coordination::*;
+pub use self::sandboxes::*;
+use crate::ports::{CspAccount, SandboxStore};
+use crate::sandbox::{
+    Claim, ClaimKey, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write,
+};
+
+/// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
+#[macro_export]
+macro_rules! store_contract {
+    ($module:ident, $store:expr) => {
+        mod $module {
+            use super::*;
+            $crate::store_contract!(@tests $store;
+                claim_allocates_and_can_be_read_back
+                claim_under_a_held_key_answers_with_the_holding
+                claim_of_a_moved_candidate_answers_with_what_is_there
+                claim_of_a_missing_candidate_answers_with_nothing
+                a_candidate_is_claimed_once_by_many_at_once
+                a_key_gets_one_sandbox_from_many_at_once
+                end_claim_frees_the_key
+                end_claim_by_a_stranger_changes_nothing
+                end_claim_twice_changes_nothing_the_second_time
+                end_claim_leaves_another_sandboxes_claim_alone
+                renewal_moves_sandbox_and_claim
+                create_never_overwrites
+                update_is_fenced_by_the_epoch
+                update_sets_and_removes_the_named_fields
+                attributes_round_trip
+                list_pages_without_loss_or_repetition
+                list_stops_at_the_time_given
+                list_refuses_foreign_cursors
+                count_counts_all_pages
+                a_missing_sandbox_is_none
+                a_lease_has_one_holder
+                a_lease_is_taken_over_once_it_expired
+                a_lease_is_not_given_before_the_job_is_due
+                a_lost_lease_cannot_be_extended_or_released
+                a_released_lease_tells_of_the_run
+                many_ask_for_a_lease_and_one_gets_it
+                the_newest_control_counts
+                replicas_come_and_go
+                the_store_answers
+            );
+        }
+    };
+    (@tests $store:expr; $($promise:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $promise() {
+                $crate::testing::contract::$promise($store.await).await;
+            }
+        )*
+    };
+}
+
+/// The time at which the tests take place.
+const NOW: Timestamp = Timestamp(1_800_000_000);
+
+type Store = Arc<dyn SandboxStore>;
+
+fn unique(prefix: &str) -> String {
+    format!("{prefix}-{:016x}", fastrand::u64(..))
+}
+
+fn fresh_sandbox() -> Sandbox {
+    let account = CspAccount {
+        sandbox_id: SandboxId::new(unique("id")),
+        name: unique("lab"),
+        external_id: unique("identity/accounts/"),
+        sfdc_account_id: None,
+        created_at: None,
+    };
+    Sandbox::discovered(&account, NOW)
+}
+
+async fn created(store: &Store) -> Sandbox {
+    let sandbox = fresh_sandbox();
+    assert!(store.create(&sandbox).await.unwrap(), "a fresh id is not taken");
+    sandbox
+}
+
+fn fresh_holding() -> Holding {
+    Holding {
+        track: TrackId::new(unique("track")),
+        track_name: Some("intro-lab".to_owned()),
+        key: IdempotencyKey::new(unique("key")),
+        expires_at: Timestamp(NOW.0 + 3600),
+    }
+}
+
+fn claim_writes(sandbox: &Sandbox, holding: &Holding) -> (Write, Claim) {
+    let write = sandbox.write(Event::Claim(holding.clone()), NOW).unwrap();
+    let claim = Claim::held(&sandbox.changed(&write.change)).unwrap();
+    (write, claim)
+}
+
+fn key_of(holding: &Holding) -> ClaimKey {
+    ClaimKey { track: holding.track.clone(), key: holding.key.clone() }
+}

@@ -1,0 +1,124 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
+use crate::sandbox::SandboxId;
+
+/// A CSP in memory, with scripted trouble.
+#[derive(Debug, Default)]
+pub struct FakeCsp(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    accounts: BTreeMap<String, CspAccount>,
+    delay: Duration,
+    down: Option<CspError>,
+    next_errors: VecDeque<CspError>,
+    bad_accounts: BTreeMap<String, CspError>,
+    lists: u64,
+    deletes: BTreeMap<String, u64>,
+}
+
+impl FakeCsp {
+    /// A CSP with the accounts `lab-00001` to `lab-{n}`.
+    pub fn with_accounts(n: u32) -> Self {
+        let csp = Self::default();
+        (1..=n).for_each(|number| csp.add(number));
+        csp
+    }
+
+    /// The account with this number.
+    pub fn account(number: u32) -> CspAccount {
+        CspAccount {
+            sandbox_id: SandboxId::new((2_000_000 + number).to_string()),
+            name: format!("lab-{number:05}"),
+            external_id: format!("identity/accounts/{number:08}"),
+            sfdc_account_id: None,
+            created_at: None,
+        }
+    }
+
+    /// Adds an account.
+    pub fn add(&self, number: u32) {
+        let account = Self::account(number);
+        self.state().accounts.insert(account.external_id.clone(), account);
+    }
+
+    /// Takes an account away behind the broker's back.
+    pub fn remove(&self, number: u32) {
+        self.state().accounts.remove(&Self::account(number).external_id);
+    }
+
+    /// Every call takes this long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state().delay = delay;
+    }
+
+    /// Every call fails with this error, until `None`.
+    pub fn set_down(&self, error: Option<CspError>) {
+        self.state().down = error;
+    }
+
+    /// The next call fails with this error.
+    pub fn fail_next(&self, error: CspError) {
+        self.state().next_errors.push_back(error);
+    }
+
+    /// The deletion of this account always fails with this error, until `None`.
+    pub fn set_bad(&self, number: u32, error: Option<CspError>) {
+        let external_id = Self::account(number).external_id;
+        let mut state = self.state();
+        match error {
+            Some(error) => state.bad_accounts.insert(external_id, error),
+            None => state.bad_accounts.remove(&external_id),
+        };
+    }
+
+    /// How many listings were asked for.
+    pub fn lists(&self) -> u64 {
+        self.state().lists
+    }
+
+    /// How many deletions were asked for, by `external_id`.
+    pub fn deletes(&self) -> BTreeMap<String, u64> {
+        self.state().deletes.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn trouble(&self) -> Result<(), CspError> {
+        let (delay, error) = {
+            let mut state = self.state();
+            (state.delay, state.next_errors.pop_front().or_else(|| state.down.clone()))
+        };
+        tokio::time::sleep(delay).await;
+        error.map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl CspClient for FakeCsp {
+    async fn list(&self) -> Result<CspListing, CspError> {
+        self.state().lists += 1;
+        self.trouble().await?;
+        Ok(CspListing { accounts: self.state().accounts.values().cloned().collect(), skipped: 0 })
+    }
+
+    async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
+        *self.state().deletes.entry(external_id.to_owned()).or_default() += 1;
+        self.trouble().await?;
+        let mut state = self.state();
+        if let Some(error) = state.bad_accounts.get(external_id) {
+            return Err(error.clone());
+        }
+        Ok(match state.accounts.remove(external_id) {
+            Some(_) => CspDeletion::Deleted,
+            None => CspDeletion::AlreadyGone,
+        })
+    }
+}

@@ -1,0 +1,13 @@
+//! Stand-ins for the outside, for deterministic tests: a model of the store with faults to inject, a CSP in memory, a
+//! clock that follows tokio's, and the contract that every store has to keep.
+
+pub mod contract;
+mod fake_csp;
+mod faults;
+mod model_store;
+mod paused_clock;
+
+pub use self::fake_csp::FakeCsp;
+pub use self::faults::{Fault, FaultPlan};
+pub use self::model_store::ModelStore;
+pub use self::paused_clock::PausedClock;

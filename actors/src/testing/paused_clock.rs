@@ -1,0 +1,36 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::time::Instant;
+
+use crate::ports::Clock;
+use crate::sandbox::Timestamp;
+
+/// A time of day that passes as tokio's clock does, so that a test that pauses the one drives the other.
+#[derive(Debug)]
+pub struct PausedClock {
+    began: Instant,
+    skew_seconds: AtomicI64,
+}
+
+impl PausedClock {
+    /// The time of day at the beginning; any would do.
+    pub const BEGIN: Timestamp = Timestamp(1_800_000_000);
+
+    /// Starts now.
+    #[allow(clippy::new_without_default, reason = "it reads the clock, which a default should not")]
+    pub fn new() -> Self {
+        Self { began: Instant::now(), skew_seconds: AtomicI64::new(0) }
+    }
+
+    /// From now on goes wrong by this much.
+    pub fn set_skew(&self, seconds: i64) {
+        self.skew_seconds.store(seconds, Ordering::Relaxed);
+    }
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Timestamp {
+        let right = Self::BEGIN.0 + self.began.elapsed().as_secs();
+        Timestamp(right.saturating_add_signed(self.skew_seconds.load(Ordering::Relaxed)))
+    }
+}

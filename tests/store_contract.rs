@@ -1,0 +1,158 @@
+//! The DynamoDB adapter keeps the store's contract: on the engine inside the process, in memory and on a file; over
+//! real HTTP; and on whatever server `DDB_ENDPOINT_URL` names.
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use broker_actors::ports::SandboxStore;
+use broker_actors::store_contract;
+use broker_actors::testing::ModelStore;
+use sandbox_broker::dynamo::embedded::{EmbeddedEngine, OpenError};
+use sandbox_broker::dynamo::table::{TableError, TableNames, check_table, create_table};
+use sandbox_broker::dynamo::{DynamoStore, connect};
+
+type Store = Arc<dyn SandboxStore>;
+
+async fn in_memory() -> Store {
+    on_engine(&EmbeddedEngine::in_memory().unwrap()).await
+}
+
+async fn on_disk() -> Store {
+    let directory = tempfile::tempdir().unwrap().keep();
+    on_engine(&EmbeddedEngine::on_disk(&directory).unwrap()).await
+}
+
+async fn on_engine(engine: &EmbeddedEngine) -> Store {
+    on_client(engine.client()).await
+}
+
+async fn over_http() -> Store {
+    on_client(client_of_server_in_this_process().await).await
+}
+
+async fn on_client(client: aws_sdk_dynamodb::Client) -> Store {
+    create_table(&client, &TableNames::default()).await.unwrap();
+    Arc::new(DynamoStore::new(client, TableNames::default()))
+}
+
+async fn client_of_server_in_this_process() -> aws_sdk_dynamodb::Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(dynoxide::server::serve_on(listener, dynoxide::Database::memory().unwrap()));
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-central-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(url)
+        .build();
+    aws_sdk_dynamodb::Client::from_conf(config)
+}
+
+/// The server that the environment names; without one, the engine once more.
+async fn on_named_server() -> Store {
+    match std::env::var("DDB_ENDPOINT_URL") {
+        Ok(url) => on_client(connect(None, Some(url)).await).await,
+        Err(_) => in_memory().await,
+    }
+}
+
+store_contract!(embedded_in_memory, in_memory());
+store_contract!(embedded_on_disk, on_disk());
+store_contract!(over_real_http, over_http());
+store_contract!(named_server, on_named_server());
+
+#[tokio::test]
+async fn what_was_written_survives_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let sandbox = ModelStore::sandbox(1);
+    {
+        let engine = EmbeddedEngine::on_disk(directory.path()).unwrap();
+        assert!(on_engine(&engine).await.create(&sandbox).await.unwrap());
+    }
+    let engine = reopened(directory.path()).await;
+    assert_eq!(on_engine(&engine).await.get(&sandbox.sandbox_id).await.unwrap(), Some(sandbox));
+}
+
+/// The engine's thread lets go of the directory a moment after its last client.
+async fn reopened(directory: &std::path::Path) -> EmbeddedEngine {
+    for _ in 0..500 {
+        match EmbeddedEngine::on_disk(directory) {
+            Err(OpenError::InUse(_)) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("the data directory stays locked");
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_broker() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = EmbeddedEngine::on_disk(directory.path()).unwrap();
+    let second = EmbeddedEngine::on_disk(directory.path());
+    assert!(matches!(second, Err(OpenError::InUse(_))), "{second:?}");
+}
+
+#[tokio::test]
+async fn creating_the_table_twice_changes_nothing() {
+    let client = EmbeddedEngine::in_memory().unwrap().client();
+    let names = TableNames::default();
+    assert!(matches!(check_table(&client, &names).await, Err(TableError::Missing(_))));
+    assert!(create_table(&client, &names).await.unwrap());
+    assert!(!create_table(&client, &names).await.unwrap());
+    check_table(&client, &names).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_of_another_shape_is_named_and_left_alone() {
+    let client = EmbeddedEngine::in_memory().unwrap().client();
+    create_table(&client, &TableNames::default()).await.unwrap();
+    let names = TableNames { track_index: "OtherIndex".to_owned(), ..TableNames::default() };
+    let refused = create_table(&client, &names).await.unwrap_err().to_string();
+    assert!(refused.contains("no index `OtherIndex`"), "{refused}");
+}
+
+/// SPEC section 3: claim, lease, control and replica items are in no index.
+#[tokio::test]
+async fn only_sandboxes_are_indexed() {
+    use broker_actors::ports::{Control, Desired};
+    use broker_actors::sandbox::{Claim, Event, Holding, IdempotencyKey, ReplicaId, Timestamp, TrackId};
+    let engine = EmbeddedEngine::in_memory().unwrap();
+    let store = on_engine(&engine).await;
+    let (now, until) = (Timestamp(1), Timestamp(9));
+    let sandbox = ModelStore::sandbox(1);
+    store.create(&sandbox).await.unwrap();
+    let holding = Holding {
+        track: TrackId::new("track"),
+        track_name: None,
+        key: IdempotencyKey::new("key"),
+        expires_at: until,
+    };
+    let write = sandbox.write(Event::Claim(holding), now).unwrap();
+    store.claim(&write, &Claim::held(&sandbox.changed(&write.change)).unwrap()).await.unwrap();
+    let replica = ReplicaId::new("replica");
+    store.acquire_lease("job", &replica, now, until, None).await.unwrap();
+    store.heartbeat(&replica, now, until).await.unwrap();
+    let control = Control {
+        actor: "cleanup".to_owned(),
+        desired: Desired::Paused,
+        reason: String::new(),
+        by: "ops".to_owned(),
+        at: now,
+    };
+    store.put_control(&control).await.unwrap();
+    let keys = ["TRACK#track/CLAIM#key", "LEASE#job/META", "CTRL#cleanup/META", "LEASE#pool-manager/REPLICA#replica"];
+    for key in keys {
+        let (partition, sort) = key.split_once('/').unwrap();
+        let attribute = |value: &str| aws_sdk_dynamodb::types::AttributeValue::S(value.to_owned());
+        let request = engine
+            .client()
+            .get_item()
+            .table_name(TableNames::default().table)
+            .key("PK", attribute(partition))
+            .key("SK", attribute(sort));
+        let item = request.send().await.unwrap().item.unwrap_or_else(|| panic!("{key} is not there"));
+        for index_key in ["status", "allocated_at", "allocated_to_track", "idempotency_key"] {
+            assert!(!item.contains_key(index_key), "{key} has {index_key}");
+        }
+    }
+}
