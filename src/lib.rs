@@ -1,3 +1,8 @@
 //! The broker's shell: adapters and wiring around [`broker_actors`].
 
+pub mod app;
+pub mod config;
+pub mod csp;
 pub mod dynamo;
+pub mod http;
+pub mod telemetry;

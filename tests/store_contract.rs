@@ -121,12 +121,8 @@ async fn only_sandboxes_are_indexed() {
     let (now, until) = (Timestamp(1), Timestamp(9));
     let sandbox = ModelStore::sandbox(1);
     store.create(&sandbox).await.unwrap();
-    let holding = Holding {
-        track: TrackId::new("track"),
-        track_name: None,
-        key: IdempotencyKey::new("key"),
-        expires_at: until,
-    };
+    let holding =
+        Holding { track: TrackId::new("track"), track_name: None, key: IdempotencyKey::new("key"), expires_at: until };
     let write = sandbox.write(Event::Claim(holding), now).unwrap();
     store.claim(&write, &Claim::held(&sandbox.changed(&write.change)).unwrap()).await.unwrap();
     let replica = ReplicaId::new("replica");

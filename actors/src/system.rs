@@ -21,7 +21,8 @@ use crate::refresh::Refresher;
 use crate::sandbox::ReplicaId;
 use crate::stale::{DiscardReport, StaleCollector};
 use crate::supervision::Supervisor;
-use crate::sync::{CspSync, SyncOptions, SyncReport, SyncSettings};
+pub use crate::sync::SyncOptions;
+use crate::sync::{CspSync, SyncReport, SyncSettings};
 
 /// The actor that hands out candidates, as operators name it.
 pub const POOL_MANAGER: &str = "pool-manager";

@@ -56,6 +56,9 @@ pub(super) struct Cache {
     free_names: BTreeSet<(String, SandboxId)>,
     /// Those in flight or of unknown fate.
     unsettled: HashMap<SandboxId, Arc<Sandbox>>,
+    /// Those that were unsettled at some moment of the last refresh: what it read of them says nothing.
+    clouds: Vec<Arc<Sandbox>>,
+    is_refreshing: bool,
     last_begun: RefreshNumber,
 }
 
@@ -67,6 +70,8 @@ impl Cache {
             free: BTreeMap::new(),
             free_names: BTreeSet::new(),
             unsettled: HashMap::new(),
+            clouds: Vec::new(),
+            is_refreshing: false,
             last_begun: 0,
         }
     }
@@ -91,20 +96,23 @@ impl Cache {
         };
         let sandbox = self.remove_free(&sandbox_id)?;
         self.slots.insert(sandbox_id.clone(), Slot::InFlight);
+        if self.is_refreshing {
+            self.clouds.push(Arc::clone(&sandbox));
+        }
         self.unsettled.insert(sandbox_id, Arc::clone(&sandbox));
         Some(sandbox)
     }
 
-    /// Whether a sandbox that fits may yet turn out to be free: it is in flight, or its fate is unknown (I4).
-    pub(super) fn may_come_back(&self, prefix: Option<&str>) -> bool {
-        self.unsettled.values().any(|sandbox| fits(sandbox, prefix))
+    /// Whether the refresh that has just ended proves that there is none that fits (I4): while it read the index, no
+    /// sandbox that fits was in anybody's hands or in doubt. The free ones are the caller's to look at first.
+    pub(super) fn shows_none(&self, prefix: Option<&str>) -> bool {
+        !self.clouds.iter().any(|sandbox| fits(sandbox, prefix))
     }
 
     /// Whether the fate of some is unknown in spite of the refresh `number`.
     pub(super) fn has_unknown_after(&self, number: RefreshNumber) -> bool {
-        self.unsettled
-            .keys()
-            .any(|id| matches!(self.slots.get(id), Some(Slot::Unknown { last_begun }) if *last_begun >= number))
+        let is_unknown = |id| matches!(self.slots.get(id), Some(Slot::Unknown { last_begun }) if *last_begun >= number);
+        self.unsettled.keys().any(is_unknown)
     }
 
     /// Takes back a candidate.
@@ -126,11 +134,19 @@ impl Cache {
     /// A refresh begins to read the index.
     pub(super) fn begin_refresh(&mut self) -> RefreshNumber {
         self.last_begun += 1;
+        self.clouds = self.unsettled.values().cloned().collect();
+        self.is_refreshing = true;
         self.last_begun
+    }
+
+    /// The refresh has ended without a result.
+    pub(super) fn abandon_refresh(&mut self) {
+        self.is_refreshing = false;
     }
 
     /// Takes over what the refresh `number` read. Returns how many sandboxes did not fit in.
     pub(super) fn refill(&mut self, number: RefreshNumber, listed: Vec<Sandbox>, now: Instant) -> usize {
+        self.is_refreshing = false;
         let mut left_out = 0;
         let mut seen = HashSet::with_capacity(listed.len());
         for sandbox in listed {

@@ -4,9 +4,9 @@
 //! that tells the actor what became of it, also when its holder is dropped half-way. The refresh loop
 //! ([`crate::refresh`]) reads the index and hands the actor what it found.
 //!
-//! A request that finds nothing waits in the actor: for a candidate that comes back, or for a refresh that *began
-//! after the request came*, whichever is first. Only when such a refresh has ended and no fitting candidate is in
-//! flight or in doubt, the answer is "none" (I4).
+//! A request that finds nothing waits in the actor: for a candidate that comes back, or for a refresh, whichever is
+//! first. "None" is the answer only after a refresh that began after the request came and during which no fitting
+//! candidate was in flight or in doubt: then the pool was empty while the index was read (I4).
 
 mod cache;
 mod walk;
@@ -201,8 +201,6 @@ struct Waiter {
     reply: TakeReply,
     /// The last refresh that had begun when the request came; only a later one tells it that the pool is empty.
     last_begun: RefreshNumber,
-    /// Whether such a later refresh has ended.
-    refreshed: bool,
 }
 
 impl PoolManager {
@@ -236,25 +234,13 @@ impl PoolManager {
             self.hand_out(sandbox, manager.clone(), waiter.reply);
         }
     }
-
-    /// Tells those for whom the pool is truly empty.
-    fn dismiss_hopeless(&mut self) {
-        let cache = &self.cache;
-        let hopeless = |waiter: &Waiter| waiter.refreshed && !cache.may_come_back(waiter.prefix.as_deref());
-        let (dismissed, kept) = std::mem::take(&mut self.waiters).into_iter().partition(hopeless);
-        self.waiters = kept;
-        dismiss(dismissed, &TakeError::Empty);
-    }
-
-    fn dismiss_waiters(&mut self, reason: &TakeError, concerned: impl Fn(&Waiter) -> bool) {
-        let (dismissed, kept) = std::mem::take(&mut self.waiters).into_iter().partition(concerned);
-        self.waiters = kept;
-        dismiss(dismissed, reason);
-    }
 }
 
-fn dismiss(waiters: VecDeque<Waiter>, reason: &TakeError) {
-    for waiter in waiters {
+/// Tells these waiters that they get nothing, and why.
+fn dismiss(waiters: &mut VecDeque<Waiter>, reason: &TakeError, concerned: impl Fn(&Waiter) -> bool) {
+    let (dismissed, kept): (VecDeque<_>, _) = std::mem::take(waiters).into_iter().partition(concerned);
+    *waiters = kept;
+    for waiter in dismissed {
         let _ = waiter.reply.send(Err(reason.clone()));
     }
 }
@@ -288,7 +274,6 @@ impl Handler<Take> for PoolManager {
                 prefix: take.prefix,
                 reply: take.reply,
                 last_begun: self.cache.last_begun(),
-                refreshed: false,
             }),
         }
     }
@@ -313,7 +298,6 @@ impl Handler<Settle> for PoolManager {
             return;
         }
         self.serve_waiter_of(&settle.candidate, &context.address());
-        self.dismiss_hopeless();
     }
 }
 
@@ -340,27 +324,28 @@ impl Handler<EndRefresh> for PoolManager {
     type Result = ();
 
     fn handle(&mut self, refresh: EndRefresh, context: &mut Self::Context) {
+        let number = refresh.number;
         let listed = match refresh.listed {
             Ok(listed) => listed,
             Err(error) => {
+                self.cache.abandon_refresh();
                 let reason = TakeError::RefreshFailed(error);
-                self.dismiss_waiters(&reason, |waiter| waiter.last_begun < refresh.number && !waiter.refreshed);
+                dismiss(&mut self.waiters, &reason, |waiter| waiter.last_begun < number);
                 return;
             }
         };
         let now = Instant::now();
-        let left_out = self.cache.refill(refresh.number, listed, now);
+        let left_out = self.cache.refill(number, listed, now);
         self.refreshed_at = Some(now);
         metrics::gauge!("broker_pool_cached").set(self.cache.free_count() as f64);
         if left_out > 0 {
             tracing::warn!(left_out, limit = cache::MAX_CACHED, "the pool cache is full; sandboxes were left out");
         }
-        for waiter in &mut self.waiters {
-            waiter.refreshed |= waiter.last_begun < refresh.number;
-        }
         self.serve_waiters(&context.address());
-        self.dismiss_hopeless();
-        if self.waiters.iter().any(|waiter| !waiter.refreshed) || self.cache.has_unknown_after(refresh.number) {
+        let Self { cache, waiters, .. } = self;
+        let is_hopeless = |waiter: &Waiter| waiter.last_begun < number && cache.shows_none(waiter.prefix.as_deref());
+        dismiss(waiters, &TakeError::Empty, is_hopeless);
+        if !self.waiters.is_empty() || self.cache.has_unknown_after(number) {
             self.refresh_wanted.notify_one();
         }
     }
@@ -376,7 +361,7 @@ impl Handler<SetPaused> for PoolManager {
     fn handle(&mut self, message: SetPaused, _: &mut Self::Context) {
         self.paused = message.0;
         if self.paused {
-            self.dismiss_waiters(&TakeError::Paused, |_| true);
+            dismiss(&mut self.waiters, &TakeError::Paused, |_| true);
         }
     }
 }

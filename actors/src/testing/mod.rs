@@ -4,10 +4,12 @@
 pub mod contract;
 mod fake_csp;
 mod faults;
+mod harness;
 mod model_store;
 mod paused_clock;
 
 pub use self::fake_csp::FakeCsp;
 pub use self::faults::{Fault, FaultPlan};
+pub use self::harness::TestBroker;
 pub use self::model_store::ModelStore;
 pub use self::paused_clock::PausedClock;

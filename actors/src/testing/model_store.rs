@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::faults::{Fault, FaultPlan};
 use crate::ports::{
@@ -24,6 +25,8 @@ struct Tables {
     leases: BTreeMap<String, JobLease>,
     controls: BTreeMap<String, Control>,
     replicas: BTreeMap<ReplicaId, Timestamp>,
+    /// When the table last had no available sandbox.
+    last_empty_at: Option<Instant>,
     /// What the status index shows while it lags.
     lagging_index: Option<BTreeMap<SandboxId, Sandbox>>,
 }
@@ -89,6 +92,13 @@ impl ModelStore {
         self.tables().claims.values().cloned().collect()
     }
 
+    /// When the table last had no available sandbox; now, if it has none.
+    pub fn last_empty_at(&self) -> Option<Instant> {
+        let mut tables = self.tables();
+        tables.note_if_empty();
+        tables.last_empty_at
+    }
+
     /// How many requests of each operation were asked for.
     pub fn requests(&self) -> BTreeMap<&'static str, u64> {
         self.trouble().requests.clone()
@@ -144,17 +154,25 @@ impl ModelStore {
                 let store = self.clone();
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
-                    write(&mut store.tables());
+                    store.carry_out(write);
                 });
                 return unknown();
             }
             Some(Fault::LostResponse) => {
-                write(&mut self.tables());
+                self.carry_out(write);
                 return unknown();
             }
             Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
         }
-        Ok(write(&mut self.tables()))
+        Ok(self.carry_out(write))
+    }
+
+    fn carry_out<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> T {
+        let mut tables = self.tables();
+        tables.note_if_empty();
+        let result = write(&mut tables);
+        tables.note_if_empty();
+        result
     }
 }
 
@@ -185,6 +203,12 @@ impl Tables {
         match self.change(write) {
             Ok(()) => WriteOutcome::Done,
             Err(found) => WriteOutcome::Moved { found },
+        }
+    }
+
+    fn note_if_empty(&mut self) {
+        if self.sandboxes.values().all(|sandbox| sandbox.status != Status::Available) {
+            self.last_empty_at = Some(Instant::now());
         }
     }
 

@@ -47,8 +47,7 @@ pub async fn a_lease_is_not_given_before_the_job_is_due(store: Store) {
     lease.ran_at = Some(Timestamp(NOW.0 + 5));
     assert!(store.release_lease(&lease).await.unwrap());
     for (due_since, is_given) in [(NOW.0 + 4, false), (NOW.0 + 5, true)] {
-        let outcome =
-            store.acquire_lease(&job, &other, UNTIL, UNTIL, Some(Timestamp(due_since))).await.unwrap();
+        let outcome = store.acquire_lease(&job, &other, UNTIL, UNTIL, Some(Timestamp(due_since))).await.unwrap();
         assert_eq!(matches!(outcome, LeaseOutcome::Acquired(_)), is_given, "due since {due_since}");
     }
 }

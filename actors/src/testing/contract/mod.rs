@@ -11,9 +11,7 @@ pub use self::claims::*;
 pub use self::coordination::*;
 pub use self::sandboxes::*;
 use crate::ports::{CspAccount, SandboxStore};
-use crate::sandbox::{
-    Claim, ClaimKey, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write,
-};
+use crate::sandbox::{Claim, ClaimKey, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write};
 
 /// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
 #[macro_export]

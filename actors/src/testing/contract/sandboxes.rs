@@ -31,7 +31,9 @@ pub async fn update_sets_and_removes_the_named_fields(store: Store) {
     sandbox.status = Status::PendingDeletion;
     assert!(store.create(&sandbox).await.unwrap());
     let steps = [
-        Event::DeletionAttemptFailed { attempts: 1, retry_at: Some(Timestamp(NOW.0 + 60)), error: "é 💥".to_owned() },
+        Event::DeletionAttemptFailed {
+            attempts: 1, retry_at: Some(Timestamp(NOW.0 + 60)), error: "é 💥".to_owned()
+        },
         Event::DeletionAttemptFailed { attempts: 2, retry_at: None, error: "x".repeat(500) },
         Event::RetryDeletion,
         Event::DeletedAtCsp { keep_until: Timestamp(NOW.0 + 3600) },

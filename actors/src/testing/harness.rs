@@ -1,0 +1,117 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Arbiter;
+
+use super::{FakeCsp, ModelStore, PausedClock};
+use crate::allocation::{AllocateError, AllocateRequest, Allocation, AllocationSettings};
+use crate::breaker::BreakerSettings;
+use crate::cleanup::CleanupSettings;
+use crate::retry::RetryPolicy;
+use crate::sandbox::{IdempotencyKey, ReplicaId, Sandbox, SandboxId, Status, TrackId};
+use crate::sync::SyncSettings;
+use crate::system::{Broker, BrokerSettings, Ports};
+
+/// A whole broker on a model store and a CSP in memory, with all its actors on the test's thread, under a paused clock.
+#[derive(Clone)]
+pub struct TestBroker {
+    /// The broker.
+    pub broker: Broker,
+    /// Its table.
+    pub store: ModelStore,
+    /// Its CSP.
+    pub csp: Arc<FakeCsp>,
+    /// Its time of day.
+    pub clock: Arc<PausedClock>,
+}
+
+impl TestBroker {
+    /// The settings of a broker in production, with a replica of this name.
+    pub fn settings(replica: &str) -> BrokerSettings {
+        let day = Duration::from_secs(86_400);
+        BrokerSettings {
+            replica: ReplicaId::new(replica),
+            allocation: AllocationSettings {
+                lab_duration: Duration::from_secs(4 * 3600),
+                timeout: Duration::from_secs(10),
+                retry: RetryPolicy { base: Duration::from_millis(100), max: Duration::from_secs(5) },
+            },
+            grace: Duration::from_secs(1800),
+            pool_refresh_interval: Duration::from_secs(10),
+            low_water: 15,
+            sync_interval: Duration::from_secs(300),
+            sync: SyncSettings { max_stale_percent: 50, deleted_retention: day },
+            breaker: BreakerSettings { threshold: 5, timeout: Duration::from_secs(60) },
+            cleanup_interval: Duration::from_secs(300),
+            cleanup: CleanupSettings { concurrency: 4, delay: Duration::ZERO, max_attempts: 3, deleted_retention: day },
+            expiry_interval: Duration::from_secs(900),
+            stale_interval: day,
+            stale_grace: day,
+            job_lease: Duration::from_secs(30),
+            control_poll: Duration::from_secs(3),
+            stop_patience: Duration::from_secs(6),
+        }
+    }
+
+    /// Pauses the clock and starts a broker whose CSP and table hold the same `n` sandboxes.
+    pub async fn with_sandboxes(n: u32) -> Self {
+        tokio::time::pause();
+        let csp = Arc::new(FakeCsp::with_accounts(n));
+        let clock = Arc::new(PausedClock::new());
+        let broker = Self::start(ModelStore::with_sandboxes(n), csp, clock, Self::settings("replica-1")).await;
+        // The jobs' first runs are over then, and the next ones minutes away.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        broker
+    }
+
+    /// Starts a broker on these ports. The clock must be paused.
+    pub async fn start(
+        store: ModelStore,
+        csp: Arc<FakeCsp>,
+        clock: Arc<PausedClock>,
+        settings: BrokerSettings,
+    ) -> Self {
+        let ports = Ports { store: Arc::new(store.clone()), csp: csp.clone(), clock: clock.clone() };
+        let here = Arbiter::current();
+        let broker = Broker::start(ports, settings, &here, &here).await.expect("the model store answers");
+        Self { broker, store, csp, clock }
+    }
+
+    /// A second replica on the same table and CSP.
+    pub async fn replica(&self, name: &str) -> Self {
+        let (store, csp, clock) = (self.store.clone(), self.csp.clone(), self.clock.clone());
+        Self::start(store, csp, clock, Self::settings(name)).await
+    }
+
+    /// Allocates for this track under its default key.
+    pub async fn allocate(&self, track: &str) -> Result<Allocation, AllocateError> {
+        self.allocate_with(track, track, None).await
+    }
+
+    /// Allocates for this track under this key, by this prefix.
+    pub async fn allocate_with(
+        &self,
+        track: &str,
+        key: &str,
+        prefix: Option<&str>,
+    ) -> Result<Allocation, AllocateError> {
+        let request = AllocateRequest {
+            track: TrackId::new(track),
+            track_name: None,
+            key: IdempotencyKey::new(key),
+            name_prefix: prefix.map(str::to_owned),
+        };
+        self.broker.allocator().allocate(request).await
+    }
+
+    /// The sandbox with this id, as the table holds it.
+    pub fn sandbox(&self, sandbox_id: &SandboxId) -> Sandbox {
+        let found = self.store.sandboxes().into_iter().find(|sandbox| sandbox.sandbox_id == *sandbox_id);
+        found.unwrap_or_else(|| panic!("{sandbox_id} is not in the table"))
+    }
+
+    /// How many sandboxes have this status.
+    pub fn count(&self, status: Status) -> usize {
+        self.store.sandboxes().iter().filter(|sandbox| sandbox.status == status).count()
+    }
+}

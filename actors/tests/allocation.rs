@@ -1,0 +1,318 @@
+//! Allocation, release, renewal and read, through the whole broker on a model store.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use broker_actors::allocation::{AccessError, AllocateError};
+use broker_actors::ports::{SandboxStore as _, StoreError};
+use broker_actors::sandbox::{Event, SandboxId, Status, TrackId};
+use broker_actors::testing::{Fault, ModelStore, TestBroker};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+fn track(name: &str) -> TrackId {
+    TrackId::new(name)
+}
+
+#[actix::test]
+async fn a_track_gets_a_sandbox_and_the_same_one_again() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let first = broker.allocate("t1").await.unwrap();
+    let again = broker.allocate("t1").await.unwrap();
+    assert!(!first.replayed && again.replayed);
+    assert_eq!(first.claim, again.claim);
+    assert_eq!(broker.sandbox(&first.claim.sandbox_id).status, Status::Allocated);
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn i2_duplicates_at_once_get_one_sandbox_by_one_claim() {
+    let broker = TestBroker::with_sandboxes(50).await;
+    let answers = join_all((0..40).map(|_| broker.allocate("t1"))).await;
+    let sandboxes: BTreeSet<_> = answers.iter().map(|answer| &answer.as_ref().unwrap().claim.sandbox_id).collect();
+    assert_eq!(sandboxes.len(), 1, "I2");
+    assert_eq!(answers.iter().filter(|answer| !answer.as_ref().unwrap().replayed).count(), 1, "one is new");
+    assert_eq!(broker.store.requests()["claim"], 1, "duplicates in one process are coalesced");
+}
+
+#[actix::test]
+async fn keys_belong_to_their_track() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let one = broker.allocate_with("t1", "key", None).await.unwrap();
+    let other = broker.allocate_with("t2", "key", None).await.unwrap();
+    let more = broker.allocate_with("t1", "another key", None).await.unwrap();
+    let distinct: BTreeSet<_> = [&one, &other, &more].map(|answer| &answer.claim.sandbox_id).into();
+    assert_eq!(distinct.len(), 3);
+}
+
+#[actix::test]
+async fn i1_every_sandbox_goes_to_one_track_until_none_is_left() {
+    let broker = TestBroker::with_sandboxes(200).await;
+    let tracks: Vec<_> = (0..200).map(|number| format!("t{number}")).collect();
+    let answers = join_all(tracks.iter().map(|track| broker.allocate(track))).await;
+    let distinct: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().claim.sandbox_id).collect();
+    assert_eq!(distinct.len(), 200, "I1");
+    assert!(matches!(broker.allocate("one too many").await, Err(AllocateError::NoneAvailable)));
+    assert!(broker.allocate("t7").await.unwrap().replayed, "a replay gets its sandbox from an empty pool too");
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn a_prefix_selects_by_name() {
+    let broker = TestBroker::with_sandboxes(120).await;
+    for prefix in ["lab-0000", "lab-0011", "lab-001"] {
+        let answer = broker.allocate_with(prefix, "key", Some(prefix)).await.unwrap();
+        assert!(answer.claim.name.starts_with(prefix), "{} for {prefix}", answer.claim.name);
+    }
+    let none = broker.allocate_with("t", "key", Some("gpu-")).await;
+    assert!(matches!(none, Err(AllocateError::NoneAvailable)), "{none:?}");
+}
+
+/// A candidate that a duplicate has in its hands comes back; nobody is told "none" meanwhile.
+#[actix::test]
+async fn i4_none_is_not_said_while_a_candidate_may_come_back() {
+    let broker = TestBroker::with_sandboxes(2).await;
+    broker.allocate("holder").await.unwrap();
+    // The replay takes the last candidate in hand and is slow; it will put it back.
+    broker.store.fail_next("claim", Fault::Delay(Duration::from_secs(2)));
+    let (replay, answer) = tokio::join!(broker.allocate("holder"), async {
+        sleep(Duration::from_millis(100)).await;
+        broker.allocate("newcomer").await
+    });
+    assert!(replay.unwrap().replayed);
+    assert!(!answer.expect("I4: the candidate came back").replayed);
+}
+
+#[actix::test]
+async fn i4_a_sandbox_that_was_just_added_is_found() {
+    let broker = TestBroker::with_sandboxes(0).await;
+    assert!(matches!(broker.allocate("t1").await, Err(AllocateError::NoneAvailable)));
+    assert!(broker.store.create(&ModelStore::sandbox(1)).await.unwrap());
+    broker.allocate("t1").await.expect("I4: the pool is read again before none is said");
+}
+
+#[actix::test]
+async fn a_lagging_index_costs_conflicts_but_no_double_allocation() {
+    let broker = TestBroker::with_sandboxes(20).await;
+    let other = broker.replica("replica-2").await;
+    sleep(Duration::from_secs(1)).await;
+    broker.store.freeze_index();
+    let tracks: Vec<_> = (0..20).map(|number| format!("t{number}")).collect();
+    let answers = join_all(
+        tracks
+            .iter()
+            .enumerate()
+            .map(|(n, track)| if n % 2 == 0 { broker.allocate(track) } else { other.allocate(track) }),
+    )
+    .await;
+    let distinct: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().claim.sandbox_id).collect();
+    assert_eq!(distinct.len(), 20, "I1");
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn replicas_that_know_of_each_other_hardly_ever_collide() {
+    let broker = TestBroker::with_sandboxes(1000).await;
+    let mut replicas = vec![broker.clone()];
+    for name in ["replica-2", "replica-3", "replica-4"] {
+        replicas.push(broker.replica(name).await);
+    }
+    // Long enough for a heartbeat of each.
+    sleep(Duration::from_secs(15)).await;
+    let tracks: Vec<_> = (0..1000).map(|number| format!("t{number}")).collect();
+    let answers = join_all(tracks.iter().enumerate().map(|(n, track)| replicas[n % 4].allocate(track))).await;
+    let distinct: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().claim.sandbox_id).collect();
+    assert_eq!(distinct.len(), 1000, "I1, I4");
+    let conflicts = broker.store.requests()["claim"] - 1000;
+    assert!(conflicts <= 50, "{conflicts} conflicts for 1000 allocations");
+}
+
+#[actix::test]
+async fn a_lost_response_is_resolved_by_reading_the_claim_back() {
+    let broker = TestBroker::with_sandboxes(5).await;
+    broker.store.fail_next("claim", Fault::LostResponse);
+    let answer = broker.allocate("t1").await.unwrap();
+    assert!(!answer.replayed, "it was this request that claimed it");
+    assert_eq!(broker.count(Status::Allocated), 1, "I3: nothing leaked");
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn a_lost_request_is_followed_by_another_candidate() {
+    let broker = TestBroker::with_sandboxes(2).await;
+    broker.store.fail_next("claim", Fault::LostRequest);
+    broker.allocate("t1").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    broker.allocate("t2").await.expect("the candidate of the lost request is back after a refresh");
+}
+
+#[actix::test]
+async fn a_request_that_arrives_late_finds_the_key_taken() {
+    let broker = TestBroker::with_sandboxes(5).await;
+    broker.store.fail_next("claim", Fault::LateRequest(Duration::from_secs(3)));
+    let answer = broker.allocate("t1").await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(broker.count(Status::Allocated), 1, "I2");
+    assert_eq!(broker.allocate("t1").await.unwrap().claim, answer.claim);
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn an_outcome_that_stays_unknown_is_said_and_resolved_by_the_same_request_again() {
+    let broker = TestBroker::with_sandboxes(5).await;
+    broker.store.fail_next("claim", Fault::LostResponse);
+    broker.store.fail_next("find_claim", Fault::LostRequest);
+    let unknown = broker.allocate("t1").await;
+    assert!(matches!(unknown, Err(AllocateError::Store(StoreError::OutcomeUnknown(_)))), "{unknown:?}");
+    assert!(broker.allocate("t1").await.unwrap().replayed);
+    assert_eq!(broker.count(Status::Allocated), 1, "I2");
+}
+
+#[actix::test]
+async fn throttling_is_told_and_loses_nothing() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    broker.store.fail_next("claim", Fault::Throttle);
+    let refused = broker.allocate("t1").await;
+    assert!(matches!(refused, Err(AllocateError::Store(StoreError::Throttled(_)))), "{refused:?}");
+    broker.allocate("t1").await.expect("the candidate was put back");
+}
+
+#[actix::test]
+async fn conflicts_are_retried_with_other_candidates() {
+    let broker = TestBroker::with_sandboxes(10).await;
+    for _ in 0..5 {
+        broker.store.fail_next("claim", Fault::Conflict);
+    }
+    let began = Instant::now();
+    broker.allocate("t1").await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(100), "after three in a row there is a wait");
+    assert_eq!(broker.store.requests()["claim"], 6);
+}
+
+#[actix::test]
+async fn the_budget_of_an_allocation_is_kept() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    broker.store.fail_next("claim", Fault::Delay(Duration::from_secs(3600)));
+    let began = Instant::now();
+    let late = broker.allocate("t1").await;
+    assert!(matches!(late, Err(AllocateError::TimedOut { .. })), "{late:?}");
+    assert_eq!(began.elapsed().as_secs(), 10);
+}
+
+#[actix::test]
+async fn a_store_that_is_down_and_back_again() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    broker.allocate("t1").await.unwrap();
+    broker.store.set_down(true);
+    assert!(broker.allocate("t2").await.is_err());
+    sleep(Duration::from_secs(60)).await;
+    broker.store.set_down(false);
+    sleep(Duration::from_secs(10)).await;
+    broker.allocate("t2").await.unwrap();
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn a_caller_that_goes_away_cancels_nothing() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    broker.store.fail_next("claim", Fault::Delay(Duration::from_secs(1)));
+    let gone = tokio::time::timeout(Duration::from_millis(100), broker.allocate("t1")).await;
+    assert!(gone.is_err());
+    sleep(Duration::from_secs(2)).await;
+    assert!(broker.allocate("t1").await.unwrap().replayed, "the claim went on");
+}
+
+#[actix::test]
+async fn a_released_sandbox_is_on_its_way_out_and_its_key_is_free() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let first = broker.allocate("t1").await.unwrap().claim;
+    let released = broker.broker.allocator().release(&first.sandbox_id, &track("t1")).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    let again = broker.broker.allocator().release(&first.sandbox_id, &track("t1")).await.unwrap();
+    assert_eq!(released, again, "the same answer again");
+    assert_eq!(broker.sandbox(&first.sandbox_id).status, Status::PendingDeletion);
+    let second = broker.allocate("t1").await.unwrap();
+    assert!(!second.replayed);
+    assert_ne!(second.claim.sandbox_id, first.sandbox_id);
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn release_finds_a_key_that_is_not_the_default() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let claim = broker.allocate_with("t1", "my key", None).await.unwrap().claim;
+    broker.broker.allocator().release(&claim.sandbox_id, &track("t1")).await.unwrap();
+    assert!(broker.store.claims().is_empty(), "the claim went with it");
+    assert_eq!(broker.store.requests()["end_claim"], 2);
+}
+
+#[actix::test]
+async fn only_the_owner_reads_renews_and_releases() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let allocator = broker.broker.allocator();
+    let claim = broker.allocate("t1").await.unwrap().claim;
+    let (id, stranger) = (&claim.sandbox_id, track("t2"));
+    assert!(matches!(allocator.read(id, &stranger).await, Err(AccessError::NotOwner(_))));
+    assert!(matches!(allocator.renew(id, &stranger).await, Err(AccessError::NotOwner(_))));
+    assert!(matches!(allocator.release(id, &stranger).await, Err(AccessError::NotOwner(_))));
+    assert_eq!(broker.sandbox(id).status, Status::Allocated);
+    assert_eq!(allocator.read(id, &track("t1")).await.unwrap(), broker.sandbox(id));
+    let nobodys = SandboxId::new("404");
+    assert!(matches!(allocator.read(&nobodys, &stranger).await, Err(AccessError::NotFound(_))));
+    assert!(matches!(allocator.release(&nobodys, &stranger).await, Err(AccessError::NotFound(_))));
+}
+
+#[actix::test]
+async fn a_tombstone_is_not_found() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    let claim = broker.allocate("t1").await.unwrap().claim;
+    broker.broker.allocator().release(&claim.sandbox_id, &track("t1")).await.unwrap();
+    let sandbox = broker.sandbox(&claim.sandbox_id);
+    let buried = sandbox.write(Event::DeletedAtCsp { keep_until: sandbox.updated_at }, sandbox.updated_at).unwrap();
+    broker.store.update(&buried).await.unwrap();
+    let allocator = broker.broker.allocator();
+    assert!(matches!(allocator.read(&claim.sandbox_id, &track("t1")).await, Err(AccessError::NotFound(_))));
+    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(AccessError::NotFound(_))));
+}
+
+#[actix::test]
+async fn renewal_starts_the_lab_duration_anew() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    let claim = broker.allocate("t1").await.unwrap().claim;
+    sleep(Duration::from_secs(3600)).await;
+    let renewed = broker.broker.allocator().renew(&claim.sandbox_id, &track("t1")).await.unwrap();
+    assert_eq!(renewed.expires_at.since(claim.expires_at), Duration::from_secs(3600));
+    assert_eq!(broker.allocate("t1").await.unwrap().claim, renewed, "a replay answers with the new end");
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn a_release_whose_response_was_lost_is_answered_the_second_time() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    let claim = broker.allocate("t1").await.unwrap().claim;
+    broker.store.fail_next("end_claim", Fault::LostResponse);
+    let allocator = broker.broker.allocator();
+    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(AccessError::Store(_))));
+    allocator.release(&claim.sandbox_id, &track("t1")).await.unwrap();
+    broker.store.assert_consistent();
+}
+
+#[actix::test]
+async fn when_nothing_contends_each_call_is_one_request() {
+    let broker = TestBroker::with_sandboxes(50).await;
+    let allocator = broker.broker.allocator();
+    let claim = broker.allocate("t1").await.unwrap().claim;
+    assert_eq!(of_tracks(&broker), [("claim", 1)], "allocate");
+    broker.allocate("t1").await.unwrap();
+    assert_eq!(of_tracks(&broker), [("claim", 2)], "replay");
+    allocator.read(&claim.sandbox_id, &track("t1")).await.unwrap();
+    assert_eq!(of_tracks(&broker), [("claim", 2), ("get", 1)], "read");
+    allocator.release(&claim.sandbox_id, &track("t1")).await.unwrap();
+    assert_eq!(of_tracks(&broker), [("claim", 2), ("end_claim", 1), ("get", 1)], "release");
+}
+
+/// The requests that tracks cause, without those of the actors.
+fn of_tracks(broker: &TestBroker) -> Vec<(&'static str, u64)> {
+    let of_tracks = ["claim", "end_claim", "find_claim", "get", "renew_claim", "update"];
+    broker.store.requests().into_iter().filter(|(operation, _)| of_tracks.contains(operation)).collect()
+}

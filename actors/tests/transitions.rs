@@ -1,0 +1,125 @@
+//! The transition function as a table: every status with every event (SPEC section 2).
+
+use broker_actors::sandbox::{
+    Change, Event, Field, Holding, IdempotencyKey, Refused, Sandbox, Status, Timestamp, TrackId, transition,
+};
+use broker_actors::testing::ModelStore;
+use proptest::prelude::*;
+
+const NOW: Timestamp = Timestamp(1000);
+const LATER: Timestamp = Timestamp(2000);
+
+fn holding() -> Holding {
+    Holding {
+        track: TrackId::new("track"),
+        track_name: Some("lab".to_owned()),
+        key: IdempotencyKey::new("key"),
+        expires_at: LATER,
+    }
+}
+
+fn failed(retry_at: Option<Timestamp>) -> Event {
+    Event::DeletionAttemptFailed { attempts: 2, retry_at, error: "no".to_owned() }
+}
+
+fn events() -> Vec<Event> {
+    vec![
+        Event::Claim(holding()),
+        Event::Renew { expires_at: LATER },
+        Event::Release,
+        Event::Expire { due: NOW },
+        Event::Expire { due: LATER },
+        Event::Listed,
+        Event::Missing { keep_until: LATER },
+        Event::DeletedAtCsp { keep_until: LATER },
+        failed(Some(LATER)),
+        failed(None),
+        Event::RetryDeletion,
+        Event::Discard { keep_until: LATER },
+    ]
+}
+
+/// What the specification allows: from, event, to, and the fields that change.
+fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
+    use Status::*;
+    let buried = || vec![Field::Ttl(LATER), Field::NextAttemptAt(None)];
+    let released = || vec![Field::DeletionRequestedAt(NOW)];
+    let attempt = |retry_at| {
+        vec![Field::DeletionRetryCount(2), Field::NextAttemptAt(retry_at), Field::LastError(Some("no".to_owned()))]
+    };
+    let claimed = vec![
+        Field::AllocatedAt(NOW),
+        Field::ExpiresAt(LATER),
+        Field::AllocatedToTrack(TrackId::new("track")),
+        Field::TrackName(Some("lab".to_owned())),
+        Field::IdempotencyKey(IdempotencyKey::new("key")),
+    ];
+    let again = vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)];
+    vec![
+        (Available, Event::Claim(holding()), Allocated, claimed),
+        (Available, Event::Missing { keep_until: LATER }, Stale, vec![Field::LastSynced(NOW)]),
+        (Allocated, Event::Renew { expires_at: LATER }, Allocated, vec![Field::ExpiresAt(LATER)]),
+        (Allocated, Event::Release, PendingDeletion, released()),
+        (Allocated, Event::Expire { due: NOW }, PendingDeletion, released()),
+        (PendingDeletion, Event::DeletedAtCsp { keep_until: LATER }, Deleted, buried()),
+        (PendingDeletion, failed(Some(LATER)), PendingDeletion, attempt(Some(LATER))),
+        (PendingDeletion, failed(None), DeletionFailed, attempt(None)),
+        (Stale, Event::Listed, Available, vec![Field::LastSynced(NOW)]),
+        (Stale, Event::Discard { keep_until: LATER }, Deleted, buried()),
+        (DeletionFailed, Event::RetryDeletion, PendingDeletion, again),
+        (DeletionFailed, Event::Missing { keep_until: LATER }, Deleted, buried()),
+        (DeletionFailed, Event::Discard { keep_until: LATER }, Deleted, buried()),
+    ]
+}
+
+#[test]
+fn every_status_takes_the_events_of_the_specification_and_no_others() {
+    let allowed = allowed();
+    for status in Status::ALL {
+        for event in events() {
+            let decided = transition(status, event.clone(), NOW);
+            let expected = allowed.iter().find(|(from, on, ..)| *from == status && *on == event);
+            match expected {
+                Some((_, _, to, fields)) => {
+                    assert_eq!(decided, Ok(Change { to: *to, at: NOW, fields: fields.clone() }), "{status}, {event:?}");
+                }
+                None => assert_eq!(decided, Err(Refused { status, event: event.name() }), "{status}, {event:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_state_but_the_last_has_a_way_on() {
+    for status in Status::ALL {
+        let ways = events().into_iter().filter_map(|event| transition(status, event, NOW).ok());
+        let leads_on = ways.into_iter().any(|change| change.to != status);
+        assert_eq!(leads_on, status != Status::Deleted, "I3: {status}");
+    }
+}
+
+#[test]
+fn a_tombstone_is_the_end() {
+    for event in events() {
+        assert!(transition(Status::Deleted, event.clone(), NOW).is_err(), "{event:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_change_moves_the_epoch_on_by_one(steps in prop::collection::vec(0..12usize, 0..40)) {
+        let mut sandbox: Sandbox = ModelStore::sandbox(1);
+        let mut changes = 0;
+        for step in steps {
+            let Ok(write) = sandbox.write(events()[step].clone(), NOW) else { continue };
+            prop_assert!(write.expects(&sandbox));
+            let after = sandbox.changed(&write.change);
+            prop_assert!(!write.expects(&after), "I5: the same write must not apply twice");
+            changes += 1;
+            prop_assert_eq!(after.epoch.0, 1 + changes);
+            sandbox = after;
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The CSP's two calls over HTTP.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use broker_actors::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
+use broker_actors::sandbox::{SandboxId, Timestamp};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use url::Url;
+
+/// The largest listing that is read (I8): more than a hundred thousand accounts.
+const MAX_LISTING_BYTES: usize = 64 * 1024 * 1024;
+
+/// The longest that a `Retry-After` of the CSP is honoured.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// So many ids of skipped records are logged.
+const SKIPPED_SAMPLE: usize = 5;
+
+/// Why no client can be made of the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum CspConfigError {
+    /// The token has characters that no HTTP header may have.
+    #[error("CSP_API_TOKEN has characters that an HTTP header cannot carry")]
+    Token,
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client for the CSP cannot be set up: {0}")]
+    Client(#[source] reqwest::Error),
+}
+
+/// The client.
+#[derive(Clone, Debug)]
+pub struct HttpCsp {
+    http: reqwest::Client,
+    base_url: Url,
+}
+
+impl HttpCsp {
+    /// A client of the CSP at `base_url`, with bounds on connecting and on each wait for the answer to go on.
+    pub fn new(
+        base_url: Url,
+        token: &SecretString,
+        connect_timeout: Duration,
+        read_timeout: Duration,
+    ) -> Result<Self, CspConfigError> {
+        let mut authorization =
+            HeaderValue::try_from(format!("Token {}", token.expose_secret())).map_err(|_| CspConfigError::Token)?;
+        authorization.set_sensitive(true);
+        let http = reqwest::Client::builder()
+            .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
+            .connect_timeout(connect_timeout)
+            .read_timeout(read_timeout)
+            // A CSP that sends a byte now and then must not hold a job for ever.
+            .timeout((connect_timeout + read_timeout) * 4)
+            // A redirect would carry the token elsewhere.
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(CspConfigError::Client)?;
+        Ok(Self { http, base_url })
+    }
+
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base_url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+}
+
+#[async_trait]
+impl CspClient for HttpCsp {
+    async fn list(&self) -> Result<CspListing, CspError> {
+        let url = self.url(&["current_user", "accounts"]);
+        let answer = self.http.get(url).send().await.map_err(unreachable_csp)?;
+        let answer = check(answer)?;
+        if answer.status() != StatusCode::OK {
+            return Err(CspError::BadAnswer(format!("HTTP {} to the listing", answer.status())));
+        }
+        read_listing(&read_body(answer).await?)
+    }
+
+    async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
+        let uuid = external_id.rsplit('/').next().unwrap_or(external_id);
+        let url = self.url(&["sandbox", "accounts", uuid]);
+        let answer = self.http.delete(url).send().await.map_err(unreachable_csp)?;
+        match check(answer)?.status() {
+            StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(CspDeletion::Deleted),
+            StatusCode::NOT_FOUND => Ok(CspDeletion::AlreadyGone),
+            other => Err(CspError::BadAnswer(format!("HTTP {other} to a deletion"))),
+        }
+    }
+}
+
+/// The errors that mean the same for both calls.
+fn check(answer: Response) -> Result<Response, CspError> {
+    match answer.status() {
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            Err(CspError::Unauthorized { status: status.as_u16() })
+        }
+        StatusCode::TOO_MANY_REQUESTS => Err(CspError::Throttled { retry_after: retry_after(answer.headers()) }),
+        status if status.is_server_error() => Err(CspError::Unavailable(format!("HTTP {status}"))),
+        _ => Ok(answer),
+    }
+}
+
+/// The seconds that the CSP asks us to wait. Its other form, a date, is left to our own backoff.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+}
+
+fn unreachable_csp(error: reqwest::Error) -> CspError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    CspError::Unavailable(text)
+}
+
+async fn read_body(mut answer: Response) -> Result<Vec<u8>, CspError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(unreachable_csp)? {
+        if body.len() + chunk.len() > MAX_LISTING_BYTES {
+            return Err(CspError::BadAnswer(format!("the listing is larger than {MAX_LISTING_BYTES} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+#[derive(Deserialize)]
+struct ListingBody {
+    results: Vec<serde_json::Value>,
+}
+
+/// The fields of a record that are looked at; all others are ignored.
+#[derive(Deserialize)]
+struct Record {
+    id: String,
+    name: String,
+    csp_id: serde_json::Number,
+    created_at: Option<String>,
+    sfdc_account_id: Option<String>,
+}
+
+fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
+    let body: ListingBody =
+        serde_json::from_slice(body).map_err(|error| CspError::BadAnswer(format!("the listing: {error}")))?;
+    let mut listing = CspListing::default();
+    let mut seen = HashSet::new();
+    let mut skipped_ids = Vec::new();
+    for record in body.results {
+        if record["account_type"] != "sandbox" || record["state"] != "active" {
+            continue;
+        }
+        let id = record["id"].to_string();
+        match read_record(record).filter(|account| seen.insert(account.sandbox_id.clone())) {
+            Some(account) => listing.accounts.push(account),
+            None => {
+                listing.skipped += 1;
+                skipped_ids.push(id);
+            }
+        }
+    }
+    if listing.skipped > 0 {
+        skipped_ids.truncate(SKIPPED_SAMPLE);
+        tracing::warn!(skipped = listing.skipped, sample = ?skipped_ids, "the CSP lists records that cannot be kept");
+    }
+    Ok(listing)
+}
+
+/// The account, if the record has what is kept: a whole number, a name, and an id that a deletion can name.
+fn read_record(record: serde_json::Value) -> Option<CspAccount> {
+    let record: Record = serde_json::from_value(record).ok()?;
+    let uuid = record.id.strip_prefix("identity/accounts/")?;
+    let is_segment = !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !is_segment || record.name.is_empty() {
+        return None;
+    }
+    let created_at = record.created_at.as_deref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
+    Some(CspAccount {
+        sandbox_id: SandboxId::new(record.csp_id.as_u64()?.to_string()),
+        name: record.name,
+        external_id: record.id,
+        sfdc_account_id: record.sfdc_account_id.filter(|account| !account.is_empty()),
+        created_at: created_at.and_then(|at| u64::try_from(at.as_second()).ok()).map(Timestamp),
+    })
+}

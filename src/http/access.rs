@@ -1,0 +1,175 @@
+//! Who may call what, and how often: rate limit, bearer tokens, bound on bodies. In this order, so that guessing
+//! tokens is limited too and nobody's body is read before the caller is known.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, web};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+use secrecy::{ExposeSecret as _, SecretString};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use super::AppState;
+use super::error::ApiError;
+use crate::config::Settings;
+
+/// No call of this API needs a larger body.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// A request that came over a connection which cannot tell its address counts as from here.
+const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// Who may call a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody, as often as they like.
+    Public,
+    /// Holders of a track token.
+    Track,
+    /// Holders of an admin token.
+    Admin,
+}
+
+/// The tokens of both APIs.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    track: Vec<SecretString>,
+    admin: Vec<SecretString>,
+}
+
+impl Tokens {
+    /// The tokens of the settings.
+    pub fn new(settings: &Settings) -> Self {
+        Self { track: settings.api_tokens.clone(), admin: settings.admin_tokens.clone() }
+    }
+
+    fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
+        let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "send Authorization: Bearer <token>");
+        let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
+        let (scheme, token) = header.split_once(' ').ok_or_else(missing)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(missing());
+        }
+        let (is_track, is_admin) = (is_one_of(token.trim(), &self.track), is_one_of(token.trim(), &self.admin));
+        match access {
+            Access::Public => Ok(()),
+            Access::Track if is_track => Ok(()),
+            Access::Admin if is_admin => Ok(()),
+            _ if is_track || is_admin => {
+                let needs = if access == Access::Admin { "an admin" } else { "a track" };
+                let message = format!("this route takes {needs} token");
+                Err(ApiError::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
+            }
+            _ => Err(ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the token is not known here")),
+        }
+    }
+}
+
+/// Compares with all tokens, each in constant time, so that the time tells nothing of how far a guess was right.
+fn is_one_of(given: &str, tokens: &[SecretString]) -> bool {
+    let equal = |token: &SecretString| given.as_bytes().ct_eq(token.expose_secret().as_bytes());
+    tokens.iter().map(equal).fold(Choice::from(0), |found, equal| found | equal).into()
+}
+
+type Limiter = RateLimiter<IpAddr, DashMapStateStore<IpAddr>, DefaultClock, StateInformationMiddleware>;
+
+/// A token bucket for each client.
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    limiter: Arc<Limiter>,
+    burst: u32,
+    rps: u32,
+}
+
+impl RateLimit {
+    /// The limit of the settings; `None` if it is off.
+    pub fn new(settings: &Settings) -> Option<Self> {
+        let rps = NonZeroU32::new(settings.rate_limit_rps?)?;
+        let burst = NonZeroU32::new(settings.raw.rate_limit_burst)?;
+        let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
+        Some(Self { limiter: Arc::new(limiter), burst: burst.get(), rps: rps.get() })
+    }
+
+    /// Forgets clients whose buckets are full again; called now and then, so that memory stays bounded (I8).
+    pub fn forget_idle(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+
+    /// Takes one from the client's bucket. Either way comes with the headers that tell how full it is.
+    fn take(&self, client: IpAddr) -> (Result<(), ApiError>, [(HeaderName, HeaderValue); 3]) {
+        let (result, remaining) = match self.limiter.check_key(&client) {
+            Ok(bucket) => (Ok(()), bucket.remaining_burst_capacity()),
+            Err(until) => {
+                let wait = until.wait_time_from(DefaultClock::default().now());
+                let message = format!("more than {} requests a second from one address", self.rps);
+                let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+                (Err(error.retry_after(wait)), 0)
+            }
+        };
+        let seconds_to_full = (self.burst - remaining.min(self.burst)).div_ceil(self.rps);
+        let header = |name, value: u32| (HeaderName::from_static(name), HeaderValue::from(value));
+        let headers = [
+            header("x-ratelimit-limit", self.burst),
+            header("x-ratelimit-remaining", remaining),
+            header("x-ratelimit-reset", seconds_to_full),
+        ];
+        (result, headers)
+    }
+}
+
+/// The middleware of every route that is not public.
+pub async fn admit<B: MessageBody + 'static>(
+    access: Access,
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let state = request.app_data::<web::Data<AppState>>().cloned().expect("the state is set for the whole app");
+    let limit = state.rate_limit.as_ref().map(|limit| limit.take(client_of(request.request(), state.trusted_proxies)));
+    let (limited, limit_headers) = limit.map_or((Ok(()), None), |(limited, headers)| (limited, Some(headers)));
+    let admitted =
+        limited.and_then(|()| state.tokens.check(access, request.headers())).and_then(|()| bounded(request.headers()));
+    let mut response = match admitted {
+        Ok(()) => next.call(request).await?.map_into_left_body(),
+        Err(refusal) => request.error_response(refusal).map_into_right_body(),
+    };
+    for (name, value) in limit_headers.into_iter().flatten() {
+        response.headers_mut().insert(name, value);
+    }
+    Ok(response)
+}
+
+fn bounded(headers: &HeaderMap) -> Result<(), ApiError> {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
+        return Err(ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    Ok(())
+}
+
+/// The address that counts as the client's. Each trusted proxy has added one entry to `X-Forwarded-For` at its right
+/// end; what stands further left anybody may have made up. An IPv6 client counts by its /64, which is its own.
+pub fn client_of(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
+    let peer = request.peer_addr().map_or(UNKNOWN_CLIENT, |address| address.ip());
+    let forwarded = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
+    let mut hops: Vec<IpAddr> =
+        forwarded.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    hops.push(peer);
+    let client = hops[hops.len().saturating_sub(1 + trusted_proxies)];
+    match client.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 => v4,
+    }
+}

@@ -1,0 +1,142 @@
+//! What every request goes through first and every answer last: the request's id, the one error form, the security
+//! headers, one log line, the latency metric.
+
+use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage as _, HttpResponse};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::error::ApiError;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Set on every answer. The HSTS header counts only over TLS, which ends at the load balancer.
+const SECURITY_HEADERS: [(&str, &str); 5] = [
+    ("x-content-type-options", "nosniff"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("strict-transport-security", "max-age=31536000; includeSubDomains"),
+    ("referrer-policy", "no-referrer"),
+    ("cache-control", "no-store"),
+];
+
+/// What a handler adds to the log line of its request.
+#[derive(Clone, Debug, Default)]
+pub struct LogFields {
+    /// What was asked for.
+    pub action: Option<&'static str>,
+    /// Who asked.
+    pub track_id: Option<String>,
+    /// For what.
+    pub sandbox_id: Option<String>,
+    /// How it went, where the status does not say it all.
+    pub outcome: Option<&'static str>,
+}
+
+/// The middleware.
+pub async fn edge<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let began = Instant::now();
+    let request_id = request_id(request.headers());
+    let response = next.call(request).await?;
+    let mut response = match failure_of(&response) {
+        Some(failure) => in_error_form(response, &failure, &request_id).map_into_right_body(),
+        None => response.map_into_left_body(),
+    };
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::try_from(&request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    for (name, value) in SECURITY_HEADERS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    report(&response, &request_id, began);
+    Ok(response)
+}
+
+/// The error to answer with: a handler's own, or one for what the framework answers without a body or in its own
+/// words.
+fn failure_of<B: MessageBody>(response: &ServiceResponse<B>) -> Option<ApiError> {
+    let status = response.status();
+    match response.response().error() {
+        Some(error) => Some(error.as_error::<ApiError>().cloned().unwrap_or_else(|| ApiError::of_status(status))),
+        None => {
+            let is_bare = matches!(response.response().body().size(), BodySize::None | BodySize::Sized(0));
+            let is_error = status.is_client_error() || status.is_server_error();
+            (is_error && is_bare).then(|| ApiError::of_status(status))
+        }
+    }
+}
+
+/// The caller's id if it is fit to stand in a log, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let is_fit = |id: &&str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        (1..=128).contains(&id.len()) && id.bytes().all(is_allowed)
+    };
+    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(is_fit);
+    given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+/// The error's answer, with the headers that the framework or a handler has set already (Allow, WWW-Authenticate).
+fn in_error_form<B>(response: ServiceResponse<B>, failure: &ApiError, request_id: &str) -> ServiceResponse<BoxBody> {
+    let mut answer = HttpResponse::build(failure.status);
+    for (name, value) in response.headers() {
+        answer.insert_header((name.clone(), value.clone()));
+    }
+    if let Some(seconds) = failure.retry_after_seconds() {
+        answer.insert_header((RETRY_AFTER, seconds.to_string()));
+    }
+    if failure.status == StatusCode::UNAUTHORIZED {
+        answer.insert_header(("WWW-Authenticate", "Bearer realm=\"sandbox-broker\""));
+    }
+    let answer = answer.json(failure.body(request_id));
+    ServiceResponse::new(response.into_parts().0, answer)
+}
+
+fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant) {
+    let request = response.request();
+    let status = response.status();
+    let endpoint = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+    let latency = began.elapsed();
+    metrics::histogram!(
+        "broker_request_latency_seconds",
+        "method" => method_label(request.method()),
+        "endpoint" => endpoint.clone(),
+        "status" => status.as_str().to_owned(),
+    )
+    .record(latency.as_secs_f64());
+    let fields = request.extensions().get::<LogFields>().cloned().unwrap_or_default();
+    let LogFields { action, track_id, sandbox_id, outcome } = fields;
+    let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
+    let latency_ms = latency.as_secs_f64() * 1000.0;
+    let (method, status) = (request.method().as_str(), status.as_u16());
+    if status >= 500 {
+        tracing::warn!(
+            request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"
+        );
+    } else {
+        tracing::info!(
+            request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"
+        );
+    }
+}
+
+/// A label must not be whatever a client makes up.
+fn method_label(method: &actix_web::http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}

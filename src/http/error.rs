@@ -1,0 +1,206 @@
+//! The one error form of the API, and the one table that gives each error its status and code.
+
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
+use broker_actors::allocation::{AccessError, AllocateError};
+use broker_actors::job::JobError;
+use broker_actors::ports::{CspError, StoreError};
+use broker_actors::system::ActorError;
+use serde_json::{Value, json};
+
+/// An error as the API answers it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// A stable name for programs.
+    pub code: &'static str,
+    /// What happened and what to do, for people.
+    pub message: String,
+    /// When another attempt makes sense.
+    pub retry_after: Option<Duration>,
+    /// What only this error has to tell.
+    pub details: Option<Value>,
+}
+
+impl ApiError {
+    /// An error without more to tell.
+    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None, details: None }
+    }
+
+    /// 400, with what is wrong.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
+    }
+
+    /// The same error, which goes away after this time.
+    pub fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// The same error, with more to tell.
+    pub fn details(self, details: Value) -> Self {
+        Self { details: Some(details), ..self }
+    }
+
+    /// The whole seconds of `retry_after`, at least one.
+    pub fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).map(|seconds| seconds.max(1))
+    }
+
+    /// The body of the answer.
+    pub fn body(&self, request_id: &str) -> Value {
+        let mut error = json!({ "code": self.code, "message": self.message, "request_id": request_id });
+        if let Some(seconds) = self.retry_after_seconds() {
+            error["retry_after"] = json!(seconds);
+        }
+        if let Some(details) = &self.details {
+            error["details"] = details.clone();
+        }
+        json!({ "error": error })
+    }
+
+    /// The error for a status that the framework answered by itself.
+    pub fn of_status(status: StatusCode) -> Self {
+        let (code, message) = match status {
+            StatusCode::NOT_FOUND => ("NOT_FOUND", "there is no such route; GET / lists where to begin"),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                ("METHOD_NOT_ALLOWED", "this route takes other methods; see the Allow header")
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => ("BODY_TOO_LARGE", "the body is larger than this API ever needs (64 KiB)"),
+            StatusCode::REQUEST_TIMEOUT => ("REQUEST_TIMEOUT", "the request took too long to arrive"),
+            status if status.is_client_error() => ("BAD_REQUEST", "the request cannot be read"),
+            _ => ("INTERNAL_ERROR", "the broker failed; the request_id finds the reason in its log"),
+        };
+        Self::new(status, code, message)
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.code, self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        // The edge fills in the body, which needs the request's id.
+        HttpResponse::new(self.status)
+    }
+}
+
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(5);
+
+fn unavailable(code: &'static str, message: impl Into<String>, wait: Duration) -> ApiError {
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(wait)
+}
+
+fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::CONFLICT, code, message)
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::BadCursor => {
+                return Self::bad_request(
+                    "BAD_CURSOR",
+                    "the cursor is not one that this listing gave out; leave it away to start again",
+                );
+            }
+            StoreError::Throttled(_) => {}
+            _ => tracing::error!(%error, "the store failed"),
+        }
+        match error {
+            StoreError::Throttled(_) => unavailable("STORE_THROTTLED", "the store is busy; try again", SOON),
+            StoreError::Unavailable(_) => {
+                unavailable("STORE_UNAVAILABLE", "the store does not answer; try again", LATER)
+            }
+            StoreError::OutcomeUnknown(_) => unavailable(
+                "OUTCOME_UNKNOWN",
+                "whether this took effect is not known; the same request again, with the same key, finds out",
+                SOON,
+            ),
+            StoreError::Rejected(_) | StoreError::Corrupt { .. } | StoreError::BadCursor => {
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+}
+
+impl From<AllocateError> for ApiError {
+    fn from(error: AllocateError) -> Self {
+        match error {
+            AllocateError::NoneAvailable => {
+                conflict("NO_SANDBOXES_AVAILABLE", "the pool has no sandbox that fits; try again later")
+                    .retry_after(LATER)
+            }
+            AllocateError::Paused => {
+                unavailable("BROKER_PAUSED", "an operator has paused allocation; try again later", LATER)
+            }
+            AllocateError::TimedOut { .. } => unavailable(
+                "ALLOCATION_TIMEOUT",
+                "no sandbox could be claimed in time; the same request again is safe",
+                SOON,
+            ),
+            AllocateError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
+            AllocateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "SANDBOX_NOT_FOUND", error.to_string()),
+            AccessError::NotOwner(_) => Self::new(StatusCode::FORBIDDEN, "NOT_SANDBOX_OWNER", error.to_string()),
+            AccessError::Refused(refused) => {
+                conflict("WRONG_STATE", refused.to_string()).details(json!({ "status": refused.status.as_str() }))
+            }
+            AccessError::Contended(_) => unavailable("CONTENDED", "others keep changing this sandbox; try again", SOON),
+            AccessError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<JobError> for ApiError {
+    fn from(error: JobError) -> Self {
+        let text = error.to_string();
+        match error {
+            JobError::Paused => conflict("ACTOR_PAUSED", "the actor is paused; resume it first"),
+            JobError::Busy { holder } => {
+                conflict("JOB_BUSY", text).details(json!({ "holder": holder })).retry_after(LATER)
+            }
+            JobError::GuardRefused(_) => conflict("SYNC_REFUSED", format!("{text}; force=true does it all the same")),
+            JobError::Csp(CspError::BreakerOpen { retry_in }) => unavailable("CSP_CIRCUIT_OPEN", text, retry_in),
+            JobError::Csp(error) => {
+                tracing::warn!(%error, "the CSP failed");
+                Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", text)
+            }
+            JobError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
+            JobError::LeaseLost | JobError::CutOff { .. } => unavailable("RUN_INTERRUPTED", text, SOON),
+            JobError::Panicked(_) => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
+            JobError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ActorError> for ApiError {
+    fn from(error: ActorError) -> Self {
+        match error {
+            ActorError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "ACTOR_NOT_FOUND", error.to_string())
+                .details(json!({ "actors": broker_actors::system::ACTORS })),
+            ActorError::Job(error) => error.into(),
+            ActorError::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The track API: allocate, read, renew, give back.
+
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
+use broker_actors::allocation::{AllocateError, AllocateRequest, Allocation};
+use broker_actors::sandbox::{Claim, Sandbox, SandboxId, Status, Timestamp, TrackId};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::AppState;
+use super::edge::LogFields;
+use super::error::ApiError;
+use super::headers::{AllocateHeaders, allocate_headers, sandbox_id, track_of};
+
+/// `POST /v1/allocate`
+pub(super) async fn allocate(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    _body: web::Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let AllocateHeaders { track, track_name, key, name_prefix } = allocate_headers(request.headers())?;
+    let mut log = LogFields { action: Some("allocate"), track_id: Some(track.to_string()), ..LogFields::default() };
+    let Ok(_permit) = state.allocations.try_acquire() else {
+        let message = "more allocations are under way than this broker takes; try again";
+        let error = ApiError::new(actix_web::http::StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", message);
+        return Err(error.retry_after(std::time::Duration::from_secs(1)));
+    };
+    let began = Instant::now();
+    let answer = state.broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
+    let outcome = outcome_of(&answer);
+    metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
+        .record(began.elapsed().as_secs_f64());
+    if outcome == "replayed" {
+        metrics::counter!("broker_allocate_idempotent_hits_total").increment(1);
+    }
+    log.outcome = Some(outcome);
+    log.sandbox_id = answer.as_ref().ok().map(|allocation| allocation.claim.sandbox_id.to_string());
+    request.extensions_mut().insert(log);
+    let Allocation { claim, replayed } = answer?;
+    let mut response = if replayed { HttpResponse::Ok() } else { HttpResponse::Created() };
+    Ok(response.json(ClaimBody::from(&claim)))
+}
+
+/// `GET /v1/sandboxes/{id}`
+pub(super) async fn read(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let (id, track) = named(&request, &id, "read")?;
+    let sandbox = state.broker.allocator().read(&id, &track).await?;
+    Ok(HttpResponse::Ok().json(SandboxBody::from(&sandbox)))
+}
+
+/// `POST /v1/sandboxes/{id}/renew`
+pub(super) async fn renew(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+    _body: web::Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let (id, track) = named(&request, &id, "renew")?;
+    let claim = state.broker.allocator().renew(&id, &track).await?;
+    Ok(HttpResponse::Ok().json(ClaimBody::from(&claim)))
+}
+
+/// `POST /v1/sandboxes/{id}/mark-for-deletion`
+pub(super) async fn mark_for_deletion(
+    state: web::Data<AppState>,
+    request: HttpRequest,
+    id: web::Path<String>,
+    _body: web::Bytes,
+) -> Result<HttpResponse, ApiError> {
+    let (id, track) = named(&request, &id, "mark-for-deletion")?;
+    let released = state.broker.allocator().release(&id, &track).await;
+    let outcome = if released.is_ok() { "ok" } else { "error" };
+    metrics::counter!("broker_deletion_marked_total", "outcome" => outcome).increment(1);
+    let released = released?;
+    Ok(HttpResponse::Ok().json(json!({
+        "sandbox_id": released.sandbox_id,
+        "status": "pending_deletion",
+        "deletion_requested_at": released.deletion_requested_at,
+    })))
+}
+
+/// The sandbox and the caller that a request names, noted for its log line.
+fn named(request: &HttpRequest, id: &str, action: &'static str) -> Result<(SandboxId, TrackId), ApiError> {
+    let id = sandbox_id(id)?;
+    let track = track_of(request.headers())?;
+    request.extensions_mut().insert(LogFields {
+        action: Some(action),
+        track_id: Some(track.to_string()),
+        sandbox_id: Some(id.to_string()),
+        outcome: None,
+    });
+    Ok((id, track))
+}
+
+fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
+    match answer {
+        Ok(allocation) if allocation.replayed => "replayed",
+        Ok(_) => "allocated",
+        Err(AllocateError::NoneAvailable) => "none_available",
+        Err(AllocateError::Paused) => "paused",
+        Err(AllocateError::TimedOut { .. }) => "timed_out",
+        Err(AllocateError::Stopping) => "stopping",
+        Err(AllocateError::Store(_)) => "store_error",
+    }
+}
+
+/// What an allocation answers.
+#[derive(Serialize)]
+struct ClaimBody<'a> {
+    sandbox_id: &'a SandboxId,
+    name: &'a str,
+    external_id: &'a str,
+    allocated_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    sfdc_account_id: Option<&'a str>,
+}
+
+impl<'a> From<&'a Claim> for ClaimBody<'a> {
+    fn from(claim: &'a Claim) -> Self {
+        Self {
+            sandbox_id: &claim.sandbox_id,
+            name: &claim.name,
+            external_id: &claim.external_id,
+            allocated_at: claim.allocated_at,
+            expires_at: Some(claim.expires_at),
+            sfdc_account_id: claim.sfdc_account_id.as_deref(),
+        }
+    }
+}
+
+/// What a read answers.
+#[derive(Serialize)]
+struct SandboxBody<'a> {
+    #[serde(flatten)]
+    claim: ClaimBody<'a>,
+    status: Status,
+    allocated_to_track: Option<&'a TrackId>,
+    track_name: Option<&'a str>,
+}
+
+impl<'a> From<&'a Sandbox> for SandboxBody<'a> {
+    fn from(sandbox: &'a Sandbox) -> Self {
+        Self {
+            claim: ClaimBody {
+                sandbox_id: &sandbox.sandbox_id,
+                name: &sandbox.name,
+                external_id: &sandbox.external_id,
+                allocated_at: sandbox.allocated_at,
+                expires_at: sandbox.expires_at,
+                sfdc_account_id: sandbox.sfdc_account_id.as_deref(),
+            },
+            status: sandbox.status,
+            allocated_to_track: sandbox.allocated_to_track.as_ref(),
+            track_name: sandbox.track_name.as_deref(),
+        }
+    }
+}
