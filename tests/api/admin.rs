@@ -1,0 +1,104 @@
+use std::collections::BTreeSet;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::helpers::{TestApp, assert_error, send};
+
+#[actix_web::test]
+async fn stats_and_lists_are_exact_past_every_page() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=1234"]).await;
+    for track in 0..7 {
+        assert_eq!(app.allocate(&format!("t{track}")).await.status, 201);
+    }
+    let stats = app.stats().await.body;
+    assert_eq!((&stats["total"], &stats["available"], &stats["allocated"]), (&json!(1234), &json!(1227), &json!(7)));
+    for (query, expected) in [("limit=100", 1234), ("status=available&limit=97", 1227), ("status=allocated&limit=2", 7)]
+    {
+        let mut seen = BTreeSet::new();
+        let mut cursor = String::new();
+        loop {
+            let page = app.get_admin(&format!("/v1/admin/sandboxes?{query}{cursor}")).await;
+            assert_eq!(page.status, 200, "{page:?}");
+            let sandboxes = page.body["sandboxes"].as_array().unwrap();
+            assert_eq!(page.body["count"], sandboxes.len());
+            for sandbox in sandboxes {
+                assert!(seen.insert(sandbox["sandbox_id"].as_str().unwrap().to_owned()), "listed twice");
+            }
+            match page.body["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), expected, "{query}");
+    }
+}
+
+#[actix_web::test]
+async fn a_sync_writes_only_differences() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=40"]).await;
+    let again = app.sync("").await;
+    assert_eq!(again.status, 200);
+    for (field, expected) in [("status", json!("completed")), ("synced", json!(40)), ("added", json!(0))] {
+        assert_eq!(again.body[field], expected, "{again:?}");
+    }
+    assert_eq!(again.body["marked_stale"], 0);
+    assert!(again.body["duration_ms"].is_u64());
+    assert_eq!(app.sync("?dry_run=true").await.body["dry_run"], true);
+}
+
+#[actix_web::test]
+async fn actors_are_paused_run_and_resumed() {
+    let app = TestApp::start(&[]).await;
+    let actors = app.get_admin("/v1/admin/actors").await;
+    let names: Vec<_> = actors.body["actors"].as_array().unwrap().iter().map(|actor| actor["name"].clone()).collect();
+    assert_eq!(names, ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"]);
+
+    let pause = app
+        .admin(Method::POST, "/v1/admin/actors/cleanup/pause")
+        .header("X-Operator", "ops")
+        .json(&json!({ "reason": "freeze deletions" }));
+    let paused = send(pause).await;
+    assert_eq!((paused.status.as_u16(), &paused.body["status"]), (200, &json!("paused")), "{paused:?}");
+    assert_eq!(paused.body["desired_state"], "paused");
+    assert_eq!(paused.body["control"]["reason"], "freeze deletions");
+    assert!(paused.body["control"]["by"].as_str().unwrap().starts_with("ops@"));
+    assert_error(&app.post_admin("/v1/admin/actors/cleanup/run").await, 409, "ACTOR_PAUSED");
+    assert_error(&app.post_admin("/v1/admin/cleanup").await, 409, "ACTOR_PAUSED");
+
+    let resumed = app.post_admin("/v1/admin/actors/cleanup/resume").await;
+    assert_eq!(resumed.body["desired_state"], "running");
+    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
+        let ran = app.post_admin(&format!("/v1/admin/actors/{name}/run")).await;
+        assert_eq!(ran.status, 200, "{ran:?}");
+        assert!(ran.body["iteration"].as_u64().unwrap() >= 1, "{ran:?}");
+    }
+}
+
+#[actix_web::test]
+async fn a_paused_pool_manager_stops_new_allocations_and_nothing_else() {
+    let app = TestApp::start(&[]).await;
+    let id = app.allocate("holder").await.sandbox_id().to_owned();
+    let pause = app.admin(Method::POST, "/v1/admin/actors/pool-manager/pause").json(&json!({ "reason": "drain" }));
+    assert_eq!(send(pause).await.status, 200);
+    let refused = app.allocate("newcomer").await;
+    assert_error(&refused, 503, "BROKER_PAUSED");
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(app.allocate("holder").await.status, 200, "a replay is no new allocation");
+    assert_eq!(app.read(&id, "holder").await.status, 200);
+    assert_eq!(app.mark_for_deletion(&id, "holder").await.status, 200);
+    app.post_admin("/v1/admin/actors/pool-manager/resume").await;
+    assert_eq!(app.allocate("newcomer").await.status, 201);
+}
+
+#[actix_web::test]
+async fn operators_release_in_the_owners_stead() {
+    let app = TestApp::start(&[]).await;
+    let id = app.allocate("student-1").await.sandbox_id().to_owned();
+    let released = app.post_admin(&format!("/v1/admin/sandboxes/{id}/release")).await;
+    assert_eq!((released.status.as_u16(), &released.body["status"]), (200, &json!("pending_deletion")));
+    assert_eq!(app.allocate("student-1").await.status, 201, "the key is free");
+    assert_error(&app.post_admin(&format!("/v1/admin/sandboxes/{id}/release")).await, 409, "WRONG_STATE");
+    assert_error(&app.post_admin(&format!("/v1/admin/sandboxes/{id}/retry-deletion")).await, 409, "WRONG_STATE");
+    assert_error(&app.post_admin("/v1/admin/sandboxes/4040404/release").await, 404, "SANDBOX_NOT_FOUND");
+}

@@ -1,0 +1,12 @@
+//! The whole program over HTTP: the production `Application` on a free port, one module for each resource; and as real
+//! processes, where it is about several of them, or about their beginning and end.
+
+#![allow(unreachable_pub, reason = "the helpers are one crate with the tests")]
+
+mod admin;
+mod bad_input;
+mod edge;
+mod helpers;
+mod processes;
+mod program;
+mod sandboxes;

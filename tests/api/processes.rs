@@ -1,0 +1,197 @@
+//! Real processes: crashes, several brokers on one DynamoDB server, a CSP that dies, the command line.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+
+use crate::helpers::assert_error;
+use crate::program::{Broker, CspSim, DynamoServer, program};
+
+#[actix_web::test]
+async fn a_holding_survives_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("BROKER_STORE", "embedded"), ("BROKER_DATA_DIR", directory.path().to_str().unwrap())];
+    let mut broker = Broker::start(&settings).await;
+    broker.sync("").await;
+    let held = broker.allocate("student-1").await;
+    assert_eq!(held.status, 201);
+    let released = broker.allocate("student-2").await.sandbox_id().to_owned();
+    assert_eq!(broker.mark_for_deletion(&released, "student-2").await.status, 200);
+    broker.process.kill();
+
+    let broker = Broker::start(&settings).await;
+    let again = broker.allocate("student-1").await;
+    assert_eq!((again.status.as_u16(), &again.body), (200, &held.body), "I3");
+    assert_eq!(broker.read(&released, "student-2").await.body["status"], "pending_deletion", "I3");
+}
+
+#[actix_web::test]
+async fn sigterm_ends_the_program_with_exit_code_0() {
+    let mut broker = Broker::start(&[("BROKER_STORE", "memory"), ("SHUTDOWN_GRACE_SEC", "10")]).await;
+    // A connection that idles must not hold the end up.
+    assert_eq!(broker.get("/healthz").await.status, 200);
+    assert!(broker.process.terminate().await.success());
+}
+
+/// 200 pairs of twins, half to each broker, get 200 sandboxes, both twins the same; then 700 tracks get the 700
+/// sandboxes that are left, and nobody is told that there is none.
+#[actix_web::test]
+async fn twins_get_one_sandbox_and_the_pool_is_used_up_to_the_last() {
+    for round in 0..rounds() {
+        let (server, csp) = (DynamoServer::start().await, CspSim::start(900).await);
+        let mut settings = csp.settings().to_vec();
+        settings.push(("MAX_IN_FLIGHT", "2000"));
+        let one = Broker::on_server(&server, &settings).await;
+        let other = Broker::on_server(&server, &settings).await;
+        assert_eq!(one.sync("").await.status, 200);
+
+        let twins = (0..200).map(|number| {
+            let (one, other, track) = (&one, &other, format!("twin-{number}"));
+            async move { tokio::join!(one.allocate(&track), other.allocate(&track)) }
+        });
+        let mut sandboxes = BTreeSet::new();
+        for (first, second) in join_all(twins).await {
+            assert_eq!(first.sandbox_id(), second.sandbox_id(), "I2, round {round}");
+            assert!(sandboxes.insert(first.sandbox_id().to_owned()), "I1, round {round}");
+        }
+        let singles = (0..700).map(|number| {
+            let broker = if number % 2 == 0 { &one } else { &other };
+            async move { broker.allocate(&format!("single-{number}")).await }
+        });
+        for answer in join_all(singles).await {
+            assert_eq!(answer.status, 201, "I4, round {round}: {answer:?}");
+            assert!(sandboxes.insert(answer.sandbox_id().to_owned()), "I1, round {round}");
+        }
+        assert_eq!(sandboxes.len(), 900);
+        assert_error(&one.allocate("one-too-many").await, 409, "NO_SANDBOXES_AVAILABLE");
+    }
+}
+
+/// One round suffices in passing; `BROKER_TEST_ROUNDS=20` shows that it is not luck.
+fn rounds() -> u32 {
+    std::env::var("BROKER_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("BROKER_TEST_ROUNDS is a number"))
+}
+
+#[actix_web::test]
+async fn tracks_do_not_notice_that_the_csp_is_dead() {
+    let mut csp = CspSim::start(20).await;
+    let mut settings = csp.settings().to_vec();
+    settings.extend([("BROKER_STORE", "memory"), ("CIRCUIT_BREAKER_THRESHOLD", "2")]);
+    let broker = Broker::start(&settings).await;
+    assert_eq!(broker.sync("").await.status, 200);
+    csp.process.kill();
+
+    for _ in 0..2 {
+        assert_error(&broker.sync("").await, 502, "CSP_ERROR");
+    }
+    let open = broker.sync("").await;
+    assert_error(&open, 503, "CSP_CIRCUIT_OPEN");
+    assert!(open.headers.contains_key("retry-after"));
+    let id = broker.allocate("student-1").await.sandbox_id().to_owned();
+    assert_eq!(broker.read(&id, "student-1").await.status, 200, "I6");
+    assert_eq!(broker.mark_for_deletion(&id, "student-1").await.status, 200, "I6");
+    assert_eq!(broker.get("/readyz").await.status, 200, "I6");
+}
+
+#[actix_web::test]
+async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
+    let csp = CspSim::start(20).await;
+    let mut settings = csp.settings().to_vec();
+    settings.push(("BROKER_STORE", "memory"));
+    let broker = Broker::start(&settings).await;
+    assert_eq!(broker.sync("").await.status, 200);
+    csp.set_faults(serde_json::json!({ "empty_listing": true })).await;
+    assert_error(&broker.sync("").await, 409, "SYNC_REFUSED");
+    assert_eq!(broker.sync("?dry_run=true").await.body["marked_stale"], 20);
+    assert_eq!(broker.stats().await.body["available"], 20, "nothing was changed");
+    csp.set_faults(serde_json::json!({ "malformed_body": true })).await;
+    assert_error(&broker.sync("?force=true").await, 502, "CSP_ERROR");
+    csp.set_faults(serde_json::json!({ "empty_listing": true })).await;
+    assert_eq!(broker.sync("?force=true").await.body["marked_stale"], 20);
+    csp.set_faults(serde_json::json!({})).await;
+    assert_eq!(broker.sync("").await.body["revived"], 20);
+    assert_eq!(broker.stats().await.body["available"], 20);
+}
+
+#[test]
+fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
+    let cases: [(&[(&str, &str)], &[&str]); 8] = [
+        (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
+        (&[("BROKER_STORE", "dynamodb"), ("BROKER_API_TOKEN", "short")], &["BROKER_API_TOKEN", "32"]),
+        (&[("BROKER_STORE", "dynamodb")], &["CSP_BASE_URL", "CSP_API_TOKEN"]),
+        (&[("BROKER_STORE", "floppy")], &["BROKER_STORE", "floppy", "embedded", "memory", "dynamodb"]),
+        (&[("LAB_DURATION_HOURS", "-1")], &["LAB_DURATION_HOURS", "-1"]),
+        (&[("MAX_IN_FLIGHT", "0")], &["MAX_IN_FLIGHT", "0"]),
+        (&[("BROKER_ADMIN_TOKEN", super::program::TRACK_TOKEN)], &["BROKER_ADMIN_TOKEN", "other tokens"]),
+        (&[("LOG_LEVEL", "sandbox_broker=loud")], &["LOG_LEVEL", "loud"]),
+    ];
+    for (settings, words) in cases {
+        let output = program(&[]).env("BROKER_STORE", "memory").envs(settings.iter().copied()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{settings:?}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+        assert!(!text.contains("short"), "a token in {text}");
+    }
+}
+
+#[test]
+fn help_is_the_manual_of_all_settings() {
+    let output = program(&["--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let settings = [
+        "BROKER_HOST",
+        "BROKER_PORT",
+        "BROKER_API_TOKEN",
+        "BROKER_ADMIN_TOKEN",
+        "BROKER_STORE",
+        "BROKER_DATA_DIR",
+        "BROKER_REPLICA_ID",
+        "DDB_TABLE_NAME",
+        "DDB_GSI1_NAME",
+        "DDB_GSI2_NAME",
+        "DDB_GSI3_NAME",
+        "DDB_ENDPOINT_URL",
+        "AWS_REGION",
+        "CSP_MODE",
+        "CSP_SIM_SANDBOXES",
+        "CSP_BASE_URL",
+        "CSP_API_TOKEN",
+        "CSP_TIMEOUT_CONNECT_SEC",
+        "CSP_TIMEOUT_READ_SEC",
+        "LAB_DURATION_HOURS",
+        "GRACE_PERIOD_MINUTES",
+        "SYNC_INTERVAL_SEC",
+        "CLEANUP_INTERVAL_SEC",
+        "AUTO_EXPIRY_INTERVAL_SEC",
+        "STALE_INTERVAL_SEC",
+        "POOL_REFRESH_INTERVAL_SEC",
+        "K_CANDIDATES",
+        "BACKOFF_BASE_MS",
+        "BACKOFF_MAX_MS",
+        "CLEANUP_CONCURRENCY",
+        "CLEANUP_PER_SANDBOX_DELAY_SEC",
+        "DELETION_RETRY_MAX_ATTEMPTS",
+        "SYNC_MAX_STALE_PERCENT",
+        "STALE_GRACE_HOURS",
+        "DELETED_RETENTION_HOURS",
+        "CIRCUIT_BREAKER_THRESHOLD",
+        "CIRCUIT_BREAKER_TIMEOUT_SEC",
+        "JOB_LEASE_SEC",
+        "CONTROL_POLL_SEC",
+        "RATE_LIMIT_RPS",
+        "RATE_LIMIT_BURST",
+        "TRUSTED_PROXIES",
+        "MAX_IN_FLIGHT",
+        "ALLOCATE_TIMEOUT_MS",
+        "CORS_ALLOWED_ORIGINS",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "SHUTDOWN_GRACE_SEC",
+    ];
+    for setting in settings {
+        assert!(help.contains(&format!("[env: {setting}")), "{setting} is not in --help");
+    }
+    assert!(!help.contains(super::program::TRACK_TOKEN), "a token in --help");
+}
