@@ -54,6 +54,7 @@ pub enum ClaimOutcome {
 
 /// What became of a conditional write.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "it is looked at and gone; a box would cost an allocation")]
 pub enum WriteOutcome {
     /// Written.
     Done,
@@ -115,7 +116,7 @@ pub struct JobLease {
     pub expires_at: Timestamp,
     /// Grows by one with each acquisition; fences the holder's own writes to the lease.
     pub term: u64,
-    /// When the last finished run began.
+    /// When the last finished run ended.
     pub ran_at: Option<Timestamp>,
     /// How the last finished run went, as JSON.
     pub last_run: Option<String>,
@@ -188,7 +189,7 @@ pub trait SandboxStore: Send + Sync + 'static {
     async fn count(&self, status: Status) -> Result<u64, StoreError>;
 
     /// Takes the lease of `job` for `holder` until `until`, if nobody holds it at `now` and, when `due_since` is
-    /// given, if its last run began then or before.
+    /// given, if its last run ended then or before.
     async fn acquire_lease(
         &self,
         job: &str,

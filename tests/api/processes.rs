@@ -115,7 +115,8 @@ async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
 
 #[test]
 fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
-    let cases: [(&[(&str, &str)], &[&str]); 8] = [
+    type Setting = (&'static str, &'static str);
+    let cases: [(&[Setting], &[&str]); 8] = [
         (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
         (&[("BROKER_STORE", "dynamodb"), ("BROKER_API_TOKEN", "short")], &["BROKER_API_TOKEN", "32"]),
         (&[("BROKER_STORE", "dynamodb")], &["CSP_BASE_URL", "CSP_API_TOKEN"]),

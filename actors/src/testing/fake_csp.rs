@@ -16,6 +16,7 @@ struct State {
     accounts: BTreeMap<String, CspAccount>,
     delay: Duration,
     down: Option<CspError>,
+    panics_next: bool,
     next_errors: VecDeque<CspError>,
     bad_accounts: BTreeMap<String, CspError>,
     lists: u64,
@@ -67,6 +68,11 @@ impl FakeCsp {
         self.state().next_errors.push_back(error);
     }
 
+    /// The next call panics.
+    pub fn panic_next(&self) {
+        self.state().panics_next = true;
+    }
+
     /// The deletion of this account always fails with this error, until `None`.
     pub fn set_bad(&self, number: u32, error: Option<CspError>) {
         let external_id = Self::account(number).external_id;
@@ -96,6 +102,8 @@ impl FakeCsp {
             let mut state = self.state();
             (state.delay, state.next_errors.pop_front().or_else(|| state.down.clone()))
         };
+        let panics = std::mem::take(&mut self.state().panics_next);
+        assert!(!panics, "the fake CSP panics as it was told to");
         tokio::time::sleep(delay).await;
         error.map_or(Ok(()), Err)
     }

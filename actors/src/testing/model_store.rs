@@ -182,13 +182,15 @@ fn throttled<T>() -> Result<T, StoreError> {
 
 impl Tables {
     /// Carries the write out if its condition holds.
-    fn change(&mut self, write: &Write) -> Result<(), Option<Sandbox>> {
-        let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else { return Err(None) };
+    fn change(&mut self, write: &Write) -> WriteOutcome {
+        let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else {
+            return WriteOutcome::Moved { found: None };
+        };
         if !write.expects(found) {
-            return Err(Some(found.clone()));
+            return WriteOutcome::Moved { found: Some(found.clone()) };
         }
         *found = found.changed(&write.change);
-        Ok(())
+        WriteOutcome::Done
     }
 
     fn change_with_claim(&mut self, write: &Write, key: &ClaimKey, may_be_gone: bool) -> WriteOutcome {
@@ -200,10 +202,7 @@ impl Tables {
         if expected && !claim_is_ours {
             return WriteOutcome::ClaimMoved;
         }
-        match self.change(write) {
-            Ok(()) => WriteOutcome::Done,
-            Err(found) => WriteOutcome::Moved { found },
-        }
+        self.change(write)
     }
 
     fn note_if_empty(&mut self) {
@@ -225,7 +224,7 @@ impl SandboxStore for ModelStore {
             if let Some(held) = tables.claims.get(&claim.claim_key) {
                 return ClaimOutcome::AlreadyHeld(held.clone());
             }
-            if let Err(found) = tables.change(&write) {
+            if let WriteOutcome::Moved { found } = tables.change(&write) {
                 return ClaimOutcome::CandidateMoved { found };
             }
             tables.claims.insert(claim.claim_key.clone(), claim);
@@ -278,11 +277,7 @@ impl SandboxStore for ModelStore {
 
     async fn update(&self, write: &Write) -> Result<WriteOutcome, StoreError> {
         let write = write.clone();
-        self.write("update", Ok(WriteOutcome::Conflict), move |tables| match tables.change(&write) {
-            Ok(()) => WriteOutcome::Done,
-            Err(found) => WriteOutcome::Moved { found },
-        })
-        .await
+        self.write("update", Ok(WriteOutcome::Conflict), move |tables| tables.change(&write)).await
     }
 
     async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {

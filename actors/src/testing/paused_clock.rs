@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tokio::time::Instant;
 
@@ -10,6 +10,7 @@ use crate::sandbox::Timestamp;
 pub struct PausedClock {
     began: Instant,
     skew_seconds: AtomicI64,
+    panics_next: AtomicBool,
 }
 
 impl PausedClock {
@@ -19,7 +20,12 @@ impl PausedClock {
     /// Starts now.
     #[allow(clippy::new_without_default, reason = "it reads the clock, which a default should not")]
     pub fn new() -> Self {
-        Self { began: Instant::now(), skew_seconds: AtomicI64::new(0) }
+        Self { began: Instant::now(), skew_seconds: AtomicI64::new(0), panics_next: AtomicBool::new(false) }
+    }
+
+    /// Whoever asks next for the time panics.
+    pub fn panic_next(&self) {
+        self.panics_next.store(true, Ordering::Relaxed);
     }
 
     /// From now on goes wrong by this much.
@@ -30,6 +36,7 @@ impl PausedClock {
 
 impl Clock for PausedClock {
     fn now(&self) -> Timestamp {
+        assert!(!self.panics_next.swap(false, Ordering::Relaxed), "the clock panics as it was told to");
         let right = Self::BEGIN.0 + self.began.elapsed().as_secs();
         Timestamp(right.saturating_add_signed(self.skew_seconds.load(Ordering::Relaxed)))
     }
