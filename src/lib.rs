@@ -3,6 +3,7 @@
 pub mod app;
 pub mod config;
 pub mod csp;
+pub mod ctl;
 pub mod dynamo;
 pub mod http;
 pub mod telemetry;

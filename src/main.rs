@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use sandbox_broker::app::{Application, open_store};
 use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, RawStoreSettings, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
+use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::dynamo::table::create_table;
 use sandbox_broker::telemetry;
 use secrecy::SecretString;
@@ -36,6 +37,8 @@ enum Command {
     Table(TableCommand),
     /// A simulated CSP over HTTP
     CspSim(CspSimArgs),
+    /// Steer a running broker
+    Ctl(CtlArgs),
     /// Ask the broker on this machine whether it is healthy; exit code 0 if so
     Healthcheck {
         /// Port of the broker
@@ -80,6 +83,7 @@ async fn main() -> ExitCode {
         Some(Command::Serve(settings)) => serve(*settings).await,
         Some(Command::Table(TableCommand::Create(settings))) => create(settings).await,
         Some(Command::CspSim(args)) => simulate(args).await,
+        Some(Command::Ctl(args)) => return ctl::run(args).await,
         Some(Command::Healthcheck { broker_port }) => check_health(broker_port).await,
     };
     match outcome {

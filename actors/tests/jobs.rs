@@ -7,7 +7,7 @@ use broker_actors::job::{Activity, JobError};
 use broker_actors::ports::{CspError, Desired, JobLease, LeaseOutcome, SandboxStore as _};
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status, Timestamp, TrackId};
 use broker_actors::sync::SyncOptions;
-use broker_actors::testing::{Fault, FakeCsp, ModelStore, PausedClock, TestBroker};
+use broker_actors::testing::{FakeCsp, Fault, ModelStore, PausedClock, TestBroker};
 use tokio::time::sleep;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -403,7 +403,10 @@ async fn a_panicking_run_is_reported_and_the_job_runs_again() {
     let broker = TestBroker::with_sandboxes(5).await;
     broker.csp.panic_next();
     let panicked = broker.broker.sync(SyncOptions::default()).await;
-    assert!(matches!(&panicked, Err(JobError::Panicked(message)) if message.contains("as it was told")), "{panicked:?}");
+    assert!(
+        matches!(&panicked, Err(JobError::Panicked(message)) if message.contains("as it was told")),
+        "{panicked:?}"
+    );
     let status = broker.broker.actor("csp-sync").await.unwrap();
     assert_eq!(status.status, Activity::Idle);
     assert!(status.last_run.unwrap().error.unwrap().contains("panicked"));

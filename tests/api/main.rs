@@ -5,6 +5,7 @@
 
 mod admin;
 mod bad_input;
+mod ctl;
 mod edge;
 mod helpers;
 mod processes;

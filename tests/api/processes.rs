@@ -1,11 +1,15 @@
 //! Real processes: crashes, several brokers on one DynamoDB server, a CSP that dies, the command line.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use reqwest::Method;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 
-use crate::helpers::assert_error;
-use crate::program::{Broker, CspSim, DynamoServer, program};
+use crate::helpers::{assert_error, send};
+use crate::program::{Broker, CspSim, DynamoServer, eventually, program};
 
 #[actix_web::test]
 async fn a_holding_survives_kill_9() {
@@ -100,15 +104,15 @@ async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
     settings.push(("BROKER_STORE", "memory"));
     let broker = Broker::start(&settings).await;
     assert_eq!(broker.sync("").await.status, 200);
-    csp.set_faults(serde_json::json!({ "empty_listing": true })).await;
+    csp.set_faults(json!({ "empty_listing": true })).await;
     assert_error(&broker.sync("").await, 409, "SYNC_REFUSED");
     assert_eq!(broker.sync("?dry_run=true").await.body["marked_stale"], 20);
     assert_eq!(broker.stats().await.body["available"], 20, "nothing was changed");
-    csp.set_faults(serde_json::json!({ "malformed_body": true })).await;
+    csp.set_faults(json!({ "malformed_body": true })).await;
     assert_error(&broker.sync("?force=true").await, 502, "CSP_ERROR");
-    csp.set_faults(serde_json::json!({ "empty_listing": true })).await;
+    csp.set_faults(json!({ "empty_listing": true })).await;
     assert_eq!(broker.sync("?force=true").await.body["marked_stale"], 20);
-    csp.set_faults(serde_json::json!({})).await;
+    csp.set_faults(json!({})).await;
     assert_eq!(broker.sync("").await.body["revived"], 20);
     assert_eq!(broker.stats().await.body["available"], 20);
 }
@@ -195,4 +199,109 @@ fn help_is_the_manual_of_all_settings() {
         assert!(help.contains(&format!("[env: {setting}")), "{setting} is not in --help");
     }
     assert!(!help.contains(super::program::TRACK_TOKEN), "a token in --help");
+}
+
+/// Three brokers on one table: one of them syncs at a time, a killed one is replaced, a pause reaches all.
+#[actix_web::test]
+async fn three_brokers_share_the_background_jobs() {
+    let (server, csp) = (DynamoServer::start().await, CspSim::start(30).await);
+    let mut settings = csp.settings().to_vec();
+    settings.extend([
+        ("SYNC_INTERVAL_SEC", "2"),
+        ("CLEANUP_INTERVAL_SEC", "1"),
+        ("JOB_LEASE_SEC", "4"),
+        ("CONTROL_POLL_SEC", "1"),
+    ]);
+    let mut brokers = Vec::new();
+    for name in ["one", "two", "three"] {
+        let mut settings = settings.clone();
+        settings.push(("BROKER_REPLICA_ID", name));
+        brokers.push((name, Broker::on_server(&server, &settings).await));
+    }
+
+    // In so many intervals there are so many listings, not three times as many. The end of a run starts the interval,
+    // and whole seconds are compared, so there may be fewer.
+    let lists = async || csp.stats().await["lists"].as_u64().unwrap();
+    let before = lists().await;
+    sleep(Duration::from_secs(8)).await;
+    let in_four_intervals = lists().await - before;
+    assert!((2..=5).contains(&in_four_intervals), "{in_four_intervals} listings in four intervals");
+
+    // The leader dies in the middle of a run, with the lease in its hands.
+    csp.set_faults(json!({ "latency_ms": 3000 })).await;
+    let leader = eventually("a sync is under way", async || {
+        let status = brokers[0].1.get_admin("/v1/admin/actors/csp-sync").await.body;
+        let leader = status["leader"].as_str()?.to_owned();
+        let (_, broker) = brokers.iter().find(|(name, _)| *name == leader)?;
+        let its_status = broker.get_admin("/v1/admin/actors/csp-sync").await.body;
+        (its_status["status"] == "running").then_some(leader)
+    })
+    .await;
+    let index = brokers.iter().position(|(name, _)| *name == leader).unwrap();
+    brokers.remove(index).1.process.kill();
+    csp.set_faults(json!({})).await;
+    let killed_at = Instant::now();
+    eventually("another replica takes over", async || {
+        let status = brokers[0].1.get_admin("/v1/admin/actors/csp-sync").await.body;
+        (status["leader"] != leader.as_str() && status["last_run"]["error"].is_null()).then_some(())
+    })
+    .await;
+    assert!(killed_at.elapsed() < Duration::from_secs(4 + 3), "inside the lease, give or take a look");
+
+    // A pause said to one stops all.
+    let [(_, one), (_, other)] = &brokers[..] else { panic!("two are left") };
+    let pause = one.admin(Method::POST, "/v1/admin/actors/cleanup/pause").json(&json!({ "reason": "freeze" }));
+    assert_eq!(send(pause).await.status, 200);
+    eventually("the other broker obeys", async || {
+        let status = other.get_admin("/v1/admin/actors/cleanup").await.body;
+        (status["status"] == "paused").then_some(())
+    })
+    .await;
+    let mut released = Vec::new();
+    for number in 0..10 {
+        let (track, broker) = (format!("t{number}"), if number % 2 == 0 { one } else { other });
+        let id = broker.allocate(&track).await.sandbox_id().to_owned();
+        assert_eq!(broker.mark_for_deletion(&id, &track).await.status, 200);
+        released.push(id);
+    }
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(csp.stats().await["deletes"], json!({}), "nobody deletes");
+    assert_eq!(one.stats().await.body["pending_deletion"], 10);
+
+    other.post_admin("/v1/admin/actors/cleanup/resume").await;
+    eventually("all are deleted", async || (one.stats().await.body["pending_deletion"] == 0).then_some(())).await;
+    let exactly_once: serde_json::Map<_, _> = released.into_iter().map(|id| (id, json!(1))).collect();
+    assert_eq!(csp.stats().await["deletes"], json!(exactly_once));
+}
+
+/// Allocated, forgotten, reaped on time, deleted, replaced, and free again, without any outside help.
+#[actix_web::test]
+async fn the_pool_lives_by_itself() {
+    let csp = CspSim::start(1).await;
+    let mut settings = csp.settings().to_vec();
+    settings.extend([
+        ("BROKER_STORE", "memory"),
+        ("LAB_DURATION_HOURS", "0.001"),
+        ("GRACE_PERIOD_MINUTES", "0"),
+        ("CLEANUP_INTERVAL_SEC", "1"),
+        ("SYNC_INTERVAL_SEC", "1"),
+    ]);
+    let broker = Broker::start(&settings).await;
+    let first =
+        eventually("the first sync", async || Some(broker.allocate("t1").await).filter(|answer| answer.status == 201))
+            .await;
+    let expires_at = first.body["expires_at"].as_u64().unwrap();
+    assert_error(&broker.allocate("t2").await, 409, "NO_SANDBOXES_AVAILABLE");
+    let reaped_at = eventually("the holding ends", async || {
+        let read = broker.read(first.sandbox_id(), "t1").await;
+        let is_over = read.status == 404 || read.body["status"] != "allocated";
+        is_over.then_some(broker.get("/healthz").await.body["timestamp"].as_u64().unwrap())
+    })
+    .await;
+    assert!((expires_at..=expires_at + 2).contains(&reaped_at), "due at {expires_at}, over at {reaped_at}");
+    let second =
+        eventually("the replacement", async || Some(broker.allocate("t2").await).filter(|answer| answer.status == 201))
+            .await;
+    assert_ne!(second.sandbox_id(), first.sandbox_id());
+    assert_eq!(csp.stats().await["deletes"], json!({ first.sandbox_id(): 1 }));
 }

@@ -1,0 +1,187 @@
+//! `sandbox-broker ctl`: the operator's command line over the admin API.
+
+mod client;
+mod drain;
+mod tables;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use url::Url;
+
+use self::client::{AdminClient, CtlError};
+use self::drain::DrainStatus;
+
+/// Steer a running broker over its admin API
+///
+/// The admin token comes from BROKER_ADMIN_TOKEN alone (the first, of several), because flags show in ps.
+///
+/// Exit codes: 0 done; 1 the broker failed; 2 wrong usage; 3 the token is not accepted; 4 no such sandbox or actor;
+/// 5 refused in the present state (paused, busy, guarded, wrong status); 6 the broker is not reachable or not ready.
+#[derive(Args, Debug)]
+pub struct CtlArgs {
+    /// Where the broker is
+    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    url: Url,
+    /// What to call yourself in the broker's records
+    #[arg(long, env = "USER", global = true)]
+    operator: Option<String>,
+    /// Print the API's JSON, for scripts
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Count the sandboxes of each status
+    Stats,
+    /// List sandboxes
+    Sandboxes {
+        /// Only those of this status
+        #[arg(long)]
+        status: Option<String>,
+        /// Print again and again, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+        /// Seconds between two prints with --watch
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        interval: u64,
+    },
+    /// Show all actors, or one in full
+    Actors {
+        /// Only this one
+        name: Option<String>,
+    },
+    /// Let an actor rest, on every replica
+    Pause {
+        /// Which one
+        actor: String,
+        /// Why; others will read it
+        #[arg(long)]
+        reason: String,
+    },
+    /// Let an actor work again, on every replica
+    Resume {
+        /// Which one
+        actor: String,
+    },
+    /// Run an actor's job now
+    Run {
+        /// Which one
+        actor: String,
+    },
+    /// Sync the pool with the CSP now
+    Sync {
+        /// Tell the differences, write nothing
+        #[arg(long)]
+        dry_run: bool,
+        /// Do it even if the mass-stale guard objects
+        #[arg(long)]
+        force: bool,
+    },
+    /// Take a sandbox from its owner and have it deleted
+    Release {
+        /// Which one
+        id: String,
+    },
+    /// Try the deletion of a deletion_failed sandbox again
+    RetryDeletion {
+        /// Which one
+        id: String,
+    },
+    /// Work through all sandboxes of a status: release allocated ones, retry deletion_failed ones, bury stale ones
+    Drain {
+        /// Which ones
+        #[arg(long, value_enum)]
+        status: DrainStatus,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Runs the command; its data goes to standard output, everything else to standard error.
+pub async fn run(args: CtlArgs) -> ExitCode {
+    let json = args.json;
+    match execute(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error, json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn execute(args: CtlArgs) -> Result<(), CtlError> {
+    let token = std::env::var("BROKER_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+    let token = token.ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
+    let token = SecretString::from(token);
+    let client = AdminClient::new(args.url, &token, args.operator.as_deref())?;
+    let print = |value: &Value, table: fn(&Value) -> String| {
+        print_out(&if args.json { pretty(value) } else { table(value) });
+    };
+    match args.command {
+        Command::Stats => print(&client.get("stats").await?, tables::stats),
+        Command::Sandboxes { status, watch, interval } => loop {
+            let sandboxes = client.sandboxes(status.as_deref()).await?;
+            if watch && !args.json && std::io::stdout().is_terminal() {
+                // Clears the screen and goes to its top left corner.
+                print_out("\u{1b}[2J\u{1b}[H");
+            }
+            print(&json!({ "sandboxes": sandboxes }), tables::sandboxes);
+            if !watch {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(interval)).await;
+        },
+        Command::Actors { name: None } => print(&client.get("actors").await?, tables::actors),
+        Command::Actors { name: Some(name) } => print(&client.get(&actor_path(&name, "")).await?, tables::fields),
+        Command::Pause { actor, reason } => {
+            let body = json!({ "reason": reason });
+            print(&client.send(Method::POST, &actor_path(&actor, "/pause"), Some(body)).await?, tables::actor);
+        }
+        Command::Resume { actor } => print(&client.post(&actor_path(&actor, "/resume")).await?, tables::actor),
+        Command::Run { actor } => print(&client.post(&actor_path(&actor, "/run")).await?, tables::actor),
+        Command::Sync { dry_run, force } => {
+            print(&client.post(&format!("sync?dry_run={dry_run}&force={force}")).await?, tables::fields);
+        }
+        Command::Release { id } => print(&client.post(&sandbox_path(&id, "release")).await?, tables::sandbox),
+        Command::RetryDeletion { id } => {
+            print(&client.post(&sandbox_path(&id, "retry-deletion")).await?, tables::sandbox);
+        }
+        Command::Drain { status, yes } => print(&drain::drain(&client, status, yes).await?, tables::fields),
+    }
+    Ok(())
+}
+
+fn actor_path(name: &str, action: &str) -> String {
+    format!("actors/{}{action}", client::encode(name))
+}
+
+fn sandbox_path(id: &str, action: &str) -> String {
+    format!("sandboxes/{}/{action}", client::encode(id))
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+fn print_out(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+fn report(error: &CtlError, json: bool) {
+    let text = match error {
+        CtlError::Refused { body, .. } if json => pretty(body),
+        error => format!("sandbox-broker ctl: {error}"),
+    };
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
