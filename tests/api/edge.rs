@@ -113,6 +113,17 @@ async fn every_endpoint_of_the_route_table_asks_for_its_token() {
     }
 }
 
+#[actix_web::test]
+async fn more_allocations_at_once_than_are_taken_are_turned_away() {
+    let app = TestApp::start_empty(&["--csp-sim-sandboxes=0", "--max-in-flight=1"]).await;
+    // An empty pool is read again before the answer, so that requests overlap.
+    let answers = futures_util::future::join_all(["a", "b", "c", "d"].map(|track| app.allocate(track))).await;
+    let overloaded: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    assert!(!overloaded.is_empty(), "{answers:?}");
+    overloaded.iter().for_each(|answer| assert_error(answer, 503, "OVERLOADED"));
+    assert_error(&app.allocate("e").await, 409, "NO_SANDBOXES_AVAILABLE");
+}
+
 /// SIGTERM's path: what is in flight is answered, then the broker ends, also with idle connections open.
 #[actix_web::test]
 async fn a_stopping_broker_answers_what_is_in_flight() {

@@ -1,6 +1,7 @@
 //! Boots the application as `main` does, and has one method for each endpoint.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Parser as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -8,6 +9,10 @@ use sandbox_broker::app::Application;
 use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, Settings};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+/// How long anything may take to do what a test waits for. Far longer than anything needs on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(clap::Parser)]
 struct Flags {
@@ -67,13 +72,20 @@ impl TestApp {
         actix_web::rt::spawn(application.run_until_stopped(async {
             let _ = stopped.await;
         }));
-        Self { _stop: Some(stop), ..Self::at(address, DEVELOPMENT_TOKEN, DEVELOPMENT_ADMIN_TOKEN) }
+        let app = Self { _stop: Some(stop), ..Self::at(address, DEVELOPMENT_TOKEN, DEVELOPMENT_ADMIN_TOKEN) };
+        app.is_ready().await;
+        app
     }
 
     /// A broker that runs already.
     pub fn at(address: SocketAddr, track_token: &str, admin_token: &str) -> Self {
         let (track_token, admin_token) = (track_token.to_owned(), admin_token.to_owned());
         Self { address, http: reqwest::Client::new(), track_token, admin_token, _stop: None }
+    }
+
+    /// Returns once the broker is ready.
+    pub async fn is_ready(&self) {
+        eventually("the broker is ready", async || (self.get("/readyz").await.status == 200).then_some(())).await;
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -153,4 +165,16 @@ pub fn assert_error(answer: &Answer, status: u16, code: &str) {
     let retry_after = answer.headers.get("retry-after").map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
     assert_eq!(error["retry_after"].as_u64(), retry_after, "the header goes with the field: {answer:?}");
     assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{answer:?}");
+}
+
+/// Asks again and again until there is an answer.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::helpers::{assert_error, send};
-use crate::program::{Broker, CspSim, DynamoServer, eventually, program};
+use crate::helpers::{assert_error, eventually, send};
+use crate::program::{Broker, CspSim, DynamoServer, program};
 
 #[actix_web::test]
 async fn a_holding_survives_kill_9() {

@@ -4,18 +4,13 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
 
-use crate::helpers::TestApp;
+use crate::helpers::{TestApp, eventually};
 
 pub const TRACK_TOKEN: &str = "track-token-of-at-least-32-characters";
 pub const ADMIN_TOKEN: &str = "admin-token-of-at-least-32-characters";
-
-/// How long a process may take to do what a test waits for. Far longer than it needs on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program with an environment of its own.
 pub fn program(arguments: &[&str]) -> Command {
@@ -91,7 +86,7 @@ impl Broker {
         })
         .await;
         let app = TestApp::at(address, TRACK_TOKEN, ADMIN_TOKEN);
-        eventually("the broker is ready", async || (app.get("/readyz").await.status == 200).then_some(())).await;
+        app.is_ready().await;
         Self { process, app }
     }
 
@@ -162,17 +157,5 @@ impl CspSim {
     pub async fn set_faults(&self, faults: Value) {
         let answer = self.http.put(format!("{}/sim/faults", self.url)).json(&faults).send().await.unwrap();
         assert_eq!(answer.status(), 200);
-    }
-}
-
-/// Asks again and again until there is an answer.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        sleep(Duration::from_millis(20)).await;
     }
 }
