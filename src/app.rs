@@ -201,6 +201,7 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         allocation: AllocationSettings {
             lab_duration: settings.lab_duration,
             timeout: Duration::from_millis(raw.allocate_timeout_ms),
+            max_in_flight: raw.max_in_flight as usize,
             retry: RetryPolicy {
                 base: Duration::from_millis(raw.backoff_base_ms),
                 max: Duration::from_millis(raw.backoff_max_ms),

@@ -115,7 +115,7 @@ async fn a_table_of_another_shape_is_named_and_left_alone() {
 #[tokio::test]
 async fn only_sandboxes_are_indexed() {
     use broker_actors::ports::{Control, Desired};
-    use broker_actors::sandbox::{Claim, Event, Holding, IdempotencyKey, ReplicaId, Timestamp, TrackId};
+    use broker_actors::sandbox::{Holding, IdempotencyKey, ReplicaId, Timestamp, TrackId};
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
     let (now, until) = (Timestamp(1), Timestamp(9));
@@ -123,8 +123,8 @@ async fn only_sandboxes_are_indexed() {
     store.create(&sandbox).await.unwrap();
     let holding =
         Holding { track: TrackId::new("track"), track_name: None, key: IdempotencyKey::new("key"), expires_at: until };
-    let write = sandbox.write(Event::Claim(holding), now).unwrap();
-    store.claim(&write, &Claim::held(&sandbox.changed(&write.change)).unwrap()).await.unwrap();
+    let (write, claim) = sandbox.claim(holding, now).unwrap();
+    store.claim(&write, &claim).await.unwrap();
     let replica = ReplicaId::new("replica");
     store.acquire_lease("job", &replica, now, until, None).await.unwrap();
     store.heartbeat(&replica, now, until).await.unwrap();

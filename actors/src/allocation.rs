@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError, WriteOutcome};
@@ -21,6 +21,9 @@ const MISSES_WITHOUT_WAIT: u32 = 3;
 
 /// So often a release or a renewal is tried again when others change the sandbox meanwhile.
 const MAX_WRITE_ATTEMPTS: u32 = 5;
+
+/// How long a replay's claim may take to be read, beyond the budget, when there is nothing new to be had.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a track asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +56,12 @@ pub enum AllocateError {
     /// An operator has paused the pool manager.
     #[error("allocation is paused")]
     Paused,
+    /// As many claims as this broker takes are under way.
+    #[error("more than {limit} allocations are under way")]
+    Overloaded {
+        /// So many may be.
+        limit: usize,
+    },
     /// The budget of one allocation ran out.
     #[error("the allocation took longer than {} ms", budget.as_millis())]
     TimedOut {
@@ -103,6 +112,8 @@ pub struct AllocationSettings {
     pub lab_duration: Duration,
     /// The whole budget of one allocation.
     pub timeout: Duration,
+    /// So many claims may be under way at once.
+    pub max_in_flight: usize,
     /// The waits between candidates after several were taken.
     pub retry: RetryPolicy,
 }
@@ -123,6 +134,8 @@ struct Shared {
     /// Claims that are running here, each with the channel that will carry its answer. An entry lives as long as its
     /// claim does; duplicates that come meanwhile wait for the same answer.
     running: DashMap<ClaimKey, watch::Receiver<Option<Answer>>>,
+    /// One permit for each claim that may run. The claim holds it, not the caller, who may go away.
+    permits: Arc<Semaphore>,
 }
 
 impl Allocator {
@@ -134,7 +147,13 @@ impl Allocator {
         timers: ExpiryTimers,
         settings: AllocationSettings,
     ) -> Self {
-        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, running: DashMap::new() }))
+        let permits = Arc::new(Semaphore::new(settings.max_in_flight));
+        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, running: DashMap::new(), permits }))
+    }
+
+    /// How many claims are under way.
+    pub fn in_flight(&self) -> usize {
+        self.0.settings.max_in_flight - self.0.permits.available_permits()
     }
 
     /// Gives the track a sandbox: the one its key already holds, or a new one.
@@ -146,12 +165,15 @@ impl Allocator {
         let (mut answer, is_duplicate) = match self.0.running.entry(claim_key.clone()) {
             Entry::Occupied(running) => (running.get().clone(), true),
             Entry::Vacant(free) => {
+                let limit = self.0.settings.max_in_flight;
+                let permit = Arc::clone(&self.0.permits).try_acquire_owned();
+                let permit = permit.map_err(|_| AllocateError::Overloaded { limit })?;
                 let (sender, receiver) = watch::channel(None);
                 free.insert(receiver.clone());
                 let running = Running { shared: Arc::clone(&self.0), claim_key };
                 tokio::spawn(async move {
                     let answer = running.shared.claim_any(request).await;
-                    drop(running);
+                    drop((running, permit));
                     sender.send_replace(Some(answer));
                 });
                 (receiver, false)
@@ -292,8 +314,7 @@ impl Shared {
             key: request.key.clone(),
             expires_at: now.plus(self.settings.lab_duration),
         };
-        let claim = Claim::of(candidate.sandbox(), &holding, now);
-        let Ok(write) = candidate.sandbox().write(Event::Claim(holding), now) else {
+        let Ok((write, claim)) = candidate.sandbox().claim(holding, now) else {
             // Only an available sandbox gets into the pool; if one is not, the next refresh shows it.
             candidate.unknown();
             return Step::TryNext;
@@ -362,7 +383,8 @@ impl Shared {
     /// A replay gets its sandbox whatever keeps new allocations from it.
     async fn replay_or(&self, request: &AllocateRequest, error: AllocateError) -> Answer {
         let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
-        match self.store.find_claim(&claim_key).await {
+        let found = timeout(REPLAY_PATIENCE, self.store.find_claim(&claim_key)).await;
+        match found.unwrap_or(Ok(None)) {
             Ok(Some(held)) if !self.reaper.is_overdue(&held) => Ok(Allocation { claim: held, replayed: true }),
             Ok(_) => Err(error),
             Err(store_error) => Err(store_error.into()),

@@ -216,6 +216,21 @@ impl Sandbox {
         })
     }
 
+    /// The write that claims this sandbox, and the claim item that goes with it.
+    pub fn claim(&self, holding: Holding, now: Timestamp) -> Result<(Write, Claim), Refused> {
+        let claim = Claim {
+            claim_key: ClaimKey { track: holding.track.clone(), key: holding.key.clone() },
+            sandbox_id: self.sandbox_id.clone(),
+            name: self.name.clone(),
+            external_id: self.external_id.clone(),
+            sfdc_account_id: self.sfdc_account_id.clone(),
+            allocated_at: now,
+            expires_at: holding.expires_at,
+            epoch: self.epoch.next(),
+        };
+        Ok((self.write(Event::Claim(holding), now)?, claim))
+    }
+
     /// The sandbox after `change`.
     pub fn changed(&self, change: &Change) -> Self {
         let mut after = self.clone();
@@ -452,20 +467,6 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// The claim that goes with claiming `candidate` for `holding`.
-    pub fn of(candidate: &Sandbox, holding: &Holding, now: Timestamp) -> Self {
-        Self {
-            claim_key: ClaimKey { track: holding.track.clone(), key: holding.key.clone() },
-            sandbox_id: candidate.sandbox_id.clone(),
-            name: candidate.name.clone(),
-            external_id: candidate.external_id.clone(),
-            sfdc_account_id: candidate.sfdc_account_id.clone(),
-            allocated_at: now,
-            expires_at: holding.expires_at,
-            epoch: candidate.epoch.next(),
-        }
-    }
-
     /// The claim that goes with a sandbox, if it is allocated.
     pub fn held(sandbox: &Sandbox) -> Option<Self> {
         if sandbox.status != Status::Allocated {

@@ -13,7 +13,7 @@ use crate::breaker::{BreakerSettings, GuardedCsp};
 use crate::cleanup::{Cleanup, CleanupReport, CleanupSettings};
 use crate::controls::ControlLoop;
 use crate::inventory::Inventory;
-use crate::job::{Activity, ActorStatus, DriverSettings, Job, JobError, JobHandle, Surroundings};
+use crate::job::{Activity, ActorStatus, Job, JobError, JobHandle, Surroundings};
 use crate::pool::Pool;
 use crate::ports::{Clock, Control, CspClient, Desired, SandboxStore, StoreError};
 use crate::reaper::{ExpiryReport, ExpiryTimers, Reaper};
@@ -481,13 +481,7 @@ struct JobStarter<'a> {
 impl JobStarter<'_> {
     fn start<J: Job>(&self, job: J, interval: Duration) -> JobHandle<J> {
         let vital = self.supervisor.vital(job.name());
-        JobHandle::start(
-            self.arbiter,
-            Arc::new(job),
-            DriverSettings { interval },
-            Arc::clone(&self.surroundings),
-            vital,
-        )
+        JobHandle::start(self.arbiter, Arc::new(job), interval, Arc::clone(&self.surroundings), vital)
     }
 }
 

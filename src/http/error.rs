@@ -147,6 +147,9 @@ impl From<AllocateError> for ApiError {
             AllocateError::Paused => {
                 unavailable("BROKER_PAUSED", "an operator has paused allocation; try again later", LATER)
             }
+            AllocateError::Overloaded { .. } => {
+                unavailable("OVERLOADED", "more allocations are under way than this broker takes; try again", SOON)
+            }
             AllocateError::TimedOut { .. } => unavailable(
                 "ALLOCATION_TIMEOUT",
                 "no sandbox could be claimed in time; the same request again is safe",

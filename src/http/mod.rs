@@ -23,7 +23,6 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpResponse, HttpServer, Route, web};
 use broker_actors::ports::Clock;
 use broker_actors::system::Broker;
-use tokio::sync::Semaphore;
 
 use self::access::{Access, MAX_BODY_BYTES, RateLimit, Tokens, admit};
 use self::edge::edge;
@@ -51,10 +50,6 @@ pub struct AppState {
     pub rate_limit: Option<RateLimit>,
     /// So many proxies before us are believed.
     pub trusted_proxies: usize,
-    /// One permit for each allocation that may be under way.
-    pub allocations: Semaphore,
-    /// How many permits there are.
-    pub max_in_flight: usize,
     /// Set once the broker stops; readiness fails from then on.
     pub draining: AtomicBool,
 }
@@ -62,15 +57,12 @@ pub struct AppState {
 impl AppState {
     /// The state of a broker with these settings.
     pub fn new(broker: Broker, clock: Arc<dyn Clock>, settings: &Settings) -> Self {
-        let max_in_flight = settings.raw.max_in_flight as usize;
         Self {
             broker,
             clock,
             tokens: Tokens::new(settings),
             rate_limit: RateLimit::new(settings),
             trusted_proxies: settings.raw.trusted_proxies.into(),
-            allocations: Semaphore::new(max_in_flight),
-            max_in_flight,
             draining: AtomicBool::new(false),
         }
     }

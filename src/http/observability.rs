@@ -32,8 +32,7 @@ pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
 
 /// `GET /metrics`
 pub(super) async fn metrics(state: web::Data<AppState>) -> HttpResponse {
-    let in_flight = state.max_in_flight - state.allocations.available_permits();
-    metrics::gauge!("broker_allocations_in_flight").set(in_flight as f64);
+    metrics::gauge!("broker_allocations_in_flight").set(state.broker.allocator().in_flight() as f64);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(telemetry::metrics().render())
 }
 

@@ -20,11 +20,6 @@ pub(super) async fn allocate(
 ) -> Result<HttpResponse, ApiError> {
     let AllocateHeaders { track, track_name, key, name_prefix } = allocate_headers(request.headers())?;
     let mut log = LogFields { action: Some("allocate"), track_id: Some(track.to_string()), ..LogFields::default() };
-    let Ok(_permit) = state.allocations.try_acquire() else {
-        let message = "more allocations are under way than this broker takes; try again";
-        let error = ApiError::new(actix_web::http::StatusCode::SERVICE_UNAVAILABLE, "OVERLOADED", message);
-        return Err(error.retry_after(std::time::Duration::from_secs(1)));
-    };
     let began = Instant::now();
     let answer = state.broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
     let outcome = outcome_of(&answer);
@@ -103,6 +98,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Ok(_) => "allocated",
         Err(AllocateError::NoneAvailable) => "none_available",
         Err(AllocateError::Paused) => "paused",
+        Err(AllocateError::Overloaded { .. }) => "overloaded",
         Err(AllocateError::TimedOut { .. }) => "timed_out",
         Err(AllocateError::Stopping) => "stopping",
         Err(AllocateError::Store(_)) => "store_error",

@@ -23,13 +23,6 @@ pub(crate) struct Surroundings {
     pub(crate) stop_patience: Duration,
 }
 
-/// What one job's driver needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DriverSettings {
-    /// From the end of a run to the next one.
-    pub(crate) interval: Duration,
-}
-
 /// The soonest that a replica looks again after it found a job not due.
 const SOONEST_LOOK: Duration = Duration::from_secs(1);
 
@@ -46,14 +39,14 @@ impl<J: Job> JobHandle<J> {
     pub(crate) fn start(
         arbiter: &ArbiterHandle,
         job: Arc<J>,
-        settings: DriverSettings,
+        interval: Duration,
         surroundings: Arc<Surroundings>,
         vital: Vital,
     ) -> Self {
         let name = job.name();
         let address = Driver::start_in_arbiter(arbiter, move |_| Driver {
             job,
-            settings,
+            interval,
             surroundings,
             control: None,
             desired: Desired::Paused,
@@ -114,7 +107,8 @@ enum Phase {
 
 struct Driver<J: Job> {
     job: Arc<J>,
-    settings: DriverSettings,
+    /// From the end of a run to the next one.
+    interval: Duration,
     surroundings: Arc<Surroundings>,
     control: Option<Control>,
     desired: Desired,
@@ -163,7 +157,7 @@ impl<J: Job> Driver<J> {
             context.cancel_future(timer);
         }
         self.phase = Phase::Idle { next_run: Some(self.surroundings.clock.now().plus(wait)) };
-        let interval = self.settings.interval;
+        let interval = self.interval;
         self.timer = Some(context.run_later(wait, move |driver, context| {
             driver.timer = None;
             if matches!(driver.phase, Phase::Idle { .. }) && driver.desired == Desired::Running {
@@ -174,7 +168,7 @@ impl<J: Job> Driver<J> {
 
     /// How long to wait after an attempt.
     fn wait_after(&self, attempt: &Attempt<J::Report>) -> Duration {
-        let interval = self.settings.interval;
+        let interval = self.interval;
         match attempt {
             Attempt::Ran { .. } => interval,
             Attempt::NoLease(_) => interval.min(self.surroundings.lease),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::driver::JobHandle;
-pub(crate) use self::driver::{DriverSettings, Surroundings};
+pub(crate) use self::driver::Surroundings;
 use crate::ports::{Control, CspError, Desired, StoreError};
 use crate::sandbox::{ReplicaId, Timestamp};
 

@@ -34,6 +34,7 @@ impl TestBroker {
             allocation: AllocationSettings {
                 lab_duration: Duration::from_secs(4 * 3600),
                 timeout: Duration::from_secs(10),
+                max_in_flight: 1024,
                 retry: RetryPolicy { base: Duration::from_millis(100), max: Duration::from_secs(5) },
             },
             grace: Duration::from_secs(1800),

@@ -11,7 +11,7 @@ pub use self::claims::*;
 pub use self::coordination::*;
 pub use self::sandboxes::*;
 use crate::ports::{CspAccount, SandboxStore};
-use crate::sandbox::{Claim, ClaimKey, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write};
+use crate::sandbox::{Claim, ClaimKey, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write};
 
 /// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
 #[macro_export]
@@ -98,8 +98,8 @@ fn fresh_holding() -> Holding {
 }
 
 fn claim_writes(sandbox: &Sandbox, holding: &Holding) -> (Write, Claim) {
-    let write = sandbox.write(Event::Claim(holding.clone()), NOW).unwrap();
-    let claim = Claim::held(&sandbox.changed(&write.change)).unwrap();
+    let (write, claim) = sandbox.claim(holding.clone(), NOW).unwrap();
+    assert_eq!(Claim::held(&sandbox.changed(&write.change)).as_ref(), Some(&claim), "sandbox and claim agree");
     (write, claim)
 }
 
