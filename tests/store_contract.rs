@@ -152,3 +152,29 @@ async fn only_sandboxes_are_indexed() {
         }
     }
 }
+
+/// One item that somebody has spoilt by hand is an error where it is asked for, and does not keep others from a listing.
+#[tokio::test]
+async fn a_spoilt_item_spoils_no_listing() {
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use broker_actors::ports::{Listing, StoreError};
+    use broker_actors::sandbox::Status;
+    let engine = EmbeddedEngine::in_memory().unwrap();
+    let store = on_engine(&engine).await;
+    let (good, spoilt) = (ModelStore::sandbox(1), ModelStore::sandbox(2));
+    for sandbox in [&good, &spoilt] {
+        store.create(sandbox).await.unwrap();
+    }
+    let spoil = engine
+        .client()
+        .update_item()
+        .table_name(TableNames::default().table)
+        .key("PK", AttributeValue::S(format!("SBX#{}", spoilt.sandbox_id)))
+        .key("SK", AttributeValue::S("META".to_owned()))
+        .update_expression("SET created_at = :nonsense")
+        .expression_attribute_values(":nonsense", AttributeValue::S("yesterday".to_owned()));
+    spoil.send().await.unwrap();
+    assert_eq!(store.list(&Listing::of(Status::Available)).await.unwrap().sandboxes, [good]);
+    let read = store.get(&spoilt.sandbox_id).await;
+    assert!(matches!(&read, Err(StoreError::Corrupt { reason, .. }) if reason.contains("created_at")), "{read:?}");
+}

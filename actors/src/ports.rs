@@ -160,7 +160,7 @@ pub struct Control {
 /// The table, seen from the broker. Each method is one request to the store unless it says otherwise; each write is
 /// conditional on what its caller believes (I5) and names the attributes it changes (I7).
 #[async_trait]
-pub trait SandboxStore: Send + Sync + 'static {
+pub trait SandboxStore: Coordination {
     /// Creates the claim and allocates the candidate, both or neither.
     async fn claim(&self, write: &Write, claim: &Claim) -> Result<ClaimOutcome, StoreError>;
 
@@ -188,6 +188,14 @@ pub trait SandboxStore: Send + Sync + 'static {
     /// Counts the sandboxes of a status, over all pages of the status index: one request for each page.
     async fn count(&self, status: Status) -> Result<u64, StoreError>;
 
+    /// Proves that the table answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// The part of the table by which replicas agree: job leases, operators' controls, the list of live replicas. Like all
+/// of the store, one request for each method unless it says otherwise.
+#[async_trait]
+pub trait Coordination: Send + Sync + 'static {
     /// Takes the lease of `job` for `holder` until `until`, if nobody holds it at `now` and, when `due_since` is
     /// given, if its last run ended then or before.
     async fn acquire_lease(
@@ -224,9 +232,6 @@ pub trait SandboxStore: Send + Sync + 'static {
 
     /// Takes `replica` off the list.
     async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError>;
-
-    /// Proves that the table answers.
-    async fn ping(&self) -> Result<(), StoreError>;
 }
 
 /// An active sandbox account in the CSP's listing.

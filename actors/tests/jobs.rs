@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_actors::job::{Activity, JobError};
-use broker_actors::ports::{CspError, Desired, JobLease, LeaseOutcome, SandboxStore as _};
+use broker_actors::ports::{Coordination as _, CspError, Desired, JobLease, LeaseOutcome, SandboxStore as _};
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status, Timestamp, TrackId};
 use broker_actors::sync::SyncOptions;
 use broker_actors::testing::{FakeCsp, Fault, ModelStore, PausedClock, TestBroker};

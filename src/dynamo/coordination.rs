@@ -1,8 +1,10 @@
 //! The items by which replicas agree: job leases, operators' controls, the list of live replicas.
 
+use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use broker_actors::ports::{Control, JobLease, LeaseOutcome, StoreError};
+use broker_actors::ports::{Control, Coordination, JobLease, LeaseOutcome, StoreError};
 use broker_actors::sandbox::{ReplicaId, Timestamp};
 
 use super::errors::{Kind, store_error};
@@ -18,8 +20,9 @@ const MAX_BATCH_READS: u32 = 5;
 /// The most replicas that are told apart; beyond that, some walk the pool in an order of their own (I8).
 const MAX_REPLICAS: i32 = 100;
 
-impl DynamoStore {
-    pub(super) async fn acquire(
+#[async_trait]
+impl Coordination for DynamoStore {
+    async fn acquire_lease(
         &self,
         job: &str,
         holder: &ReplicaId,
@@ -65,12 +68,12 @@ impl DynamoStore {
         }
     }
 
-    pub(super) async fn extend(&self, lease: &JobLease, until: Timestamp) -> Result<bool, StoreError> {
+    async fn extend_lease(&self, lease: &JobLease, until: Timestamp) -> Result<bool, StoreError> {
         let request = self.own_lease(lease).update_expression("SET expires_at = :until");
         held(request.expression_attribute_values(":until", time(until))).await
     }
 
-    pub(super) async fn release(&self, lease: &JobLease) -> Result<bool, StoreError> {
+    async fn release_lease(&self, lease: &JobLease) -> Result<bool, StoreError> {
         let mut sets = vec!["expires_at = :over"];
         let mut request = self.own_lease(lease).expression_attribute_values(":over", number(0));
         if let Some(ran_at) = lease.ran_at {
@@ -84,20 +87,12 @@ impl DynamoStore {
         held(request.update_expression(format!("SET {}", sets.join(", ")))).await
     }
 
-    fn own_lease(
-        &self,
-        lease: &JobLease,
-    ) -> aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder {
-        self.client
-            .update_item()
-            .table_name(&self.names.table)
-            .set_key(Some(lease_key(&lease.job)))
-            .condition_expression("holder = :holder AND term = :term")
-            .expression_attribute_values(":holder", text(lease.holder.as_str()))
-            .expression_attribute_values(":term", number(lease.term))
+    async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError> {
+        let found = self.get_item(lease_key(job)).await?;
+        found.map(|found| read_lease(job, &found)).transpose()
     }
 
-    pub(super) async fn store_control(&self, control: &Control) -> Result<(), StoreError> {
+    async fn put_control(&self, control: &Control) -> Result<(), StoreError> {
         let request = self
             .client
             .update_item()
@@ -122,7 +117,7 @@ impl DynamoStore {
         }
     }
 
-    pub(super) async fn read_controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
+    async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
         let mut wanted = KeysAndAttributes::builder().consistent_read(true);
         for actor in actors {
             wanted = wanted.keys(control_key(actor));
@@ -145,7 +140,34 @@ impl DynamoStore {
         }
     }
 
-    pub(super) async fn keep_listed(&self, replica: &ReplicaId, until: Timestamp) -> Result<(), StoreError> {
+    async fn heartbeat(
+        &self,
+        replica: &ReplicaId,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<ReplicaId>, StoreError> {
+        self.keep_listed(replica, until).await?;
+        self.live_replicas(now).await
+    }
+
+    async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError> {
+        let request = self.client.delete_item().table_name(&self.names.table).set_key(Some(replica_key(replica)));
+        request.send().await.map(|_| ()).map_err(|error| store_error(Kind::Write, error))
+    }
+}
+
+impl DynamoStore {
+    fn own_lease(&self, lease: &JobLease) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&self.names.table)
+            .set_key(Some(lease_key(&lease.job)))
+            .condition_expression("holder = :holder AND term = :term")
+            .expression_attribute_values(":holder", text(lease.holder.as_str()))
+            .expression_attribute_values(":term", number(lease.term))
+    }
+
+    async fn keep_listed(&self, replica: &ReplicaId, until: Timestamp) -> Result<(), StoreError> {
         let request = self
             .client
             .update_item()
@@ -163,7 +185,7 @@ impl DynamoStore {
         }
     }
 
-    pub(super) async fn live_replicas(&self, now: Timestamp) -> Result<Vec<ReplicaId>, StoreError> {
+    async fn live_replicas(&self, now: Timestamp) -> Result<Vec<ReplicaId>, StoreError> {
         let request = self
             .client
             .query()
@@ -177,17 +199,10 @@ impl DynamoStore {
         let answer = request.send().await.map_err(|error| store_error(Kind::Read, error))?;
         answer.items().iter().map(read_replica).collect()
     }
-
-    pub(super) async fn unlist(&self, replica: &ReplicaId) -> Result<(), StoreError> {
-        let request = self.client.delete_item().table_name(&self.names.table).set_key(Some(replica_key(replica)));
-        request.send().await.map(|_| ()).map_err(|error| store_error(Kind::Write, error))
-    }
 }
 
 /// Sends a write to a lease; `false` if the lease is not held any more.
-async fn held(
-    request: aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder,
-) -> Result<bool, StoreError> {
+async fn held(request: UpdateItemFluentBuilder) -> Result<bool, StoreError> {
     match request.send().await {
         Ok(_) => Ok(true),
         Err(error) if is_condition_failure(&error) => Ok(false),

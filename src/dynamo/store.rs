@@ -1,4 +1,4 @@
-//! [`SandboxStore`] on DynamoDB: sandboxes and claims here, leases, controls and replicas in [`super::coordination`].
+//! [`SandboxStore`] on DynamoDB: sandboxes and claims here, the rest in [`super::coordination`].
 
 use std::collections::HashMap;
 
@@ -11,15 +11,12 @@ use aws_sdk_dynamodb::types::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use broker_actors::ports::{
-    ClaimOutcome, Control, Cursor, JobLease, LeaseOutcome, Listing, MAX_PAGE, Page, SandboxStore, StoreError,
-    WriteOutcome,
-};
-use broker_actors::sandbox::{Claim, ClaimKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
+use broker_actors::ports::{ClaimOutcome, Cursor, Listing, MAX_PAGE, Page, SandboxStore, StoreError, WriteOutcome};
+use broker_actors::sandbox::{Claim, ClaimKey, Sandbox, SandboxId, Status, Write};
 
 use super::errors::{Kind, store_error};
 use super::item::{
-    self, Item, PK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, sandbox_item,
+    Item, PK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, sandbox_item,
     sandbox_key, text, time, update_of,
 };
 use super::table::TableNames;
@@ -243,7 +240,7 @@ impl SandboxStore for DynamoStore {
                 .expression_attribute_values(":until", time(until)),
         };
         let answer = request.send().await.map_err(|error| store_error(Kind::Read, error))?;
-        let sandboxes = answer.items().iter().map(read_sandbox).collect::<Result<_, _>>()?;
+        let sandboxes = answer.items().iter().filter_map(readable).collect();
         Ok(Page { sandboxes, next: answer.last_evaluated_key().map(write_cursor).transpose()? })
     }
 
@@ -267,59 +264,13 @@ impl SandboxStore for DynamoStore {
         Ok(count)
     }
 
-    async fn acquire_lease(
-        &self,
-        job: &str,
-        holder: &ReplicaId,
-        now: Timestamp,
-        until: Timestamp,
-        due_since: Option<Timestamp>,
-    ) -> Result<LeaseOutcome, StoreError> {
-        self.acquire(job, holder, now, until, due_since).await
-    }
-
-    async fn extend_lease(&self, lease: &JobLease, until: Timestamp) -> Result<bool, StoreError> {
-        self.extend(lease, until).await
-    }
-
-    async fn release_lease(&self, lease: &JobLease) -> Result<bool, StoreError> {
-        self.release(lease).await
-    }
-
-    async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError> {
-        let found = self.get_item(item::lease_key(job)).await?;
-        found.map(|found| item::read_lease(job, &found)).transpose()
-    }
-
-    async fn put_control(&self, control: &Control) -> Result<(), StoreError> {
-        self.store_control(control).await
-    }
-
-    async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
-        self.read_controls(actors).await
-    }
-
-    async fn heartbeat(
-        &self,
-        replica: &ReplicaId,
-        now: Timestamp,
-        until: Timestamp,
-    ) -> Result<Vec<ReplicaId>, StoreError> {
-        self.keep_listed(replica, until).await?;
-        self.live_replicas(now).await
-    }
-
-    async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError> {
-        self.unlist(replica).await
-    }
-
     async fn ping(&self) -> Result<(), StoreError> {
         self.get_item(control_key("pool-manager")).await.map(|_| ())
     }
 }
 
 impl DynamoStore {
-    async fn get_item(&self, key: Item) -> Result<Option<Item>, StoreError> {
+    pub(super) async fn get_item(&self, key: Item) -> Result<Option<Item>, StoreError> {
         let request = self.client.get_item().table_name(&self.names.table).set_key(Some(key)).consistent_read(true);
         let answer = request.send().await.map_err(|error| store_error(Kind::Read, error))?;
         Ok(answer.item)
@@ -331,6 +282,16 @@ where
     E: aws_sdk_dynamodb::error::ProvideErrorMetadata,
 {
     error.as_service_error().and_then(|refusal| refusal.code()) == Some("ConditionalCheckFailedException")
+}
+
+/// One item that somebody has spoilt by hand must not keep the others from being listed.
+fn readable(item: &Item) -> Option<Sandbox> {
+    read_sandbox(item)
+        .inspect_err(|error| {
+            metrics::counter!("broker_unreadable_items_total").increment(1);
+            tracing::error!(%error, "an item was left out of a listing");
+        })
+        .ok()
 }
 
 /// A cursor is the index key at which the page ended: `allocated_at` and the sandbox's id. The status is the caller's.

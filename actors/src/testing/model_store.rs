@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::faults::{Fault, FaultPlan};
 use crate::ports::{
-    ClaimOutcome, Control, CspAccount, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore, StoreError,
-    WriteOutcome,
+    ClaimOutcome, Control, Coordination, CspAccount, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore,
+    StoreError, WriteOutcome,
 };
 use crate::sandbox::{Claim, ClaimKey, Epoch, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
 
@@ -308,6 +308,13 @@ impl SandboxStore for ModelStore {
         .await
     }
 
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read("ping", |_| Ok(())).await
+    }
+}
+
+#[async_trait]
+impl Coordination for ModelStore {
     async fn acquire_lease(
         &self,
         job: &str,
@@ -399,10 +406,6 @@ impl SandboxStore for ModelStore {
             tables.replicas.remove(&replica);
         })
         .await
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.read("ping", |_| Ok(())).await
     }
 }
 
