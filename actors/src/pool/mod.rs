@@ -84,7 +84,7 @@ impl Pool {
     /// timeout. Dropping the future gives up the place in the queue and loses no candidate.
     pub async fn take(&self, prefix: Option<String>) -> Result<Candidate, TakeError> {
         let (reply, answer) = oneshot::channel();
-        // `do_send` ignores the mailbox's capacity; the bound is the admission limit at the HTTP edge.
+        // `do_send` ignores the mailbox's capacity; the bound is the number of claims that may be under way.
         self.address.do_send(Take { prefix, reply });
         answer.await.map_err(|_| TakeError::Gone)?
     }
@@ -186,7 +186,7 @@ type TakeReply = oneshot::Sender<Result<Candidate, TakeError>>;
 #[derive(Debug)]
 pub struct PoolManager {
     cache: Cache,
-    /// Requests that found nothing, oldest first. Bounded by the admission limit.
+    /// Requests that found nothing, oldest first. No more than claims may be under way.
     waiters: VecDeque<Waiter>,
     paused: bool,
     low_water: usize,
