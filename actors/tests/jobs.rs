@@ -219,6 +219,24 @@ async fn ten_thousand_are_worked_off_in_pages_with_bounded_concurrency() {
 }
 
 #[actix::test]
+async fn a_delay_bounds_the_rate_of_deletions() {
+    tokio::time::pause();
+    let mut settings = TestBroker::settings("replica-1");
+    settings.cleanup.delay = Duration::from_secs(10);
+    settings.cleanup.concurrency = 2;
+    let (csp, clock) = (Arc::new(FakeCsp::with_accounts(10)), Arc::new(PausedClock::new()));
+    let broker = TestBroker::start(ModelStore::with_sandboxes(10), csp, clock, settings).await;
+    sleep(Duration::from_secs(1)).await;
+    for track in 0..10 {
+        let claim = broker.allocate(&format!("t{track}")).await.unwrap().claim;
+        release(&broker, &claim).await;
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(broker.broker.cleanup().await.unwrap().deleted, 10);
+    assert_eq!(began.elapsed().as_secs(), 50, "two at a time, each after ten seconds");
+}
+
+#[actix::test]
 async fn a_pause_in_the_middle_of_a_run_ends_it_between_two_sandboxes() {
     let broker = TestBroker::with_sandboxes(100).await;
     for track in 0..100 {

@@ -130,6 +130,29 @@ async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
     assert_eq!(broker.stats().await.body["available"], 20);
 }
 
+#[actix_web::test]
+async fn stale_sandboxes_are_buried_when_operators_say_so() {
+    let csp = CspSim::start(20).await;
+    let mut settings = csp.settings().to_vec();
+    settings.push(("BROKER_STORE", "memory"));
+    let broker = Broker::start(&settings).await;
+    assert_eq!(broker.sync("").await.status, 200);
+    csp.set_faults(json!({ "missing": [2_000_001, 2_000_002, 2_000_003] })).await;
+    assert_eq!(broker.sync("").await.body["marked_stale"], 3);
+    let early = broker.post_admin("/v1/admin/auto-delete-stale").await;
+    assert_eq!((&early.body["status"], &early.body["deleted"]), (&json!("completed"), &json!(0)), "not for a day");
+    let buried = broker.post_admin("/v1/admin/auto-delete-stale?grace_period_hours=0").await;
+    assert_eq!(buried.body["deleted"], 3, "{buried:?}");
+    csp.set_faults(json!({ "missing": [2_000_004] })).await;
+    assert_eq!(broker.sync("").await.body["marked_stale"], 1, "tombstones stay tombstones");
+    assert_eq!(broker.post_admin("/v1/admin/bulk-delete?status=stale").await.body["deleted"], 1);
+    assert_eq!(broker.post_admin("/v1/admin/bulk-delete?status=deletion_failed").await.body["deleted"], 0);
+    let stats = broker.stats().await.body;
+    assert_eq!((&stats["total"], &stats["stale"]), (&json!(16), &json!(0)));
+    assert_eq!(csp.stats().await["deletes"], json!({}), "without a call to the CSP");
+    assert_eq!(broker.post_admin("/v1/admin/auto-expire").await.body["expired"], 0);
+}
+
 #[test]
 fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
     type Setting = (&'static str, &'static str);
