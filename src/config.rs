@@ -78,7 +78,7 @@ pub struct RawSettings {
     /// Allocations that may be under way at once
     #[arg(long, env, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Server")]
     pub max_in_flight: u32,
-    /// Origins that browsers may call from, comma-separated, such as https://labs.example.com [default: none]
+    /// Origins that browsers may call from, comma-separated, scheme://host[:port] each [default: none]
     #[arg(long, env, value_delimiter = ',', help_heading = "Server")]
     pub cors_allowed_origins: Vec<String>,
     /// Seconds that requests and jobs under way get at SIGTERM
@@ -201,7 +201,7 @@ pub struct RawStoreSettings {
     /// Name of the index by idempotency key
     #[arg(long, env, default_value = "IdempotencyIndex", help_heading = "Store")]
     pub ddb_gsi3_name: String,
-    /// Another DynamoDB-compatible server to use, such as http://127.0.0.1:8000
+    /// Another DynamoDB-compatible server to use, by its URL
     #[arg(long, env, help_heading = "Store")]
     pub ddb_endpoint_url: Option<String>,
     /// AWS region [default: the AWS SDK's chain]

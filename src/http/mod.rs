@@ -1,5 +1,5 @@
-//! The HTTP side: one route table ([`routes`]), one file for each kind of resource, and what all requests share
-//! ([`edge`], [`access`], [`error`]).
+//! The HTTP side: one route table ([`ENDPOINTS`]), one file for each kind of resource, and what all requests share
+//! ([`mod@edge`], [`access`], [`mod@error`]).
 
 pub mod access;
 mod admin;

@@ -3,7 +3,7 @@
 //! A [`Job`] is a bounded, idempotent function of the ports and the time that returns a typed report. Everything else
 //! is the driver's ([`JobHandle`]): the timer, which starts again when a run has ended; activation by hand, of which
 //! at most one is queued behind a running one; pause and resume; the status; and leadership: a run takes the job's
-//! lease first ([`lease`]), so that over any number of replicas one runs the job at a time, and whoever finds the job
+//! lease first (`lease.rs`), so that over any number of replicas one runs the job at a time, and whoever finds the job
 //! not due leaves it alone.
 
 mod driver;

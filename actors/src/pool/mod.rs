@@ -2,7 +2,7 @@
 //!
 //! The actor does no I/O. [`Pool`] is its address as callers see it: [`Pool::take`] yields a [`Candidate`], a guard
 //! that tells the actor what became of it, also when its holder is dropped half-way. The refresh loop
-//! ([`crate::refresh`]) reads the index and hands the actor what it found.
+//! (`refresh.rs`) reads the index and hands the actor what it found.
 //!
 //! A request that finds nothing waits in the actor: for a candidate that comes back, or for a refresh, whichever is
 //! first. "None" is the answer only after a refresh that began after the request came and during which no fitting
