@@ -78,7 +78,7 @@ pub struct RawSettings {
     /// Allocations that may be under way at once
     #[arg(long, env, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Server")]
     pub max_in_flight: u32,
-    /// Origins that browsers may call from, comma-separated, scheme://host[:port] each [default: none]
+    /// Origins that browsers may call from, comma-separated, each as scheme://host:port [default: none]
     #[arg(long, env, value_delimiter = ',', help_heading = "Server")]
     pub cors_allowed_origins: Vec<String>,
     /// Seconds that requests and jobs under way get at SIGTERM
