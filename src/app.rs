@@ -30,7 +30,7 @@ use crate::dynamo::{DynamoStore, connect};
 use crate::http::{self, AppState};
 use crate::telemetry;
 
-/// How often what idles is swept: rate-limit buckets, expired items of the embedded store.
+/// How often expired items are removed from the embedded store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Why the broker did not start.
@@ -128,7 +128,7 @@ impl Application {
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let handle = self.server.handle();
         let server = actix_web::rt::spawn(self.server);
-        let sweeper = actix_web::rt::spawn(sweep(self.state.clone(), self.engine));
+        let sweeper = self.engine.map(|engine| actix_web::rt::spawn(sweep(engine)));
         let broker = self.state.broker.clone();
         let ended = tokio::select! {
             () = stop => Ok(()),
@@ -143,7 +143,9 @@ impl Application {
         if drained.await.is_err() {
             tracing::warn!(grace = ?self.grace, "not everything ended in time");
         }
-        sweeper.abort();
+        if let Some(sweeper) = sweeper {
+            sweeper.abort();
+        }
         if let Some(simulator) = self.simulator {
             simulator.stop(false).await;
         }
@@ -236,19 +238,16 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
     }
 }
 
-async fn sweep(state: web::Data<AppState>, engine: Option<EmbeddedEngine>) {
+/// Does for the embedded store what DynamoDB does by itself: removes items whose TTL is over.
+async fn sweep(engine: EmbeddedEngine) {
     let mut ticks = interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
-        if let Some(rate_limit) = &state.rate_limit {
-            rate_limit.forget_idle();
-        }
-        if let Some(engine) = engine.clone() {
-            match web::block(move || engine.sweep_ttl()).await {
-                Ok(Ok(removed)) => tracing::debug!(removed, "expired items removed"),
-                Ok(Err(error)) => tracing::warn!(%error, "expired items could not be removed"),
-                Err(_) => tracing::warn!("the sweep of expired items was cut off"),
-            }
+        let engine = engine.clone();
+        match web::block(move || engine.sweep_ttl()).await {
+            Ok(Ok(removed)) => tracing::debug!(removed, "expired items removed"),
+            Ok(Err(error)) => tracing::warn!(%error, "expired items could not be removed"),
+            Err(_) => tracing::warn!("the sweep of expired items was cut off"),
         }
     }
 }

@@ -115,6 +115,9 @@ impl Job for CspSync {
             tracing::warn!(%sandbox_id, "an allocated sandbox is gone from the CSP; it is left to its owner");
         }
         self.write(differences, &mut report, stop).await?;
+        metrics::counter!("broker_sync_sandboxes_synced_total").increment(report.synced);
+        metrics::counter!("broker_sync_sandboxes_stale_total").increment(report.marked_stale);
+        metrics::gauge!("broker_sync_allocated_missing").set(report.allocated_missing as f64);
         Ok(report)
     }
 }

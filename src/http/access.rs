@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -24,6 +25,9 @@ use crate::config::Settings;
 
 /// No call of this API needs a larger body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// After so many requests idle clients are forgotten; so many more than the active ones are remembered at most.
+const FORGET_EVERY: u64 = 10_000;
 
 /// A request that came over a connection which cannot tell its address counts as from here.
 const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
@@ -86,6 +90,8 @@ type Limiter = RateLimiter<IpAddr, DashMapStateStore<IpAddr>, DefaultClock, Stat
 #[derive(Clone, Debug)]
 pub struct RateLimit {
     limiter: Arc<Limiter>,
+    /// Counts the requests, to forget idle clients now and then.
+    taken: Arc<AtomicU64>,
     burst: u32,
     rps: u32,
 }
@@ -96,17 +102,21 @@ impl RateLimit {
         let rps = NonZeroU32::new(settings.rate_limit_rps?)?;
         let burst = NonZeroU32::new(settings.raw.rate_limit_burst)?;
         let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
-        Some(Self { limiter: Arc::new(limiter), burst: burst.get(), rps: rps.get() })
+        let taken = Arc::new(AtomicU64::new(0));
+        Some(Self { limiter: Arc::new(limiter), taken, burst: burst.get(), rps: rps.get() })
     }
 
-    /// Forgets clients whose buckets are full again; called now and then, so that memory stays bounded (I8).
-    pub fn forget_idle(&self) {
-        self.limiter.retain_recent();
-        self.limiter.shrink_to_fit();
+    /// Forgets clients whose buckets are full again, so that memory stays bounded (I8).
+    fn forget_idle(&self) {
+        if self.taken.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
+            self.limiter.retain_recent();
+            self.limiter.shrink_to_fit();
+        }
     }
 
     /// Takes one from the client's bucket. Either way comes with the headers that tell how full it is.
     fn take(&self, client: IpAddr) -> (Result<(), ApiError>, [(HeaderName, HeaderValue); 3]) {
+        self.forget_idle();
         let (result, remaining) = match self.limiter.check_key(&client) {
             Ok(bucket) => (Ok(()), bucket.remaining_burst_capacity()),
             Err(until) => {
@@ -161,10 +171,11 @@ fn bounded(headers: &HeaderMap) -> Result<(), ApiError> {
 pub fn client_of(request: &HttpRequest, trusted_proxies: usize) -> IpAddr {
     let peer = request.peer_addr().map_or(UNKNOWN_CLIENT, |address| address.ip());
     let forwarded = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
-    let mut hops: Vec<IpAddr> =
-        forwarded.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
-    hops.push(peer);
-    let client = hops[hops.len().saturating_sub(1 + trusted_proxies)];
+    // An entry that is no address keeps its place, or the one before it would count as the proxy's word.
+    let mut hops: Vec<Option<IpAddr>> =
+        forwarded.flat_map(|value| value.split(',')).map(|hop| hop.trim().parse().ok()).collect();
+    hops.push(Some(peer));
+    let client = hops[hops.len().saturating_sub(1 + trusted_proxies)].unwrap_or(peer);
     match client.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

@@ -87,6 +87,15 @@ async fn requests_of_one_client_are_limited_and_probes_are_not() {
     assert_eq!(last.headers["x-ratelimit-limit"], "3");
     assert!(last.headers.contains_key("x-ratelimit-reset"));
     assert_error(&from("192.0.2.99").await, 404, "SANDBOX_NOT_FOUND");
+    // Where the proxy's entry is no address, the connection counts, not what the client put before it.
+    let answers =
+        within_a_second(async |client| vec![from(&format!("{client}, nonsense")).await, from("x, nonsense").await])
+            .await;
+    let [first, second] = [0, 1].map(|index| {
+        let remaining = answers[index].headers["x-ratelimit-remaining"].to_str().unwrap();
+        remaining.parse::<u32>().unwrap()
+    });
+    assert_eq!(second, first - 1, "one bucket for both");
     for path in ["/healthz", "/readyz", "/metrics"] {
         for _ in 0..10 {
             assert_eq!(app.get(path).await.status, 200);
