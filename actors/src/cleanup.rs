@@ -87,6 +87,11 @@ impl Job for Cleanup {
             listing.after = page.next;
         }
     }
+
+    fn measure(&self, outcome: &'static str, duration: Duration) {
+        metrics::counter!("broker_cleanup_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("broker_cleanup_duration_seconds").record(duration.as_secs_f64());
+    }
 }
 
 impl Cleanup {

@@ -12,10 +12,11 @@
 //!
 //! Behind that work the background jobs ([`job`] drives them): [`sync`] brings sandboxes in from the CSP, through the
 //! [`breaker`]; [`reaper`] ends what expired; [`cleanup`] deletes at the CSP; [`stale`] buries what vanished.
-//! [`system`] starts and stops it all.
+//! [`inventory`] is what operators see of it, and the census counts it for them. [`system`] starts and stops it all.
 
 pub mod allocation;
 pub mod breaker;
+mod census;
 pub mod cleanup;
 mod concurrency;
 mod controls;

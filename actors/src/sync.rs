@@ -120,6 +120,11 @@ impl Job for CspSync {
         metrics::gauge!("broker_sync_allocated_missing").set(report.allocated_missing as f64);
         Ok(report)
     }
+
+    fn measure(&self, outcome: &'static str, duration: Duration) {
+        metrics::counter!("broker_sync_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("broker_sync_duration_seconds").record(duration.as_secs_f64());
+    }
 }
 
 impl CspSync {

@@ -9,10 +9,11 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::allocation::{AllocationSettings, Allocator};
-use crate::breaker::{BreakerSettings, GuardedCsp};
+use crate::breaker::{BreakerSettings, BreakerSnapshot, GuardedCsp};
+use crate::census::Census;
 use crate::cleanup::{Cleanup, CleanupReport, CleanupSettings};
 use crate::controls::ControlLoop;
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, Stats};
 use crate::job::{Activity, ActorStatus, Job, JobError, JobHandle, Surroundings};
 use crate::pool::Pool;
 use crate::ports::{Clock, Control, CspClient, Desired, SandboxStore, StoreError};
@@ -115,6 +116,7 @@ struct Parts {
     timers: ExpiryTimers,
     allocator: Allocator,
     inventory: Inventory,
+    census: Census,
     csp: Arc<GuardedCsp>,
     sync_job: CspSync,
     stale_job: StaleCollector,
@@ -218,6 +220,7 @@ impl Broker {
             timers,
             allocator,
             inventory,
+            census: Census::new(),
             csp,
             sync_job,
             stale_job,
@@ -230,6 +233,8 @@ impl Broker {
         control_loop.keep_replica_listed().await;
         background_arbiter.spawn(control_loop.run());
         background_arbiter.spawn(refresher.run());
+        let vital = broker.supervisor().vital("census");
+        background_arbiter.spawn(broker.0.census.clone().run(broker.clone(), vital));
         Ok(broker)
     }
 
@@ -241,6 +246,16 @@ impl Broker {
     /// Counts, lists, and what operators do to single sandboxes.
     pub fn inventory(&self) -> &Inventory {
         &self.0.inventory
+    }
+
+    /// Follows how many sandboxes are in each state, counted every few seconds as long as the receiver lives.
+    pub fn watch_stats(&self) -> watch::Receiver<Option<Stats>> {
+        self.0.census.watch()
+    }
+
+    /// The circuit breaker before the CSP, on this replica.
+    pub fn circuit_breaker(&self) -> BreakerSnapshot {
+        self.0.csp.snapshot()
     }
 
     /// Syncs now. A dry run writes nothing, so it needs no lease and runs also while the actor is paused.
@@ -403,7 +418,7 @@ impl Broker {
             status.leader = Some(lease.holder);
         }
         if job.name() == "csp-sync" || job.name() == "cleanup" {
-            status.details = Some(serde_json::json!({ "circuit_breaker": self.0.csp.snapshot() }));
+            status.details = Some(serde_json::json!({ "circuit_breaker": self.circuit_breaker() }));
         }
         Ok(status)
     }

@@ -180,6 +180,10 @@ impl<J: Job> Driver<J> {
         }
     }
 
+    fn is_leader(&self, is_leader: bool) {
+        metrics::gauge!("broker_job_leader", "job" => self.job.name()).set(f64::from(u8::from(is_leader)));
+    }
+
     fn tell_run_to_end(&self) {
         if let Phase::Running { stop, .. } = &self.phase {
             stop.send_replace(true);
@@ -227,12 +231,14 @@ impl<J: Job> Handler<Ended<J>> for Driver<J> {
         let wait = self.wait_after(&ended.attempt);
         let result = match ended.attempt {
             Attempt::Ran { record, result } => {
-                log_run(self.job.name(), &record, &result);
+                log_run(self.job.as_ref(), &record, &result);
+                self.is_leader(true);
                 self.leader = Some(record.replica.clone());
                 self.last_run = Some(record);
                 result
             }
             Attempt::NotNow(other) => {
+                self.is_leader(other.holder == self.surroundings.replica);
                 self.leader = Some(other.holder.clone());
                 Err(JobError::Busy { holder: other.holder })
             }
@@ -341,10 +347,12 @@ impl<J: Job> Handler<Stop> for Driver<J> {
     }
 }
 
-fn log_run<R: serde::Serialize>(job: &'static str, record: &RunRecord, result: &Result<R, JobError>) {
+fn log_run<J: Job>(job: &J, record: &RunRecord, result: &Result<J::Report, JobError>) {
     let outcome = result.as_ref().map_or_else(JobError::outcome, |_| "completed");
-    metrics::counter!("broker_job_runs_total", "job" => job, "outcome" => outcome).increment(1);
     let RunRecord { duration_ms, report, error, .. } = record;
+    job.measure(outcome, Duration::from_millis(*duration_ms));
+    let job = job.name();
+    metrics::counter!("broker_job_runs_total", "job" => job, "outcome" => outcome).increment(1);
     match (report, error) {
         (_, Some(error)) => tracing::warn!(job, outcome, duration_ms, error, "job run failed"),
         (report, None) => {

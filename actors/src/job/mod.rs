@@ -32,6 +32,9 @@ pub trait Job: Send + Sync + 'static {
     /// Does what is due now, and returns early with what it has done when `stop` is requested. It may be dropped at
     /// any await, and run again from the start.
     async fn run(&self, stop: &StopSignal) -> Result<Self::Report, JobError>;
+
+    /// Counts an ended run in the job's own metrics, beside those that every job has.
+    fn measure(&self, _outcome: &'static str, _duration: Duration) {}
 }
 
 /// Tells a run that it should come to an end: its actor was paused or the broker stops.
