@@ -1,0 +1,349 @@
+# Log, alarms, dashboard. What only the broker knows comes from its log: one census line a minute from each task, one
+# line for each job run, one for each request.
+
+resource "aws_cloudwatch_log_group" "broker" {
+  # checkov:skip=CKV_AWS_158:A customer's own key is an option (kms_key_arn); the log holds no secret.
+  # checkov:skip=CKV_AWS_338:The requirement is 30 days; log_retention_days changes it.
+  name              = "/ecs/${var.name}"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = var.kms_key_arn
+}
+
+resource "aws_sns_topic" "alarms" {
+  name              = "${var.name}-alarms"
+  kms_master_key_id = var.kms_key_arn
+  # checkov:skip=CKV_AWS_26:CloudWatch may not publish through the key that AWS manages; kms_key_arn sets one it may use. An alarm's text holds no secret.
+}
+
+resource "aws_sns_topic_subscription" "email" {
+  for_each = var.alarm_emails
+
+  topic_arn = aws_sns_topic.alarms.arn
+  protocol  = "email"
+  endpoint  = each.value
+}
+
+locals {
+  metric_namespace = "SandboxBroker/${var.name}"
+
+  # Each metric's log line and what of it counts.
+  log_metrics = {
+    PoolAvailable       = { pattern = "{ $.message = \"pool census\" }", value = "$.available" }
+    PoolAllocated       = { pattern = "{ $.message = \"pool census\" }", value = "$.allocated" }
+    PoolPendingDeletion = { pattern = "{ $.message = \"pool census\" }", value = "$.pending_deletion" }
+    PoolStale           = { pattern = "{ $.message = \"pool census\" }", value = "$.stale" }
+    PoolDeletionFailed  = { pattern = "{ $.message = \"pool census\" }", value = "$.deletion_failed" }
+    BreakerOpen         = { pattern = "{ $.message = \"pool census\" && $.circuit_breaker = \"open\" }", value = "1" }
+    Allocations         = { pattern = "{ $.message = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "1" }
+    AllocateLatency     = { pattern = "{ $.message = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
+  }
+
+  # A job that has not succeeded for three intervals rings. CloudWatch looks back seven days at most, so a job that
+  # runs more rarely than every 56 hours has no such alarm.
+  longest_watched_interval = floor(604800 / 3)
+  job_intervals = {
+    csp-sync        = var.settings.sync_interval_sec
+    cleanup         = var.settings.cleanup_interval_sec
+    expiry-reaper   = var.settings.auto_expiry_interval_sec
+    stale-collector = var.settings.stale_interval_sec
+  }
+  watched_jobs = { for job, interval in local.job_intervals : job => ceil(interval / 60) * 60 if interval <= local.longest_watched_interval }
+
+  alb_dimensions     = { LoadBalancer = aws_lb.broker.arn_suffix }
+  service_dimensions = { ClusterName = aws_ecs_cluster.main.name, ServiceName = aws_ecs_service.broker.name }
+}
+
+resource "aws_cloudwatch_log_metric_filter" "broker" {
+  for_each = local.log_metrics
+
+  name           = each.key
+  log_group_name = aws_cloudwatch_log_group.broker.name
+  pattern        = each.value.pattern
+
+  metric_transformation {
+    namespace     = local.metric_namespace
+    name          = each.key
+    value         = each.value.value
+    default_value = each.key == "BreakerOpen" ? "0" : null
+  }
+}
+
+resource "aws_cloudwatch_log_metric_filter" "job_completed" {
+  for_each = local.job_intervals
+
+  name           = "job-completed-${each.key}"
+  log_group_name = aws_cloudwatch_log_group.broker.name
+  pattern        = "{ $.message = \"job run completed\" && $.job = \"${each.key}\" }"
+
+  metric_transformation {
+    namespace = local.metric_namespace
+    name      = "JobCompleted-${each.key}"
+    value     = "1"
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "error_rate" {
+  alarm_name          = "${var.name}-error-rate"
+  alarm_description   = "More than ${var.alarm_thresholds.error_rate_percent} % of the answers are 5xx."
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = var.alarm_thresholds.error_rate_percent
+  evaluation_periods  = 3
+  datapoints_to_alarm = 2
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  metric_query {
+    id          = "rate"
+    label       = "5xx answers, percent"
+    expression  = "100 * (FILL(by_target, 0) + FILL(by_balancer, 0)) / requests"
+    return_data = true
+  }
+
+  dynamic "metric_query" {
+    for_each = {
+      requests    = "RequestCount"
+      by_target   = "HTTPCode_Target_5XX_Count"
+      by_balancer = "HTTPCode_ELB_5XX_Count"
+    }
+
+    content {
+      id = metric_query.key
+
+      metric {
+        namespace   = "AWS/ApplicationELB"
+        metric_name = metric_query.value
+        dimensions  = local.alb_dimensions
+        period      = 60
+        stat        = "Sum"
+      }
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "latency" {
+  alarm_name          = "${var.name}-p99-latency"
+  alarm_description   = "The slowest hundredth of the answers takes more than ${var.alarm_thresholds.p99_seconds} s."
+  namespace           = "AWS/ApplicationELB"
+  metric_name         = "TargetResponseTime"
+  dimensions          = local.alb_dimensions
+  extended_statistic  = "p99"
+  period              = 60
+  evaluation_periods  = 5
+  datapoints_to_alarm = 3
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = var.alarm_thresholds.p99_seconds
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+}
+
+resource "aws_cloudwatch_metric_alarm" "pool_low" {
+  alarm_name          = "${var.name}-pool-low"
+  alarm_description   = "Fewer than ${var.alarm_thresholds.pool_available} sandboxes are available, or no broker counts them."
+  namespace           = local.metric_namespace
+  metric_name         = "PoolAvailable"
+  statistic           = "Minimum"
+  period              = 60
+  evaluation_periods  = 5
+  datapoints_to_alarm = 3
+  comparison_operator = "LessThanThreshold"
+  threshold           = var.alarm_thresholds.pool_available
+  treat_missing_data  = "breaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.broker]
+}
+
+resource "aws_cloudwatch_metric_alarm" "deletion_failed" {
+  alarm_name          = "${var.name}-deletion-failed"
+  alarm_description   = "Sandboxes could not be deleted at the CSP and wait for an operator."
+  namespace           = local.metric_namespace
+  metric_name         = "PoolDeletionFailed"
+  statistic           = "Maximum"
+  period              = 300
+  evaluation_periods  = 1
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.broker]
+}
+
+resource "aws_cloudwatch_metric_alarm" "breaker_open" {
+  alarm_name          = "${var.name}-breaker-open"
+  alarm_description   = "The circuit breaker before the CSP is open: no syncs, no deletions. Allocation goes on."
+  namespace           = local.metric_namespace
+  metric_name         = "BreakerOpen"
+  statistic           = "Maximum"
+  period              = 60
+  evaluation_periods  = 5
+  datapoints_to_alarm = 3
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.broker]
+}
+
+resource "aws_cloudwatch_metric_alarm" "job_overdue" {
+  for_each = local.watched_jobs
+
+  alarm_name          = "${var.name}-${each.key}-overdue"
+  alarm_description   = "The job ${each.key} has not succeeded for three intervals: paused, failing, or no broker runs."
+  namespace           = local.metric_namespace
+  metric_name         = "JobCompleted-${each.key}"
+  statistic           = "Sum"
+  period              = each.value
+  evaluation_periods  = 3
+  comparison_operator = "LessThanThreshold"
+  threshold           = 1
+  treat_missing_data  = "breaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.job_completed]
+}
+
+resource "aws_cloudwatch_metric_alarm" "throttled" {
+  alarm_name          = "${var.name}-throttled"
+  alarm_description   = "DynamoDB throttles the table or one of its indexes."
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  evaluation_periods  = 3
+  datapoints_to_alarm = 2
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  metric_query {
+    id          = "throttled"
+    label       = "Throttled requests"
+    expression  = "SUM(METRICS())"
+    return_data = true
+  }
+
+  dynamic "metric_query" {
+    for_each = merge([
+      for index in concat([null], sort(keys(local.indexes))) : {
+        for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
+          metric     = "${kind}ThrottleEvents"
+          dimensions = merge({ TableName = aws_dynamodb_table.pool.name }, index == null ? {} : { GlobalSecondaryIndexName = index })
+        }
+      }
+    ]...)
+
+    content {
+      id = metric_query.key
+
+      metric {
+        namespace   = "AWS/DynamoDB"
+        metric_name = metric_query.value.metric
+        dimensions  = metric_query.value.dimensions
+        period      = 60
+        stat        = "Sum"
+      }
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "utilization" {
+  for_each = {
+    CPUUtilization    = var.alarm_thresholds.cpu_percent
+    MemoryUtilization = var.alarm_thresholds.memory_percent
+  }
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = "${each.key} of the service is above ${each.value} % in spite of autoscaling."
+  namespace           = "AWS/ECS"
+  metric_name         = each.key
+  dimensions          = local.service_dimensions
+  statistic           = "Average"
+  period              = 60
+  evaluation_periods  = 10
+  datapoints_to_alarm = 8
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = each.value
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+}
+
+locals {
+  alb_metric   = ["AWS/ApplicationELB", "LoadBalancer", aws_lb.broker.arn_suffix]
+  ecs_metric   = ["AWS/ECS", "ClusterName", aws_ecs_cluster.main.name, "ServiceName", aws_ecs_service.broker.name]
+  table_metric = ["AWS/DynamoDB", "TableName", aws_dynamodb_table.pool.name]
+
+  # Each graph: its title, its statistic, and its metrics as namespace, name and dimensions.
+  graphs = [
+    {
+      title   = "Pool by status"
+      stat    = "Maximum"
+      metrics = [for name in ["PoolAvailable", "PoolAllocated", "PoolPendingDeletion", "PoolStale", "PoolDeletionFailed"] : [local.metric_namespace, name]]
+    },
+    {
+      title   = "Allocations"
+      stat    = "Sum"
+      metrics = [[local.metric_namespace, "Allocations"]]
+    },
+    {
+      title   = "p99 of an allocation (ms)"
+      stat    = "p99"
+      metrics = [[local.metric_namespace, "AllocateLatency"]]
+    },
+    {
+      title   = "Answers"
+      stat    = "Sum"
+      metrics = [for name in ["HTTPCode_Target_2XX_Count", "HTTPCode_Target_4XX_Count", "HTTPCode_Target_5XX_Count", "HTTPCode_ELB_5XX_Count"] : concat([local.alb_metric[0], name], slice(local.alb_metric, 1, 3))]
+    },
+    {
+      title   = "Jobs completed"
+      stat    = "Sum"
+      metrics = [for job in sort(keys(local.job_intervals)) : [local.metric_namespace, "JobCompleted-${job}"]]
+    },
+    {
+      title   = "Circuit breaker open"
+      stat    = "Maximum"
+      metrics = [[local.metric_namespace, "BreakerOpen"]]
+    },
+    {
+      title   = "Tasks: CPU and memory (%)"
+      stat    = "Average"
+      metrics = [for name in ["CPUUtilization", "MemoryUtilization"] : concat([local.ecs_metric[0], name], slice(local.ecs_metric, 1, 5))]
+    },
+    {
+      title   = "Table: consumed capacity and throttling"
+      stat    = "Sum"
+      metrics = [for name in ["ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents"] : concat([local.table_metric[0], name], slice(local.table_metric, 1, 3))]
+    },
+  ]
+}
+
+resource "aws_cloudwatch_dashboard" "broker" {
+  dashboard_name = var.name
+
+  dashboard_body = jsonencode({
+    widgets = [
+      for index, graph in local.graphs : {
+        type   = "metric"
+        x      = index % 2 * 12
+        y      = floor(index / 2) * 6
+        width  = 12
+        height = 6
+        properties = {
+          title   = graph.title
+          region  = var.region
+          stat    = graph.stat
+          period  = 60
+          view    = "timeSeries"
+          metrics = graph.metrics
+        }
+      }
+    ]
+  })
+}

@@ -1,0 +1,129 @@
+data "aws_iam_policy_document" "assumed_by_tasks" {
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["ecs-tasks.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
+  }
+}
+
+# What ECS does to start a task: pull the image, read the tokens, write the log.
+resource "aws_iam_role" "execution" {
+  name               = "${var.name}-execution"
+  assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
+}
+
+data "aws_iam_policy_document" "execution" {
+  # checkov:skip=CKV_AWS_356:GetAuthorizationToken knows no resource; every other statement names its own.
+  statement {
+    sid       = "LogInToTheRegistry"
+    actions   = ["ecr:GetAuthorizationToken"]
+    resources = ["*"]
+  }
+
+  statement {
+    sid       = "PullTheImage"
+    actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    resources = [aws_ecr_repository.broker.arn]
+  }
+
+  statement {
+    sid       = "ReadTheTokens"
+    actions   = ["secretsmanager:GetSecretValue"]
+    resources = [for secret in aws_secretsmanager_secret.token : secret.arn]
+  }
+
+  statement {
+    sid       = "WriteTheLog"
+    actions   = ["logs:CreateLogStream", "logs:PutLogEvents"]
+    resources = ["${aws_cloudwatch_log_group.broker.arn}:*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn[*]
+
+    content {
+      sid       = "DecryptWithTheKey"
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+    }
+  }
+}
+
+resource "aws_iam_role_policy" "execution" {
+  name   = "start-tasks"
+  role   = aws_iam_role.execution.id
+  policy = data.aws_iam_policy_document.execution.json
+}
+
+# What the broker itself does.
+resource "aws_iam_role" "task" {
+  name               = "${var.name}-task"
+  assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
+}
+
+data "aws_iam_policy_document" "task" {
+  # checkov:skip=CKV_AWS_356:X-Ray knows no resources; what names the table is bound to it.
+  # checkov:skip=CKV_AWS_111:The same.
+
+  # A transaction needs the permissions of its parts. tests/terraform.rs holds these lists against the code.
+  statement {
+    sid = "UseTheTable"
+    actions = [
+      "dynamodb:BatchGetItem",
+      "dynamodb:DeleteItem",
+      "dynamodb:DescribeTable",
+      "dynamodb:GetItem",
+      "dynamodb:PutItem",
+      "dynamodb:Query",
+      "dynamodb:UpdateItem",
+    ]
+    resources = [aws_dynamodb_table.pool.arn]
+  }
+
+  statement {
+    sid       = "QueryItsIndexes"
+    actions   = ["dynamodb:Query"]
+    resources = ["${aws_dynamodb_table.pool.arn}/index/*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.otel_collector_enabled ? ["collector"] : []
+
+    content {
+      sid       = "SendTraces"
+      actions   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
+      resources = ["*"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.kms_key_arn[*]
+
+    content {
+      sid       = "UseTheKeyThroughDynamoDB"
+      actions   = ["kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["dynamodb.${var.region}.amazonaws.com"]
+      }
+    }
+  }
+}
+
+resource "aws_iam_role_policy" "task" {
+  name   = "use-the-pool"
+  role   = aws_iam_role.task.id
+  policy = data.aws_iam_policy_document.task.json
+}

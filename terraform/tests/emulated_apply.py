@@ -1,0 +1,361 @@
+#!/usr/bin/env python3
+"""Applies the whole configuration, with every option on, to an AWS emulator (moto) on this machine, and proves that
+
+- everything is created, a second plan has no changes, and the outputs are right;
+- neither state nor plan holds a token;
+- the table is the one that `sandbox-broker table create` makes;
+- the broker runs with the very environment and tokens of its task definition, on that table, and allocates;
+- the log lines that the metric filters look for are those that the broker writes;
+- destroy leaves nothing.
+
+Usage: emulated_apply.py <sandbox-broker>, with moto and boto3 installed. TF_PLUGIN_DIR names a directory with the AWS
+provider; without it Terraform fetches it from its registry.
+
+What the emulator cannot show: that ECS starts the tasks, that the load balancer reaches them, that alarms ring, and that
+IAM refuses what the policies do not allow; it only keeps records of these. The adapter's operations are held against the
+task's policy by tests/terraform.rs.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import boto3
+
+CONFIGURATION = Path(__file__).resolve().parent.parent
+REGION = "us-east-1"
+PATIENCE = 60
+TERRAFORM_PATIENCE = 300
+CSP_TOKEN = "csp-token-of-the-emulated-apply"
+TRACK_TOKEN = "track-token-passed-in-0000000000001"
+ACCESS_LOGS_BUCKET = "emulated-access-logs"
+
+ALARMS = {
+    "error-rate", "p99-latency", "pool-low", "deletion-failed", "breaker-open", "throttled", "CPUUtilization",
+    "MemoryUtilization", "csp-sync-overdue", "cleanup-overdue", "expiry-reaper-overdue", "stale-collector-overdue",
+}  # fmt: skip
+
+# What the emulator takes and does not give back, so that the plan would set it again; nothing else may differ.
+FORGOTTEN_BY_THE_EMULATOR = {
+    "aws_ecs_service.broker": {"availability_zone_rebalancing", "health_check_grace_period_seconds"},
+    # The descriptions of rules that name another security group.
+    "aws_vpc_security_group_egress_rule.alb_to_tasks": {"description"},
+    "aws_vpc_security_group_ingress_rule.tasks_from_alb": {"description"},
+}
+
+
+def main() -> None:
+    broker = str(Path(sys.argv[1]).resolve())
+    with contextlib.ExitStack() as cleanup:
+        work = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        port = free_port()
+        endpoint = f"http://127.0.0.1:{port}"
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_VAR_", "BROKER_"))},
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "emulated",
+            "AWS_SECRET_ACCESS_KEY": "emulated",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            # What the emulator cannot do it answers with 500, again and again.
+            "AWS_MAX_ATTEMPTS": "2",
+            "TF_IN_AUTOMATION": "1",
+        }
+        os.environ.update(environment)
+        emulator = [sys.executable, str(Path(__file__).with_name("emulator.py")), "-H", "127.0.0.1", "-p", str(port)]
+        start(cleanup, emulator, environment, work / "emulator.log")
+        until_answers(f"{endpoint}/moto-api/")
+
+        terraform = Terraform(work, environment)
+        terraform.write_variables(prepare_account())
+        step("apply")
+        terraform.run("apply", "-auto-approve")
+        check_second_plan(terraform)
+        outputs = {name: output["value"] for name, output in terraform.json("output", "-json").items()}
+        check_outputs(outputs)
+        check_no_token(terraform)
+        check_tables(outputs, broker, environment)
+        check_broker(cleanup, outputs, broker, environment, work)
+        step("destroy leaves nothing")
+        terraform.run("destroy", "-auto-approve")
+        check_nothing_left(terraform)
+    print("emulated apply: all good")
+
+
+class Terraform:
+    """The configuration in a directory of its own, so that no state stays behind."""
+
+    def __init__(self, work: Path, environment: dict[str, str]):
+        self.directory = work / "terraform"
+        self.directory.mkdir()
+        for file in CONFIGURATION.glob("*.tf"):
+            shutil.copy(file, self.directory)
+        self.environment = environment
+        plugins = os.environ.get("TF_PLUGIN_DIR")
+        self.run("init", *([f"-plugin-dir={plugins}"] if plugins else []))
+
+    def write_variables(self, variables: dict) -> None:
+        (self.directory / "terraform.tfvars.json").write_text(json.dumps(variables))
+
+    def run(self, command: str, *arguments: str) -> str:
+        line = ["terraform", command, "-no-color", *(["-input=false"] if command in ("init", "plan", "apply") else []), *arguments]
+        done = subprocess.run(line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=TERRAFORM_PATIENCE)
+        if done.returncode != 0:
+            sys.exit(f"terraform {command} failed with exit code {done.returncode}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}")
+        return done.stdout
+
+    def json(self, command: str, *arguments: str):
+        return json.loads(self.run(command, *arguments))
+
+
+def prepare_account() -> dict:
+    """What an operator brings along, and all options on."""
+    certificate = boto3.client("acm").request_certificate(DomainName="broker.example.com")["CertificateArn"]
+    boto3.client("s3").create_bucket(Bucket=ACCESS_LOGS_BUCKET)
+    key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
+    return {
+        "region": REGION,
+        "deletion_protection": False,
+        "certificate_arn": certificate,
+        "access_logs_bucket": ACCESS_LOGS_BUCKET,
+        "kms_key_arn": key,
+        "nat_gateway_count": 2,
+        "waf_enabled": True,
+        "otel_collector_enabled": True,
+        "alarm_emails": ["on-call@example.com"],
+        "image_tag": "1.0.0",
+        "csp_base_url": "https://csp.example.com/api",
+        "csp_api_token": CSP_TOKEN,
+        # The admin token is made by Terraform.
+        "api_tokens": TRACK_TOKEN,
+        "settings": {"lab_duration_hours": 2},
+    }
+
+
+def check_second_plan(terraform: Terraform) -> None:
+    step("a second plan changes nothing")
+    terraform.run("plan", "-out=second.plan")
+    changed = {}
+    for resource in terraform.json("show", "-json", "second.plan").get("resource_changes", []):
+        change = resource["change"]
+        if change["actions"] not in (["no-op"], ["read"]):
+            before, after = change["before"] or {}, change["after"] or {}
+            changed[resource["address"]] = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    expect(changed, FORGOTTEN_BY_THE_EMULATOR)
+
+
+def check_outputs(outputs: dict) -> None:
+    step("outputs")
+    balancer = boto3.client("elbv2").describe_load_balancers(Names=["sandbox-broker"])["LoadBalancers"][0]
+    expect(outputs["url"], f"https://{balancer['DNSName']}")
+    expect(outputs["load_balancer_dns_name"], balancer["DNSName"])
+    expect(outputs["table_name"], "sandbox-broker-pool")
+    expect(len(set(outputs["nat_addresses"])), 2)
+    repository = boto3.client("ecr").describe_repositories(repositoryNames=["sandbox-broker"])["repositories"][0]
+    expect(outputs["ecr_repository_url"], repository["repositoryUri"])
+    services = boto3.client("ecs").describe_services(cluster=outputs["cluster_name"], services=[outputs["service_name"]])
+    expect(services["services"][0]["desiredCount"], 2)
+    secrets = boto3.client("secretsmanager")
+    for arn in outputs["token_secret_arns"].values():
+        secrets.describe_secret(SecretId=arn)
+    expect(sorted(outputs["token_secret_arns"]), ["admin", "api", "csp"])
+    groups = boto3.client("logs").describe_log_groups(logGroupNamePrefix=outputs["log_group_name"])["logGroups"]
+    expect(groups[0]["retentionInDays"], 30)
+    subscriptions = boto3.client("sns").list_subscriptions_by_topic(TopicArn=outputs["alarm_topic_arn"])["Subscriptions"]
+    expect(subscriptions[0]["Endpoint"], "on-call@example.com")
+    expect([board["DashboardName"] for board in boto3.client("cloudwatch").list_dashboards()["DashboardEntries"]], [outputs["dashboard_name"]])
+    # Autoscaling makes alarms of its own, under other names.
+    found = boto3.client("cloudwatch").describe_alarms(AlarmNamePrefix="sandbox-broker-")["MetricAlarms"]
+    alarms = {alarm["AlarmName"].removeprefix("sandbox-broker-"): alarm["AlarmActions"] for alarm in found}
+    expect(alarms, dict.fromkeys(ALARMS, [outputs["alarm_topic_arn"]]))
+    scaling = boto3.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="ecs")["ScalingPolicies"]
+    expect(len(scaling), 3)
+
+
+def check_no_token(terraform: Terraform) -> None:
+    step("no token in the state")
+    made = boto3.client("secretsmanager").get_secret_value(SecretId="sandbox-broker/admin-token")["SecretString"]
+    expect(len(made) >= 32, True)
+    # The raw state; what `show` prints would be masked.
+    state = (terraform.directory / "terraform.tfstate").read_text()
+    for token in (made, TRACK_TOKEN, CSP_TOKEN):
+        expect(token in state, False)
+
+
+def check_tables(outputs: dict, broker: str, environment: dict[str, str]) -> None:
+    step("the table of `table create` is the same")
+    other = "made-by-the-broker"
+    subprocess.run(
+        [broker, "table", "create"], check=True, stdout=subprocess.DEVNULL,
+        env={**environment, "BROKER_STORE": "dynamodb", "DDB_TABLE_NAME": other, "AWS_REGION": REGION, "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"]},
+    )
+    expect(shape(other), shape(outputs["table_name"]))
+    boto3.client("dynamodb").delete_table(TableName=other)
+
+
+def shape(table: str) -> dict:
+    """What makes a table the broker's, whoever made it."""
+    dynamodb = boto3.client("dynamodb")
+    found = dynamodb.describe_table(TableName=table)["Table"]
+    backups = dynamodb.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
+    return {
+        "keys": found["KeySchema"],
+        "attributes": sorted((attribute["AttributeName"], attribute["AttributeType"]) for attribute in found["AttributeDefinitions"]),
+        "indexes": sorted((index["IndexName"], json.dumps(index["KeySchema"]), json.dumps(index["Projection"])) for index in found["GlobalSecondaryIndexes"]),
+        "billing": found["BillingModeSummary"]["BillingMode"],
+        "ttl": dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"],
+        "recovery": backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"],
+    }
+
+
+def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], work: Path) -> None:
+    step("the broker runs as its task definition says, and allocates")
+    csp_port, port = free_port(), free_port()
+    start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": CSP_TOKEN}, work / "csp.log")
+    task = boto3.client("ecs").describe_task_definition(taskDefinition=outputs["service_name"])["taskDefinition"]
+    container = next(container for container in task["containerDefinitions"] if container["name"] == "broker")
+    secrets = boto3.client("secretsmanager")
+    settings = {variable["name"]: variable["value"] for variable in container["environment"]}
+    settings |= {secret["name"]: secrets.get_secret_value(SecretId=secret["valueFrom"])["SecretString"] for secret in container["secrets"]}
+    # What differs here from AWS: where things are.
+    settings |= {
+        "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
+        "CSP_BASE_URL": f"http://127.0.0.1:{csp_port}",
+        "BROKER_HOST": "127.0.0.1",
+        "BROKER_PORT": str(port),
+    }
+    log = work / "broker.log"
+    process = start(cleanup, [broker], {**environment, **settings}, log)
+    url = f"http://127.0.0.1:{port}"
+    until_answers(f"{url}/readyz")
+    subprocess.run([broker, "healthcheck"], env={**environment, **settings}, check=True)
+    track = {"Authorization": f"Bearer {settings['BROKER_API_TOKEN']}", "X-Track-ID": "student-1"}
+    admin = {"Authorization": f"Bearer {settings['BROKER_ADMIN_TOKEN']}"}
+    until(lambda: call("GET", f"{url}/v1/admin/stats", admin)[1]["available"] == 20, "the sync fills the pool")
+    status, sandbox = call("POST", f"{url}/v1/allocate", track)
+    expect(status, 201)
+    expect(sandbox["expires_at"] - sandbox["allocated_at"], 2 * 3600)
+    expect(call("POST", f"{url}/v1/allocate", track), (200, sandbox))
+    item = boto3.client("dynamodb").get_item(TableName=outputs["table_name"], Key={"PK": {"S": f"SBX#{sandbox['sandbox_id']}"}, "SK": {"S": "META"}})["Item"]
+    expect((item["status"]["S"], item["allocated_to_track"]["S"]), ("allocated", "student-1"))
+    expect(call("POST", f"{url}/v1/sandboxes/{sandbox['sandbox_id']}/mark-for-deletion", track)[0], 200)
+    check_metric_filters(outputs, log)
+    process.terminate()
+    expect(process.wait(PATIENCE), 0)
+
+
+def check_metric_filters(outputs: dict, log: Path) -> None:
+    step("metric filters meet the lines that the broker writes")
+    filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
+    expect(len(filters), 12)
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    for found in filters:
+        conditions = re.findall(r'\$\.(\w+) = ("[^"]*"|\d+)', found["filterPattern"])
+        expect(bool(conditions), True)
+        if found["filterName"] == "BreakerOpen":
+            # It stays closed here; the same field tells that.
+            conditions = [(field, '"closed"' if field == "circuit_breaker" else value) for field, value in conditions]
+        matches = [line for line in lines if all(json.dumps(line.get(field)) == value for field, value in conditions)]
+        value = found["metricTransformations"][0]["metricValue"]
+        is_number = lambda line: not value.startswith("$.") or isinstance(line.get(value[2:]), (int, float))
+        if not matches or not all(map(is_number, matches)):
+            sys.exit(f"no log line fits the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
+
+
+def check_nothing_left(terraform: Terraform) -> None:
+    expect(terraform.json("show", "-json").get("values"), None)
+    ec2 = boto3.client("ec2")
+    own = [{"Name": "tag:application", "Values": ["sandbox-broker"]}]
+    left = {
+        "VPCs": ec2.describe_vpcs(Filters=own)["Vpcs"],
+        "subnets": ec2.describe_subnets(Filters=own)["Subnets"],
+        "security groups": ec2.describe_security_groups(Filters=own)["SecurityGroups"],
+        "addresses": ec2.describe_addresses(Filters=own)["Addresses"],
+        "NAT gateways": [gateway for gateway in ec2.describe_nat_gateways()["NatGateways"] if gateway["State"] != "deleted"],
+        "endpoints": [endpoint for endpoint in ec2.describe_vpc_endpoints()["VpcEndpoints"] if endpoint["State"] != "deleted"],
+        "tables": boto3.client("dynamodb").list_tables()["TableNames"],
+        "load balancers": boto3.client("elbv2").describe_load_balancers()["LoadBalancers"],
+        "target groups": boto3.client("elbv2").describe_target_groups()["TargetGroups"],
+        "clusters": [
+            cluster for cluster in boto3.client("ecs").describe_clusters(clusters=boto3.client("ecs").list_clusters()["clusterArns"])["clusters"]
+            if cluster["status"] != "INACTIVE"
+        ],
+        "task definitions": boto3.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
+        "repositories": boto3.client("ecr").describe_repositories()["repositories"],
+        "roles": [role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"] if role["RoleName"].startswith("sandbox-broker")],
+        # Secrets stay for their seven days of recovery, and are not listed.
+        "secrets": boto3.client("secretsmanager").list_secrets()["SecretList"],
+        "log groups": boto3.client("logs").describe_log_groups()["logGroups"],
+        "alarms": boto3.client("cloudwatch").describe_alarms()["MetricAlarms"],
+        "dashboards": boto3.client("cloudwatch").list_dashboards()["DashboardEntries"],
+        "topics": boto3.client("sns").list_topics()["Topics"],
+        "firewalls": boto3.client("wafv2").list_web_acls(Scope="REGIONAL")["WebACLs"],
+        "scaling targets": boto3.client("application-autoscaling").describe_scalable_targets(ServiceNamespace="ecs")["ScalableTargets"],
+    }
+    expect({kind: found for kind, found in left.items() if found}, {})
+
+
+def start(cleanup: contextlib.ExitStack, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
+    output = cleanup.enter_context(log.open("w"))
+    process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+
+    def stop() -> None:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+    cleanup.callback(stop)
+    return process
+
+
+def call(method: str, url: str, headers: dict[str, str]) -> tuple[int, dict]:
+    request = urllib.request.Request(url, method=method, headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.status, json.load(answer)
+
+
+def until_answers(url: str) -> None:
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return True
+        except OSError:
+            return False
+
+    until(answers, f"{url} answers")
+
+
+def until(is_so, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            sys.exit(f"waited in vain: {what}")
+        time.sleep(0.2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def expect(found, expected) -> None:
+    if found != expected:
+        raise AssertionError(f"found {found!r}, expected {expected!r}")
+
+
+def step(what: str) -> None:
+    print(f"   {what}", flush=True)
+
+
+main()

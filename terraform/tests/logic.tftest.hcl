@@ -1,0 +1,288 @@
+# What the variables change, on a provider that makes nothing. emulated_apply.py makes everything.
+
+mock_provider "aws" {
+  mock_data "aws_availability_zones" {
+    defaults = { names = ["zone-a", "zone-b", "zone-c"] }
+  }
+
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{\"Version\":\"2012-10-17\",\"Statement\":[]}" }
+  }
+
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+
+  mock_resource "aws_lb" {
+    defaults = {
+      arn        = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/app/test/1"
+      arn_suffix = "app/test/1"
+    }
+  }
+
+  mock_resource "aws_lb_target_group" {
+    defaults = {
+      arn        = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/test/1"
+      arn_suffix = "targetgroup/test/1"
+    }
+  }
+
+  mock_resource "aws_lb_listener" {
+    defaults = { arn = "arn:aws:elasticloadbalancing:us-east-1:123456789012:listener/app/test/1/1" }
+  }
+
+  mock_resource "aws_wafv2_web_acl" {
+    defaults = { arn = "arn:aws:wafv2:us-east-1:123456789012:regional/webacl/test/1" }
+  }
+
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/test" }
+  }
+
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:us-east-1:123456789012:test" }
+  }
+
+  mock_resource "aws_ecs_task_definition" {
+    defaults = { arn = "arn:aws:ecs:us-east-1:123456789012:task-definition/test:1" }
+  }
+
+  mock_resource "aws_secretsmanager_secret" {
+    defaults = { arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:test" }
+  }
+}
+
+variables {
+  csp_base_url  = "https://csp.example.com/api"
+  csp_api_token = "csp-token-of-the-test"
+  api_tokens    = "track-token-of-the-test-000000001"
+  admin_tokens  = "admin-token-of-the-test-000000001"
+}
+
+run "without_a_certificate_http_is_served" {
+  assert {
+    condition     = aws_lb_listener.http.default_action[0].type == "forward" && length(aws_lb_listener.https) == 0
+    error_message = "a trial needs a plain HTTP listener"
+  }
+
+  assert {
+    condition     = startswith(output.url, "http://")
+    error_message = "the URL must be the one that answers"
+  }
+
+  assert {
+    condition     = length(aws_wafv2_web_acl.broker) == 0 && length(aws_wafv2_web_acl_association.broker) == 0
+    error_message = "the firewall is an option"
+  }
+}
+
+run "with_a_certificate_http_is_redirected" {
+  variables {
+    certificate_arn = "arn:aws:acm:us-east-1:123456789012:certificate/00000000-0000-0000-0000-000000000000"
+  }
+
+  assert {
+    condition = (
+      aws_lb_listener.http.default_action[0].type == "redirect" &&
+      aws_lb_listener.http.default_action[0].redirect[0].status_code == "HTTP_301" &&
+      aws_lb_listener.http.default_action[0].redirect[0].protocol == "HTTPS"
+    )
+    error_message = "HTTP must answer 301 to HTTPS"
+  }
+
+  assert {
+    condition     = aws_lb_listener.https[0].ssl_policy == "ELBSecurityPolicy-TLS13-1-2-2021-06" && aws_lb_listener.https[0].default_action[0].type == "forward"
+    error_message = "HTTPS must forward, with the modern policy"
+  }
+
+  assert {
+    condition     = startswith(output.url, "https://")
+    error_message = "the URL must be the one that answers"
+  }
+}
+
+run "with_the_firewall" {
+  variables {
+    waf_enabled    = true
+    waf_rate_limit = 500
+  }
+
+  assert {
+    condition = (
+      length(aws_wafv2_web_acl_association.broker) == 1 &&
+      toset(aws_wafv2_web_acl.broker[0].rule[*].name) == toset(["common", "rate"])
+    )
+    error_message = "the firewall has the common rules and a rate rule, and stands before the load balancer"
+  }
+}
+
+run "one_gateway_or_two" {
+  variables {
+    nat_gateway_count = 2
+  }
+
+  assert {
+    condition     = length(aws_nat_gateway.main) == 2 && length(aws_eip.nat) == 2 && length(aws_route.nat) == 2
+    error_message = "each zone has its own way out"
+  }
+}
+
+run "the_task" {
+  variables {
+    otel_collector_enabled = true
+    settings               = { lab_duration_hours = 1.5, rate_limit_rps = 0 }
+    cors_allowed_origins   = ["https://one.example.com", "https://two.example.com"]
+  }
+
+  assert {
+    condition = alltrue([
+      for container in jsondecode(aws_ecs_task_definition.broker.container_definitions) :
+      container.readonlyRootFilesystem && container.user == "65532:65532" && container.linuxParameters.capabilities.drop == ["ALL"]
+    ])
+    error_message = "no container may write to its disk, be root or have a capability"
+  }
+
+  assert {
+    condition = toset([
+      for variable in jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].environment : "${variable.name}=${variable.value}"
+      if contains(["BROKER_STORE", "CORS_ALLOWED_ORIGINS", "CSP_BASE_URL", "LAB_DURATION_HOURS", "OTEL_EXPORTER_OTLP_ENDPOINT", "RATE_LIMIT_RPS", "TRUSTED_PROXIES"], variable.name)
+      ]) == toset([
+      "BROKER_STORE=dynamodb",
+      "CORS_ALLOWED_ORIGINS=https://one.example.com,https://two.example.com",
+      "CSP_BASE_URL=https://csp.example.com/api",
+      "LAB_DURATION_HOURS=1.5",
+      "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318",
+      "RATE_LIMIT_RPS=0",
+      "TRUSTED_PROXIES=1",
+    ])
+    error_message = "settings must reach the broker"
+  }
+
+  assert {
+    condition     = toset([for secret in jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].secrets : secret.name]) == toset(["BROKER_ADMIN_TOKEN", "BROKER_API_TOKEN", "CSP_API_TOKEN"])
+    error_message = "ECS injects the tokens"
+  }
+
+  assert {
+    condition     = !can(regex("of-the-test", aws_ecs_task_definition.broker.container_definitions))
+    error_message = "no token may stand in the task definition"
+  }
+
+  assert {
+    condition     = length(jsondecode(aws_ecs_task_definition.broker.container_definitions)) == 2
+    error_message = "the collector runs beside the broker"
+  }
+}
+
+run "a_csp_on_another_port" {
+  variables {
+    csp_base_url = "http://csp.example.com:8443/api"
+  }
+
+  assert {
+    condition     = toset(keys(aws_vpc_security_group_egress_rule.tasks)) == toset(["443", "8443"])
+    error_message = "the tasks must reach the CSP"
+  }
+}
+
+run "rare_jobs_have_no_alarm_that_cloudwatch_would_refuse" {
+  variables {
+    settings = { stale_interval_sec = 604800, sync_interval_sec = 90 }
+  }
+
+  assert {
+    condition     = toset(keys(aws_cloudwatch_metric_alarm.job_overdue)) == toset(["cleanup", "csp-sync", "expiry-reaper"])
+    error_message = "three weeks are longer than an alarm can look back"
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.job_overdue["csp-sync"].period == 120
+    error_message = "an alarm's period is a whole number of minutes, not shorter than the interval"
+  }
+}
+
+run "bad_values_are_refused" {
+  command = plan
+
+  variables {
+    name                = "Not A Name"
+    region              = "everywhere"
+    vpc_cidr            = "10.0.0.0/28"
+    nat_gateway_count   = 3
+    availability_zones  = ["zone-a", "zone-a"]
+    allowed_cidr_blocks = ["all"]
+    certificate_arn     = "a certificate"
+    waf_rate_limit      = 1
+    index_names         = { status = "Same", track = "Same" }
+    cpu_architecture    = "MIPS"
+    task_cpu            = 100
+    min_tasks           = 0
+    api_tokens          = "short"
+    admin_tokens        = "long-enough-000000000000000000000001, after-a-blank-000000000000001"
+    tokens_version      = 0
+    log_retention_days  = 31
+    alarm_emails        = ["nobody"]
+    alarm_thresholds    = { pool_available = 0 }
+    csp_base_url        = "csp.example.com"
+    kms_key_arn         = "alias/mine"
+    image_tag           = "a tag"
+  }
+
+  expect_failures = [
+    var.name, var.region, var.vpc_cidr, var.nat_gateway_count, var.availability_zones, var.allowed_cidr_blocks,
+    var.certificate_arn, var.waf_rate_limit, var.index_names, var.cpu_architecture, var.task_cpu, var.min_tasks,
+    var.api_tokens, var.admin_tokens, var.tokens_version, var.log_retention_days, var.alarm_emails,
+    var.alarm_thresholds, var.csp_base_url, var.kms_key_arn, var.image_tag,
+  ]
+}
+
+run "memory_fits_the_processor" {
+  command = plan
+
+  variables {
+    task_cpu    = 256
+    task_memory = 4096
+  }
+
+  expect_failures = [var.task_memory]
+}
+
+run "settings_out_of_range_are_refused" {
+  command = plan
+
+  variables {
+    settings = { control_poll_sec = 5 }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "settings_that_are_no_whole_numbers_are_refused" {
+  command = plan
+
+  variables {
+    settings = { max_in_flight = 1.5 }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "settings_that_do_not_fit_together_are_refused" {
+  command = plan
+
+  variables {
+    settings = { backoff_base_ms = 6000 }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "the_csp_is_required" {
+  command = plan
+
+  variables {
+    csp_base_url = null
+  }
+
+  expect_failures = [var.csp_base_url]
+}

@@ -1,0 +1,133 @@
+# The broker's own settings. `sandbox-broker --help` is their manual; names are the environment variables' in lower
+# case, null leaves the broker's default. tests/terraform.rs holds this list against the program's.
+
+variable "csp_base_url" {
+  description = "Base URL of the CSP's API; required unless settings.csp_mode is sim."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.csp_base_url == null ? var.settings.csp_mode == "sim" : can(regex("^https?://[^/\\s]+", var.csp_base_url))
+    error_message = "csp_base_url takes an http or https URL, and is required unless settings.csp_mode is sim."
+  }
+}
+
+variable "cors_allowed_origins" {
+  description = "Origins that browsers may call from, each as scheme://host:port."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for origin in var.cors_allowed_origins : can(regex("^https?://[^/,\\s]+$", origin))])
+    error_message = "cors_allowed_origins takes origins such as https://labs.example.com."
+  }
+}
+
+locals {
+  # What numbers the broker takes; it checks again at its start.
+  setting_ranges = {
+    allocate_timeout_ms           = [100, 60000]
+    auto_expiry_interval_sec      = [1, 604800]
+    backoff_base_ms               = [1, 60000]
+    backoff_max_ms                = [1, 60000]
+    circuit_breaker_threshold     = [1, 1000]
+    circuit_breaker_timeout_sec   = [1, 86400]
+    cleanup_concurrency           = [1, 100]
+    cleanup_interval_sec          = [1, 604800]
+    cleanup_per_sandbox_delay_sec = [0, 3600]
+    control_poll_sec              = [1, 4]
+    csp_sim_sandboxes             = [0, 100000]
+    csp_timeout_connect_sec       = [1, 300]
+    csp_timeout_read_sec          = [1, 300]
+    deleted_retention_hours       = [0, 8760]
+    deletion_retry_max_attempts   = [1, 100]
+    grace_period_minutes          = [0, 525600]
+    job_lease_sec                 = [3, 3600]
+    k_candidates                  = [0, 10000]
+    lab_duration_hours            = [0.0003, 8760]
+    max_in_flight                 = [1, 100000]
+    pool_refresh_interval_sec     = [1, 3600]
+    rate_limit_burst              = [1, 4294967295]
+    rate_limit_rps                = [0, 4294967295]
+    shutdown_grace_sec            = [1, 115]
+    stale_grace_hours             = [0, 8760]
+    stale_interval_sec            = [1, 604800]
+    sync_interval_sec             = [1, 604800]
+    sync_max_stale_percent        = [0, 100]
+    trusted_proxies               = [0, 16]
+  }
+  fractional_settings = ["cleanup_per_sandbox_delay_sec", "deleted_retention_hours", "grace_period_minutes", "lab_duration_hours", "stale_grace_hours"]
+}
+
+variable "settings" {
+  description = "Settings of the broker by the names of its environment variables in lower case; null is the broker's default."
+  type = object({
+    allocate_timeout_ms           = optional(number)
+    auto_expiry_interval_sec      = optional(number, 900)
+    backoff_base_ms               = optional(number)
+    backoff_max_ms                = optional(number)
+    circuit_breaker_threshold     = optional(number)
+    circuit_breaker_timeout_sec   = optional(number)
+    cleanup_concurrency           = optional(number)
+    cleanup_interval_sec          = optional(number, 300)
+    cleanup_per_sandbox_delay_sec = optional(number)
+    control_poll_sec              = optional(number)
+    csp_mode                      = optional(string, "http")
+    csp_sim_sandboxes             = optional(number)
+    csp_timeout_connect_sec       = optional(number)
+    csp_timeout_read_sec          = optional(number)
+    ddb_endpoint_url              = optional(string)
+    deleted_retention_hours       = optional(number)
+    deletion_retry_max_attempts   = optional(number)
+    grace_period_minutes          = optional(number)
+    job_lease_sec                 = optional(number)
+    k_candidates                  = optional(number)
+    lab_duration_hours            = optional(number)
+    log_level                     = optional(string)
+    max_in_flight                 = optional(number)
+    otel_exporter_otlp_endpoint   = optional(string)
+    pool_refresh_interval_sec     = optional(number)
+    rate_limit_burst              = optional(number)
+    rate_limit_rps                = optional(number)
+    shutdown_grace_sec            = optional(number, 25)
+    stale_grace_hours             = optional(number)
+    stale_interval_sec            = optional(number, 86400)
+    sync_interval_sec             = optional(number, 300)
+    sync_max_stale_percent        = optional(number)
+    # The load balancer is one proxy.
+    trusted_proxies = optional(number, 1)
+  })
+  default = {}
+
+  validation {
+    condition = alltrue([
+      for name, range in local.setting_ranges : var.settings[name] == null ? true : (
+        var.settings[name] >= range[0] && var.settings[name] <= range[1] &&
+        (floor(var.settings[name]) == var.settings[name] || contains(local.fractional_settings, name))
+      )
+    ])
+    error_message = "settings: each number has its range: ${join(", ", [for name, range in local.setting_ranges : "${name} ${range[0]} to ${range[1]}" if var.settings[name] == null ? false : (var.settings[name] < range[0] || var.settings[name] > range[1] || floor(var.settings[name]) != var.settings[name])])}."
+  }
+
+  validation {
+    condition     = contains(["http", "sim"], var.settings.csp_mode)
+    error_message = "settings.csp_mode takes http or sim."
+  }
+
+  validation {
+    condition     = var.settings.log_level == null || can(regex("^[A-Za-z0-9_=,:]+$", var.settings.log_level))
+    error_message = "settings.log_level takes a level (error, warn, info, debug, trace) or a filter; alarms need info or more."
+  }
+
+  validation {
+    condition = alltrue([
+      for url in [var.settings.ddb_endpoint_url, var.settings.otel_exporter_otlp_endpoint] : url == null || can(regex("^https?://[^/\\s]+", url))
+    ])
+    error_message = "settings.ddb_endpoint_url and settings.otel_exporter_otlp_endpoint take http or https URLs."
+  }
+
+  validation {
+    condition     = coalesce(var.settings.backoff_base_ms, 100) <= coalesce(var.settings.backoff_max_ms, 5000)
+    error_message = "settings.backoff_base_ms takes no more than backoff_max_ms (defaults 100 and 5000)."
+  }
+}
