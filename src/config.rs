@@ -90,6 +90,9 @@ pub struct RawSettings {
     /// Form of log lines [default: json; pretty on a terminal]
     #[arg(long, env, help_heading = "Server")]
     pub log_format: Option<LogFormat>,
+    /// Base URL of a collector that takes traces as OTLP over HTTP [default: no traces]
+    #[arg(long, env, help_heading = "Server")]
+    pub otel_exporter_otlp_endpoint: Option<String>,
 
     #[command(flatten)]
     pub store: RawStoreSettings,
@@ -253,6 +256,8 @@ pub struct Settings {
     pub replica_id: String,
     /// Requests a second for one client; `None` is off.
     pub rate_limit_rps: Option<u32>,
+    /// Where traces go.
+    pub otlp_endpoint: Option<Url>,
     /// The CSP.
     pub csp: CspSettings,
     /// How long a sandbox is held.
@@ -302,6 +307,8 @@ impl Settings {
         if let Some(endpoint) = &raw.store.ddb_endpoint_url {
             problems.url("DDB_ENDPOINT_URL", endpoint);
         }
+        let otlp_endpoint = raw.otel_exporter_otlp_endpoint.as_ref();
+        let otlp_endpoint = otlp_endpoint.and_then(|given| problems.url("OTEL_EXPORTER_OTLP_ENDPOINT", given));
         for origin in &raw.cors_allowed_origins {
             let is_origin = Url::parse(origin).is_ok_and(|url| url.origin().ascii_serialization() == *origin);
             if !is_origin {
@@ -329,6 +336,7 @@ impl Settings {
             admin_tokens,
             replica_id,
             rate_limit_rps,
+            otlp_endpoint,
             csp,
             lab_duration: problems.duration("LAB_DURATION_HOURS", raw.lab_duration_hours, 3600.0, 1.0, year),
             grace: problems.duration("GRACE_PERIOD_MINUTES", raw.grace_period_minutes, 60.0, 0.0, year),

@@ -12,7 +12,7 @@ use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSett
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::dynamo::table::create_table;
-use sandbox_broker::telemetry;
+use sandbox_broker::telemetry::Telemetry;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -112,7 +112,8 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 
 async fn serve(raw: RawSettings) -> Result<(), Failure> {
     let settings = Settings::check(raw).map_err(|problems| Failure::Settings(problems.to_string()))?;
-    telemetry::init_logs(&settings.raw.log_level, settings.raw.log_format)
+    let raw = &settings.raw;
+    let telemetry = Telemetry::init(&raw.log_level, raw.log_format, settings.otlp_endpoint.as_ref())
         .map_err(|error| Failure::Settings(error.to_string()))?;
     let (development_tokens, rate_limit) = (settings.development_tokens, settings.rate_limit_rps);
     let store = settings.raw.store.broker_store;
@@ -125,8 +126,9 @@ async fn serve(raw: RawSettings) -> Result<(), Failure> {
     if development_tokens {
         welcome(address);
     }
-    application.run_until_stopped(stop_requested()?).await?;
-    Ok(())
+    let ended = application.run_until_stopped(stop_requested()?).await;
+    telemetry.flush();
+    Ok(ended?)
 }
 
 fn welcome(address: SocketAddr) {
@@ -162,7 +164,7 @@ async fn create(settings: RawStoreSettings) -> Result<(), Failure> {
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
-    telemetry::init_logs("info", None).map_err(|error| Failure::Settings(error.to_string()))?;
+    Telemetry::init("info", None, None).map_err(|error| Failure::Settings(error.to_string()))?;
     let simulator = Simulator::bind(SimulatorSettings {
         address: SocketAddr::new(args.host, args.port),
         sandboxes: args.sandboxes,

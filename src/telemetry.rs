@@ -1,10 +1,24 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
+use actix_web::dev::ServiceRequest;
+use broker_actors::SPANS;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use opentelemetry::propagation::{Extractor, Injector};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Level, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use url::Url;
 
 use crate::config::LogFormat;
 
@@ -19,22 +33,115 @@ pub enum TelemetryError {
         "LOG_LEVEL holds {0}; it takes a level (error, warn, info, debug, trace) or a filter like info,sandbox_broker=debug"
     )]
     Filter(String),
+    /// The collector cannot be used.
+    #[error(
+        "OTEL_EXPORTER_OTLP_ENDPOINT holds {0}; it takes the base URL of a collector that speaks OTLP over HTTP: {1}"
+    )]
+    Exporter(String, #[source] ExporterBuildError),
 }
 
-/// Sends log lines to standard output. Only the first call in a process counts.
-pub fn init_logs(level: &str, format: Option<LogFormat>) -> Result<(), TelemetryError> {
-    // What the HTTP server says of its own start is nobody's concern; a filter in `level` may overrule this.
-    let filter = EnvFilter::try_new(format!("actix_server=warn,{level}"))
-        .map_err(|_| TelemetryError::Filter(level.to_owned()))?;
-    let is_terminal = std::io::stdout().is_terminal();
-    let format = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Json });
-    let lines = tracing_subscriber::fmt().with_env_filter(filter);
-    // An error means that a test in this process was first.
-    let _ = match format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        LogFormat::Pretty => lines.with_ansi(is_terminal).with_target(false).try_init(),
-    };
-    Ok(())
+/// What log and traces need until the program ends.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+}
+
+impl Telemetry {
+    /// Sends log lines to standard output, and spans to the collector at `otlp_endpoint`, if there is one. Only the
+    /// first call in a process counts.
+    pub fn init(level: &str, format: Option<LogFormat>, otlp_endpoint: Option<&Url>) -> Result<Self, TelemetryError> {
+        // What the HTTP server says of its own start is nobody's concern, and spans are no log lines; a filter in
+        // `level` may overrule this.
+        let filter = EnvFilter::try_new(format!("actix_server=warn,{SPANS}=off,{level}"))
+            .map_err(|_| TelemetryError::Filter(level.to_owned()))?;
+        let is_terminal = std::io::stdout().is_terminal();
+        let format = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Json });
+        let lines = tracing_subscriber::fmt::layer();
+        let lines = match format {
+            LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+            LogFormat::Pretty => lines.with_ansi(is_terminal).with_target(false).boxed(),
+        };
+        let traces = otlp_endpoint.map(tracer_provider).transpose()?;
+        // Beside our own spans, those of the SDK's operations: each is one call of DynamoDB.
+        let spans =
+            Targets::new().with_target(SPANS, Level::INFO).with_target("aws_sdk_dynamodb::operation", Level::DEBUG);
+        let exported = traces.as_ref().map(|traces| {
+            tracing_opentelemetry::layer().with_tracer(traces.tracer(env!("CARGO_PKG_NAME"))).with_filter(spans)
+        });
+        // An error means that a test in this process was first.
+        let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
+        Ok(Self { traces })
+    }
+
+    /// Sends the spans that wait.
+    pub fn flush(self) {
+        if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown()) {
+            tracing::warn!(%error, "the last spans could not be sent");
+        }
+    }
+}
+
+/// Spans go out in batches, from a thread of their own.
+fn tracer_provider(endpoint: &Url) -> Result<SdkTracerProvider, TelemetryError> {
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    let exporter = SpanExporter::builder()
+        .with_http()
+        .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))
+        .build()
+        .map_err(|error| TelemetryError::Exporter(endpoint.to_string(), error))?;
+    let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// The span of one request, within the trace of whoever sent it (W3C trace context).
+pub fn request_span(request: &ServiceRequest) -> Span {
+    let span = tracing::info_span!(
+        target: SPANS,
+        "request",
+        otel.name = tracing::field::Empty,
+        otel.kind = "server",
+        http.request.method = request.method().as_str(),
+        url.path = request.path(),
+        http.response.status_code = tracing::field::Empty,
+    );
+    if !span.is_disabled() {
+        let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
+            propagator.extract(&RequestHeaders(request.headers()))
+        });
+        // An error means that the span is not exported.
+        let _ = span.set_parent(parent);
+    }
+    span
+}
+
+/// Puts the current span's context into the headers of a request that goes out.
+pub fn inject_context(headers: &mut reqwest::header::HeaderMap) {
+    let context = Span::current().context();
+    opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.inject_context(&context, &mut OutgoingHeaders(headers));
+    });
+}
+
+struct RequestHeaders<'a>(&'a actix_web::http::header::HeaderMap);
+
+impl Extractor for RequestHeaders<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
+    }
+}
+
+struct OutgoingHeaders<'a>(&'a mut reqwest::header::HeaderMap);
+
+impl Injector for OutgoingHeaders<'_> {
+    fn set(&mut self, name: &str, value: String) {
+        if let (Ok(name), Ok(value)) = (reqwest::header::HeaderName::try_from(name), value.try_into()) {
+            self.0.insert(name, value);
+        }
+    }
 }
 
 /// The process's metrics. Several brokers in one process, as tests run them, share one recorder.

@@ -7,7 +7,9 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::Instrument as _;
 
+use crate::SPANS;
 use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError, WriteOutcome};
 use crate::reaper::{ExpiryTimers, Reaper};
@@ -171,11 +173,13 @@ impl Allocator {
                 let (sender, receiver) = watch::channel(None);
                 free.insert(receiver.clone());
                 let running = Running { shared: Arc::clone(&self.0), claim_key };
-                tokio::spawn(async move {
+                let span = tracing::info_span!(target: SPANS, "claim", track_id = request.track.as_str());
+                let claim = async move {
                     let answer = running.shared.claim_any(request).await;
                     drop((running, permit));
                     sender.send_replace(Some(answer));
-                });
+                };
+                tokio::spawn(claim.instrument(span));
                 (receiver, false)
             }
         };

@@ -76,6 +76,13 @@ fn report(broker: &Broker, stats: &Stats) {
     let Stats { total, available, allocated, pending_deletion, stale, deletion_failed } = *stats;
     let circuit_breaker = broker.circuit_breaker().state;
     tracing::info!(
-        total, available, allocated, pending_deletion, stale, deletion_failed, circuit_breaker, "pool census"
+        total,
+        available,
+        allocated,
+        pending_deletion,
+        stale,
+        deletion_failed,
+        circuit_breaker,
+        "pool census"
     );
 }

@@ -34,3 +34,6 @@ pub mod sync;
 pub mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+
+/// The target of the spans that traces are made of; log lines leave it out.
+pub const SPANS: &str = "broker_spans";

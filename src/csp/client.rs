@@ -4,13 +4,17 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use broker_actors::SPANS;
 use broker_actors::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
 use broker_actors::sandbox::{SandboxId, Timestamp};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
+use tracing::Instrument as _;
 use url::Url;
+
+use crate::telemetry;
 
 /// The largest listing that is read (I8): more than a hundred thousand accounts.
 const MAX_LISTING_BYTES: usize = 64 * 1024 * 1024;
@@ -70,14 +74,24 @@ impl HttpCsp {
         }
         url
     }
+
+    async fn send(&self, name: &'static str, request: RequestBuilder) -> Result<Response, CspError> {
+        let span = tracing::info_span!(target: SPANS, "csp", otel.name = name, otel.kind = "client");
+        async {
+            let mut context = HeaderMap::new();
+            telemetry::inject_context(&mut context);
+            request.headers(context).send().await.map_err(unreachable_csp)
+        }
+        .instrument(span)
+        .await
+    }
 }
 
 #[async_trait]
 impl CspClient for HttpCsp {
     async fn list(&self) -> Result<CspListing, CspError> {
         let url = self.url(&["current_user", "accounts"]);
-        let answer = self.http.get(url).send().await.map_err(unreachable_csp)?;
-        let answer = check(answer)?;
+        let answer = check(self.send("csp list", self.http.get(url)).await?)?;
         if answer.status() != StatusCode::OK {
             return Err(CspError::BadAnswer(format!("HTTP {} to the listing", answer.status())));
         }
@@ -87,7 +101,7 @@ impl CspClient for HttpCsp {
     async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
         let uuid = external_id.rsplit('/').next().unwrap_or(external_id);
         let url = self.url(&["sandbox", "accounts", uuid]);
-        let answer = self.http.delete(url).send().await.map_err(unreachable_csp)?;
+        let answer = self.send("csp delete", self.http.delete(url)).await?;
         match check(answer)?.status() {
             StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(CspDeletion::Deleted),
             StatusCode::NOT_FOUND => Ok(CspDeletion::AlreadyGone),

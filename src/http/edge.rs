@@ -8,9 +8,11 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse};
 use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -43,7 +45,8 @@ pub async fn edge<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let began = Instant::now();
     let request_id = request_id(request.headers());
-    let response = next.call(request).await?;
+    let span = telemetry::request_span(&request);
+    let response = next.call(request).instrument(span.clone()).await?;
     let mut response = match failure_of(&response) {
         Some(failure) => in_error_form(response, &failure, &request_id).map_into_right_body(),
         None => response.map_into_left_body(),
@@ -55,7 +58,7 @@ pub async fn edge<B: MessageBody + 'static>(
     for (name, value) in SECURITY_HEADERS {
         headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    report(&response, &request_id, began);
+    report(&response, &request_id, began, &span);
     Ok(response)
 }
 
@@ -99,7 +102,7 @@ fn in_error_form<B>(response: ServiceResponse<B>, failure: &ApiError, request_id
     ServiceResponse::new(response.into_parts().0, answer)
 }
 
-fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant) {
+fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant, span: &Span) {
     let request = response.request();
     let status = response.status();
     let endpoint = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
@@ -116,6 +119,10 @@ fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant) {
     let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
+    if !span.is_disabled() {
+        span.record("otel.name", format!("{method} {endpoint}"));
+        span.record("http.response.status_code", status);
+    }
     if status >= 500 {
         tracing::warn!(
             request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 use super::driver::Surroundings;
 use super::{Job, JobError, RunRecord, StopSignal};
+use crate::SPANS;
 use crate::ports::{JobLease, LeaseOutcome, StoreError};
 use crate::sandbox::Timestamp;
 
@@ -67,7 +69,8 @@ async fn run_and_extend<J: Job>(
     // A task of its own, so that a panic ends the run and nothing else.
     let mut run = {
         let (job, stop) = (Arc::clone(job), stop.clone());
-        AbortOnDrop(tokio::spawn(async move { job.run(&stop).await }))
+        let span = tracing::info_span!(target: SPANS, "job", otel.name = job.name());
+        AbortOnDrop(tokio::spawn(async move { job.run(&stop).await }.instrument(span)))
     };
     let mut expires_at = held.expires_at;
     let patience = surroundings.stop_patience;
