@@ -98,7 +98,7 @@ pub fn request_span(request: &ServiceRequest) -> Span {
     let span = tracing::info_span!(
         target: SPANS,
         "request",
-        otel.name = tracing::field::Empty,
+        otel.name = format!("{} {}", request.method(), request.match_pattern().as_deref().unwrap_or("unmatched")),
         otel.kind = "server",
         http.request.method = request.method().as_str(),
         url.path = request.path(),

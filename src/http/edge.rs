@@ -119,10 +119,7 @@ fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant, sp
     let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
-    if !span.is_disabled() {
-        span.record("otel.name", format!("{method} {endpoint}"));
-        span.record("http.response.status_code", status);
-    }
+    span.record("http.response.status_code", status);
     if status >= 500 {
         tracing::warn!(
             request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"

@@ -11,3 +11,4 @@ mod helpers;
 mod processes;
 mod program;
 mod sandboxes;
+mod traces;
