@@ -52,3 +52,8 @@ output "dashboard_name" {
   description = "CloudWatch dashboard."
   value       = aws_cloudwatch_dashboard.broker.dashboard_name
 }
+
+output "task_definition_arn" {
+  description = "What the service shall run; await-rollout compares."
+  value       = aws_ecs_task_definition.broker.arn
+}

@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1
+
+# Compiles on the builder's own processor, for either of linux/amd64 and linux/arm64.
+FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
+ARG BUILDARCH
+ARG TARGETARCH
+WORKDIR /build
+
+# aws-lc needs cmake. Debian's stable release keeps the versions of its compilers.
+# hadolint ignore=DL3008
+RUN case "$TARGETARCH" in \
+      amd64) cpu=x86_64 package=x86-64 ;; \
+      arm64) cpu=aarch64 package=aarch64 ;; \
+      *) echo "no build for $TARGETARCH" >&2; exit 1 ;; \
+    esac \
+    && set -- cmake \
+    && if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
+         set -- "$@" "gcc-$package-linux-gnu" "g++-$package-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
+       fi \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends "$@" \
+    && rm -rf /var/lib/apt/lists/* \
+    && rustup target add "$cpu-unknown-linux-gnu" \
+    && printf '[build]\ntarget = "%s"\n[target.%s]\nlinker = "%s"\n' \
+         "$cpu-unknown-linux-gnu" "$cpu-unknown-linux-gnu" "$cpu-linux-gnu-gcc" >> "$CARGO_HOME/config.toml"
+
+# The dependencies alone, so that this layer lasts until one of them changes.
+COPY Cargo.toml Cargo.lock ./
+COPY actors/Cargo.toml actors/
+RUN mkdir -p src actors/src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs actors/src/lib.rs \
+    && cargo build --release --locked
+
+COPY src src
+COPY actors actors
+# Cargo goes by the time of change: it must be later than that of the empty sources above.
+RUN find src actors -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked \
+    && cp target/*/release/sandbox-broker /sandbox-broker \
+    && mkdir /data
+
+# For releases: `docker buildx build --target binary --output dist .`
+FROM scratch AS binary
+COPY --from=build /sandbox-broker /sandbox-broker
+
+# C library, CA certificates, an unprivileged user; no shell.
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /sandbox-broker /sandbox-broker
+# Without settings the broker tries itself out, with a file in here.
+COPY --from=build --chown=65532:65532 /data /data
+ENV BROKER_HOST=0.0.0.0 BROKER_DATA_DIR=/data
+USER 65532:65532
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s CMD ["/sandbox-broker", "healthcheck"]
+ENTRYPOINT ["/sandbox-broker"]
