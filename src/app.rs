@@ -130,6 +130,8 @@ impl Application {
         let server = actix_web::rt::spawn(self.server);
         let sweeper = self.engine.map(|engine| actix_web::rt::spawn(sweep(engine)));
         let broker = self.state.broker.clone();
+        let state = self.state.clone();
+        let ticker = actix_web::rt::spawn(async move { state.live.run(&state).await });
         let ended = tokio::select! {
             () = stop => Ok(()),
             name = broker.death() => Err(RunError::PartDied(name)),
@@ -137,12 +139,15 @@ impl Application {
         tracing::info!("stopping");
         self.state.draining.store(true, Ordering::Release);
         let drained = timeout(self.grace, async {
+            // Consoles would keep their connections for ever.
+            self.state.live.close();
             handle.stop(true).await;
             broker.stop().await;
         });
         if drained.await.is_err() {
             tracing::warn!(grace = ?self.grace, "not everything ended in time");
         }
+        ticker.abort();
         if let Some(sweeper) = sweeper {
             sweeper.abort();
         }

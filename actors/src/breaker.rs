@@ -52,6 +52,7 @@ pub enum Outcome {
 
 /// The breaker as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct BreakerSnapshot {
     /// `closed`, `open` or `half_open`.
     pub state: &'static str,

@@ -25,6 +25,7 @@ const MAX_ERROR_CHARS: usize = 500;
 
 /// What a cleanup run did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CleanupReport {
     /// Deleted at the CSP, or gone there already.
     pub deleted: u64,

@@ -8,7 +8,7 @@ use crate::allocation::AccessError;
 use crate::job::StopSignal;
 use crate::ports::{Clock, Cursor, Listing, Page, SandboxStore, StoreError, WriteOutcome};
 use crate::reaper::Reaper;
-use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Status};
+use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Status, TrackId};
 use crate::stale::{DiscardReport, StaleCollector};
 
 /// The statuses that operators count and list: all but tombstones.
@@ -18,8 +18,12 @@ const LIVE: [Status; 5] =
 /// So often an operator's change is tried again when others change the sandbox meanwhile.
 const MAX_WRITE_ATTEMPTS: u32 = 5;
 
+/// So many pages one search reads at most.
+const MAX_SEARCHED_PAGES: u32 = 20;
+
 /// How many sandboxes are in each state; tombstones count nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// The sum of all below.
     pub total: u64,
@@ -83,6 +87,27 @@ impl Inventory {
         Ok(Page { sandboxes, next: None })
     }
 
+    /// Lists sandboxes that `text` is found in. It ends with the first stretch of the table that has any, or when it
+    /// has read as much as one request may (I8); the page's cursor goes on from there.
+    pub async fn search(
+        &self,
+        status: Option<Status>,
+        text: &str,
+        limit: u32,
+        mut after: Option<Cursor>,
+    ) -> Result<Page, StoreError> {
+        let text = text.to_lowercase();
+        for _ in 0..MAX_SEARCHED_PAGES {
+            let Page { mut sandboxes, next } = self.list(status, limit, after.take()).await?;
+            sandboxes.retain(|sandbox| is_found(&text, sandbox));
+            if !sandboxes.is_empty() || next.is_none() {
+                return Ok(Page { sandboxes, next });
+            }
+            after = next;
+        }
+        Ok(Page { sandboxes: Vec::new(), next: after })
+    }
+
     /// Ends a holding in its owner's stead.
     pub async fn force_release(&self, sandbox_id: &SandboxId) -> Result<Sandbox, AccessError> {
         self.change(sandbox_id, &Event::Release).await
@@ -119,6 +144,13 @@ impl Inventory {
         }
         Err(AccessError::Contended(sandbox_id.clone()))
     }
+}
+
+/// Whether this lower-case text is part of what names the sandbox, its owner or its lab.
+fn is_found(text: &str, sandbox: &Sandbox) -> bool {
+    let names = [Some(sandbox.sandbox_id.as_str()), Some(sandbox.name.as_str()), Some(sandbox.external_id.as_str())];
+    let holding = [sandbox.allocated_to_track.as_ref().map(TrackId::as_str), sandbox.track_name.as_deref()];
+    names.into_iter().chain(holding).flatten().any(|value| value.to_lowercase().contains(text))
 }
 
 /// A place in a listing over several statuses: the status, and the store's own cursor within it.

@@ -134,6 +134,7 @@ pub enum LeaseOutcome {
 /// What an operator wants of an actor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Desired {
     /// Work.
     #[default]
@@ -144,6 +145,7 @@ pub enum Desired {
 
 /// A control item: an operator's word to one actor, on every replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Control {
     /// Which actor.
     pub actor: String,

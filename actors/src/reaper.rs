@@ -26,6 +26,7 @@ const MAX_TIMERS: usize = 100_000;
 
 /// What an expiry sweep did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExpiryReport {
     /// Holdings ended.
     pub expired: u64,

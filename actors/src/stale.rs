@@ -17,6 +17,7 @@ const CONCURRENCY: usize = 16;
 
 /// What a run of the stale collector, or a bulk delete, did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DiscardReport {
     /// Turned into tombstones.
     pub deleted: u64,

@@ -253,6 +253,11 @@ impl Broker {
         self.0.census.watch()
     }
 
+    /// The name of this replica.
+    pub fn replica(&self) -> &ReplicaId {
+        &self.0.settings.replica
+    }
+
     /// The circuit breaker before the CSP, on this replica.
     pub fn circuit_breaker(&self) -> BreakerSnapshot {
         self.0.csp.snapshot()

@@ -56,7 +56,12 @@ impl Tokens {
         Self { track: settings.api_tokens.clone(), admin: settings.admin_tokens.clone() }
     }
 
-    fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
+    /// Tokens that let nobody in.
+    pub(super) fn none() -> Self {
+        Self { track: Vec::new(), admin: Vec::new() }
+    }
+
+    pub(super) fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
         let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "send Authorization: Bearer <token>");
         let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
         let (scheme, token) = header.split_once(' ').ok_or_else(missing)?;
@@ -68,11 +73,7 @@ impl Tokens {
             Access::Public => Ok(()),
             Access::Track if is_track => Ok(()),
             Access::Admin if is_admin => Ok(()),
-            _ if is_track || is_admin => {
-                let needs = if access == Access::Admin { "an admin" } else { "a track" };
-                let message = format!("this route takes {needs} token");
-                Err(ApiError::new(StatusCode::FORBIDDEN, "FORBIDDEN", message))
-            }
+            _ if is_track || is_admin => Err(ApiError::forbidden(access)),
             _ => Err(ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the token is not known here")),
         }
     }
@@ -120,10 +121,7 @@ impl RateLimit {
         let (result, remaining) = match self.limiter.check_key(&client) {
             Ok(bucket) => (Ok(()), bucket.remaining_burst_capacity()),
             Err(until) => {
-                let wait = until.wait_time_from(DefaultClock::default().now());
-                let message = format!("more than {} requests a second from one address", self.rps);
-                let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
-                (Err(error.retry_after(wait)), 0)
+                (Err(ApiError::rate_limited(self.rps, until.wait_time_from(DefaultClock::default().now()))), 0)
             }
         };
         let seconds_to_full = (self.burst - remaining.min(self.burst)).div_ceil(self.rps);

@@ -3,45 +3,90 @@
 use std::time::Duration;
 
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
+use broker_actors::cleanup::CleanupReport;
+use broker_actors::inventory::Stats;
+use broker_actors::job::ActorStatus;
 use broker_actors::ports::Cursor;
-use broker_actors::sandbox::Status;
+use broker_actors::reaper::ExpiryReport;
+use broker_actors::sandbox::{Sandbox, Status};
+use broker_actors::stale::DiscardReport;
+use broker_actors::sync::SyncReport;
 use broker_actors::system::SyncOptions;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::time::Instant;
+use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::access::client_of;
 use super::edge::LogFields;
 use super::error::ApiError;
 use super::headers::sandbox_id;
+use super::openapi::{ADMIN, ActorPath, OperatorHeader, SandboxPath};
 
 const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 100;
 const MAX_REASON_CHARS: usize = 500;
+const MAX_SEARCH_CHARS: usize = 256;
+
+/// The answer to a pause without a reason.
+pub(super) const PAUSE_FORM: &str = r#"send a body such as {"reason": "maintenance until 14:00"}"#;
 
 /// The longest grace period that an operator may ask for: a year.
 const MAX_GRACE_HOURS: f64 = 365.0 * 24.0;
 
 type Answer = Result<HttpResponse, ApiError>;
 
-/// `GET /v1/admin/stats`
+/// Counts the sandboxes of each status
+///
+/// Exact, by an index read. Tombstones count nowhere.
+#[utoipa::path(
+    get,
+    path = "/v1/admin/stats",
+    tag = ADMIN,
+    responses((status = 200, description = "The counts", body = Stats))
+)]
 pub(super) async fn stats(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     note(&request, "stats", None);
     no_query(&request)?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().stats().await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct ListQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// Only those of this status; without it, all but tombstones
     status: Option<Status>,
+    /// At most so many, 50 if not given
+    #[param(minimum = 1, maximum = 100)]
     limit: Option<u32>,
+    /// Where the page before ended
+    cursor: Option<String>,
+    /// Only those with this text in their id, name, external id, owner or lab, in whatever case. A page may then hold
+    /// fewer than `limit` and still have a `cursor`
+    #[param(min_length = 1, max_length = 256)]
+    search: Option<String>,
+}
+
+/// A page of sandboxes
+#[derive(Serialize, ToSchema)]
+pub(super) struct SandboxPage {
+    sandboxes: Vec<Sandbox>,
+    /// How many are on this page
+    count: usize,
+    /// Where the next page begins; null on the last one
     cursor: Option<String>,
 }
 
-/// `GET /v1/admin/sandboxes`
+/// Lists sandboxes, page by page
+#[utoipa::path(
+    get,
+    path = "/v1/admin/sandboxes",
+    tag = ADMIN,
+    params(ListQuery),
+    responses((status = 200, description = "A page", body = SandboxPage))
+)]
 pub(super) async fn list(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     note(&request, "list", None);
     let query: ListQuery = query(&request)?;
@@ -49,57 +94,98 @@ pub(super) async fn list(state: web::Data<AppState>, request: HttpRequest) -> An
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::bad_request("BAD_QUERY", format!("limit takes a number from 1 to {MAX_PAGE}")));
     }
-    let page = state.broker.inventory().list(query.status, limit, query.cursor.map(Cursor)).await?;
-    Ok(HttpResponse::Ok().json(json!({
-        "count": page.sandboxes.len(),
-        "sandboxes": page.sandboxes,
-        "cursor": page.next.map(|cursor| cursor.0),
-    })))
+    let after = query.cursor.map(Cursor);
+    let inventory = state.broker.inventory();
+    let page = match query.search.as_deref() {
+        None => inventory.list(query.status, limit, after).await?,
+        Some(text) if (1..=MAX_SEARCH_CHARS).contains(&text.chars().count()) => {
+            inventory.search(query.status, text, limit, after).await?
+        }
+        Some(_) => {
+            let message = format!("search takes 1 to {MAX_SEARCH_CHARS} characters");
+            return Err(ApiError::bad_request("BAD_QUERY", message));
+        }
+    };
+    let count = page.sandboxes.len();
+    let cursor = page.next.map(|cursor| cursor.0);
+    Ok(HttpResponse::Ok().json(SandboxPage { sandboxes: page.sandboxes, count, cursor }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct SyncQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct SyncQuery {
+    /// Tell the differences, write nothing
     #[serde(default)]
     dry_run: bool,
+    /// Do it even if the listing is empty or would make too many sandboxes stale
     #[serde(default)]
     force: bool,
 }
 
-/// `POST /v1/admin/sync`
+/// Syncs the table with the cloud provider's listing now
+#[utoipa::path(
+    post,
+    path = "/v1/admin/sync",
+    tag = ADMIN,
+    params(SyncQuery),
+    responses((status = 200, description = "It ran to its end", body = Completed<SyncReport>))
+)]
 pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
     note(&request, "sync", None);
     let SyncQuery { dry_run, force } = query(&request)?;
     let began = Instant::now();
     let report = state.broker.sync(SyncOptions { dry_run, force }).await?;
-    Ok(completed(&report, began))
+    Ok(completed(report, began))
 }
 
-/// `POST /v1/admin/cleanup`
+/// Deletes what waits for deletion now
+#[utoipa::path(
+    post,
+    path = "/v1/admin/cleanup",
+    tag = ADMIN,
+    responses((status = 200, description = "It ran to its end", body = Completed<CleanupReport>))
+)]
 pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
     note(&request, "cleanup", None);
     no_query(&request)?;
     let began = Instant::now();
     let report = state.broker.cleanup().await?;
-    Ok(completed(&report, began))
+    Ok(completed(report, began))
 }
 
-/// `POST /v1/admin/auto-expire`
+/// Ends holdings past their end and grace period now
+#[utoipa::path(
+    post,
+    path = "/v1/admin/auto-expire",
+    tag = ADMIN,
+    responses((status = 200, description = "It ran to its end", body = Completed<ExpiryReport>))
+)]
 pub(super) async fn auto_expire(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
     note(&request, "auto-expire", None);
     no_query(&request)?;
     let began = Instant::now();
     let report = state.broker.expire().await?;
-    Ok(completed(&report, began))
+    Ok(completed(report, began))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct StaleQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct StaleQuery {
+    /// How long a sandbox must have been stale; `STALE_GRACE_HOURS` if not given
+    #[param(minimum = 0, maximum = 8760)]
     grace_period_hours: Option<f64>,
 }
 
-/// `POST /v1/admin/auto-delete-stale`
+/// Turns sandboxes that have long been stale into tombstones now
+#[utoipa::path(
+    post,
+    path = "/v1/admin/auto-delete-stale",
+    tag = ADMIN,
+    params(StaleQuery),
+    responses((status = 200, description = "It ran to its end", body = Completed<DiscardReport>))
+)]
 pub(super) async fn auto_delete_stale(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
     note(&request, "auto-delete-stale", None);
     let query: StaleQuery = query(&request)?;
@@ -112,16 +198,35 @@ pub(super) async fn auto_delete_stale(state: web::Data<AppState>, request: HttpR
     };
     let began = Instant::now();
     let report = state.broker.delete_stale(grace).await?;
-    Ok(completed(&report, began))
+    Ok(completed(report, began))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-struct BulkDeleteQuery {
+#[into_params(parameter_in = Query)]
+pub(super) struct BulkDeleteQuery {
+    /// Which; others are in use
+    #[param(required = true, inline, value_type = Discardable)]
     status: Option<Status>,
 }
 
-/// `POST /v1/admin/bulk-delete`
+/// What may be discarded unseen, for the OpenAPI document
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "its variants are only documented")]
+pub(super) enum Discardable {
+    Stale,
+    DeletionFailed,
+}
+
+/// Turns all sandboxes of a status into tombstones, without a call to the cloud provider
+#[utoipa::path(
+    post,
+    path = "/v1/admin/bulk-delete",
+    tag = ADMIN,
+    params(BulkDeleteQuery),
+    responses((status = 200, description = "All of them are gone from the table", body = Completed<DiscardReport>))
+)]
 pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
     note(&request, "bulk-delete", None);
     let query: BulkDeleteQuery = query(&request)?;
@@ -130,28 +235,62 @@ pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest
     };
     let began = Instant::now();
     let report = state.broker.inventory().bulk_delete(status).await?;
-    Ok(completed(&report, began))
+    Ok(completed(report, began))
 }
 
-/// `GET /v1/admin/actors`
+/// All actors
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActorList {
+    actors: Vec<ActorStatus>,
+}
+
+/// Shows what each actor does
+#[utoipa::path(
+    get,
+    path = "/v1/admin/actors",
+    tag = ADMIN,
+    responses((status = 200, description = "The actors, as this replica sees them", body = ActorList))
+)]
 pub(super) async fn actors(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     note(&request, "actors", None);
-    Ok(HttpResponse::Ok().json(json!({ "actors": state.broker.actors().await? })))
+    Ok(HttpResponse::Ok().json(ActorList { actors: state.broker.actors().await? }))
 }
 
-/// `GET /v1/admin/actors/{name}`
+/// Shows what one actor does
+#[utoipa::path(
+    get,
+    path = "/v1/admin/actors/{name}",
+    tag = ADMIN,
+    params(ActorPath),
+    responses((status = 200, description = "The actor, as this replica sees it", body = ActorStatus))
+)]
 pub(super) async fn actor(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     note(&request, "actor", None);
     Ok(HttpResponse::Ok().json(state.broker.actor(&name).await?))
 }
 
-#[derive(Deserialize)]
+/// Why an actor is paused
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct PauseBody {
+#[schema(example = json!({ "reason": "maintenance until 14:00" }))]
+pub(super) struct PauseBody {
+    /// For the next operator who looks
+    #[schema(min_length = 1, max_length = 500, pattern = r"\S")]
     reason: String,
 }
 
-/// `POST /v1/admin/actors/{name}/pause`
+/// Pauses an actor on every replica, also after restarts
+///
+/// A run under way is told to end. Pausing `pool-manager` stops allocation (`503 BROKER_PAUSED`); reads and releases
+/// go on.
+#[utoipa::path(
+    post,
+    path = "/v1/admin/actors/{name}/pause",
+    tag = ADMIN,
+    params(ActorPath, OperatorHeader),
+    request_body = PauseBody,
+    responses((status = 200, description = "The actor rests", body = ActorStatus))
+)]
 pub(super) async fn pause(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -159,8 +298,7 @@ pub(super) async fn pause(
     body: web::Bytes,
 ) -> Answer {
     note(&request, "pause", None);
-    let form = r#"send a body such as {"reason": "maintenance until 14:00"}"#;
-    let body: PauseBody = serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("BAD_BODY", form))?;
+    let body: PauseBody = serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("BAD_BODY", PAUSE_FORM))?;
     let reason = body.reason.trim();
     if !(1..=MAX_REASON_CHARS).contains(&reason.chars().count()) {
         let message = format!("reason takes 1 to {MAX_REASON_CHARS} characters");
@@ -171,7 +309,14 @@ pub(super) async fn pause(
     Ok(HttpResponse::Ok().json(state.broker.pause(&name, reason, &by).await?))
 }
 
-/// `POST /v1/admin/actors/{name}/resume`
+/// Lets an actor work again, on every replica
+#[utoipa::path(
+    post,
+    path = "/v1/admin/actors/{name}/resume",
+    tag = ADMIN,
+    params(ActorPath, OperatorHeader),
+    responses((status = 200, description = "The actor works", body = ActorStatus))
+)]
 pub(super) async fn resume(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -184,7 +329,14 @@ pub(super) async fn resume(
     Ok(HttpResponse::Ok().json(state.broker.resume(&name, &by).await?))
 }
 
-/// `POST /v1/admin/actors/{name}/run`
+/// Runs an actor's job now and waits for its end; the pool manager's is a refresh
+#[utoipa::path(
+    post,
+    path = "/v1/admin/actors/{name}/run",
+    tag = ADMIN,
+    params(ActorPath),
+    responses((status = 200, description = "It ran to its end", body = ActorStatus))
+)]
 pub(super) async fn run(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -195,7 +347,14 @@ pub(super) async fn run(
     Ok(HttpResponse::Ok().json(state.broker.run(&name).await?))
 }
 
-/// `POST /v1/admin/sandboxes/{id}/release`
+/// Ends a holding in its owner's stead
+#[utoipa::path(
+    post,
+    path = "/v1/admin/sandboxes/{id}/release",
+    tag = ADMIN,
+    params(SandboxPath),
+    responses((status = 200, description = "It waits for its deletion", body = Sandbox))
+)]
 pub(super) async fn release(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -207,7 +366,14 @@ pub(super) async fn release(
     Ok(HttpResponse::Ok().json(state.broker.inventory().force_release(&id).await?))
 }
 
-/// `POST /v1/admin/sandboxes/{id}/retry-deletion`
+/// Tries a failed deletion again
+#[utoipa::path(
+    post,
+    path = "/v1/admin/sandboxes/{id}/retry-deletion",
+    tag = ADMIN,
+    params(SandboxPath),
+    responses((status = 200, description = "It waits for its deletion", body = Sandbox))
+)]
 pub(super) async fn retry_deletion(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -249,9 +415,17 @@ fn operator(state: &AppState, request: &HttpRequest) -> Result<String, ApiError>
     }
 }
 
-fn completed(report: &impl Serialize, began: Instant) -> HttpResponse {
-    let mut body = serde_json::to_value(report).unwrap_or(Value::Null);
-    body["status"] = json!("completed");
-    body["duration_ms"] = json!(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-    HttpResponse::Ok().json(body)
+/// A run that came to its end
+#[derive(Serialize, ToSchema)]
+pub(super) struct Completed<R> {
+    /// Always `completed`
+    status: &'static str,
+    #[serde(flatten)]
+    report: R,
+    duration_ms: u64,
+}
+
+fn completed(report: impl Serialize, began: Instant) -> HttpResponse {
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    HttpResponse::Ok().json(Completed { status: "completed", report, duration_ms })
 }

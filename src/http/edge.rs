@@ -6,17 +6,18 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage as _, HttpResponse};
+use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
+use super::AppState;
 use super::error::ApiError;
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Set on every answer. The HSTS header counts only over TLS, which ends at the load balancer.
+/// Set on every answer that does not set them itself. The HSTS header counts only over TLS, which ends at the load balancer.
 const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
@@ -56,7 +57,10 @@ pub async fn edge<B: MessageBody + 'static>(
         headers.insert(REQUEST_ID, value);
     }
     for (name, value) in SECURITY_HEADERS {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        // A page brings a policy of its own.
+        if !headers.contains_key(name) {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
     }
     report(&response, &request_id, began, &span);
     Ok(response)
@@ -115,8 +119,11 @@ fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant, sp
     )
     .record(latency.as_secs_f64());
     let fields = request.extensions().get::<LogFields>().cloned().unwrap_or_default();
-    let LogFields { action, track_id, sandbox_id, outcome } = fields;
-    let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
+    let outcome = fields.outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
+    if let Some(state) = request.app_data::<web::Data<AppState>>() {
+        state.live.requested(state.clock.now(), &fields, outcome);
+    }
+    let LogFields { action, track_id, sandbox_id, .. } = fields;
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
     span.record("http.response.status_code", status);

@@ -11,6 +11,8 @@ use broker_actors::ports::{CspError, StoreError};
 use broker_actors::system::ActorError;
 use serde_json::{Value, json};
 
+use super::access::Access;
+
 /// An error as the API answers it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
@@ -64,6 +66,51 @@ impl ApiError {
         json!({ "error": error })
     }
 
+    /// 403, for a token of the other kind.
+    pub fn forbidden(access: Access) -> Self {
+        let needs = if access == Access::Admin { "an admin" } else { "a track" };
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", format!("this route takes {needs} token"))
+    }
+
+    /// 429, for a client above this rate.
+    pub fn rate_limited(requests_per_second: u32, wait: Duration) -> Self {
+        let message = format!("more than {requests_per_second} requests a second from one address");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(wait)
+    }
+
+    /// 503, for one console too many.
+    pub fn too_many_streams() -> Self {
+        let message = "as many consoles as it takes follow this replica already; close one";
+        unavailable("TOO_MANY_STREAMS", message, LATER)
+    }
+
+    /// 502, for a cloud provider that does not do its part.
+    pub fn csp_error(error: &CspError) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", error.to_string())
+    }
+
+    /// The answer to a failure of the store. What it says of its inside stays here.
+    pub fn from_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::Throttled(_) => unavailable("STORE_THROTTLED", "the store is busy; try again", SOON),
+            StoreError::Unavailable(_) => {
+                unavailable("STORE_UNAVAILABLE", "the store does not answer; try again", LATER)
+            }
+            StoreError::OutcomeUnknown(_) => unavailable(
+                "OUTCOME_UNKNOWN",
+                "whether this took effect is not known; the same request again, with the same key, finds out",
+                SOON,
+            ),
+            StoreError::BadCursor => Self::bad_request(
+                "BAD_CURSOR",
+                "the cursor is not one that this listing gave out; leave it away to start again",
+            ),
+            StoreError::Rejected(_) | StoreError::Corrupt { .. } => {
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+        }
+    }
+
     /// The error for a status that the framework answered by itself.
     pub fn of_status(status: StatusCode) -> Self {
         let (code, message) = match status {
@@ -110,30 +157,10 @@ fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        match &error {
-            StoreError::BadCursor => {
-                return Self::bad_request(
-                    "BAD_CURSOR",
-                    "the cursor is not one that this listing gave out; leave it away to start again",
-                );
-            }
-            StoreError::Throttled(_) => {}
-            _ => tracing::error!(%error, "the store failed"),
+        if !matches!(error, StoreError::Throttled(_) | StoreError::BadCursor) {
+            tracing::error!(%error, "the store failed");
         }
-        match error {
-            StoreError::Throttled(_) => unavailable("STORE_THROTTLED", "the store is busy; try again", SOON),
-            StoreError::Unavailable(_) => {
-                unavailable("STORE_UNAVAILABLE", "the store does not answer; try again", LATER)
-            }
-            StoreError::OutcomeUnknown(_) => unavailable(
-                "OUTCOME_UNKNOWN",
-                "whether this took effect is not known; the same request again, with the same key, finds out",
-                SOON,
-            ),
-            StoreError::Rejected(_) | StoreError::Corrupt { .. } | StoreError::BadCursor => {
-                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
-            }
-        }
+        Self::from_store(&error)
     }
 }
 
@@ -187,7 +214,7 @@ impl From<JobError> for ApiError {
             JobError::Csp(CspError::BreakerOpen { retry_in }) => unavailable("CSP_CIRCUIT_OPEN", text, retry_in),
             JobError::Csp(error) => {
                 tracing::warn!(%error, "the CSP failed");
-                Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", text)
+                Self::csp_error(&error)
             }
             JobError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
             JobError::LeaseLost | JobError::CutOff { .. } => unavailable("RUN_INTERRUPTED", text, SOON),

@@ -3,10 +3,15 @@
 
 pub mod access;
 mod admin;
+mod assets;
+mod console;
+mod docs;
 pub mod edge;
 pub mod error;
+pub mod events;
 mod headers;
 mod observability;
+pub mod openapi;
 mod sandboxes;
 
 use std::collections::BTreeMap;
@@ -26,6 +31,7 @@ use broker_actors::system::Broker;
 
 use self::access::{Access, MAX_BODY_BYTES, RateLimit, Tokens, admit};
 use self::edge::edge;
+use self::events::Live;
 use crate::config::Settings;
 
 /// The longest that a client may take to send its request's head.
@@ -50,6 +56,8 @@ pub struct AppState {
     pub rate_limit: Option<RateLimit>,
     /// So many proxies before us are believed.
     pub trusted_proxies: usize,
+    /// What consoles watch.
+    pub live: Live,
     /// Set once the broker stops; readiness fails from then on.
     pub draining: AtomicBool,
 }
@@ -63,6 +71,7 @@ impl AppState {
             tokens: Tokens::new(settings),
             rate_limit: RateLimit::new(settings),
             trusted_proxies: settings.raw.trusted_proxies.into(),
+            live: Live::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -94,6 +103,11 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get("/healthz", Access::Public, || web::get().to(observability::healthz)),
     get("/readyz", Access::Public, || web::get().to(observability::readyz)),
     get("/metrics", Access::Public, || web::get().to(observability::metrics)),
+    get("/console", Access::Public, || web::get().to(console::page)),
+    get("/console/{asset}", Access::Public, || web::get().to(console::asset)),
+    get("/v1/docs", Access::Public, || web::get().to(docs::page)),
+    get("/v1/docs/{asset}", Access::Public, || web::get().to(docs::asset)),
+    get("/v1/openapi.json", Access::Public, || web::get().to(docs::document)),
     post("/v1/allocate", Access::Track, || web::post().to(sandboxes::allocate)),
     get("/v1/sandboxes/{id}", Access::Track, || web::get().to(sandboxes::read)),
     post("/v1/sandboxes/{id}/renew", Access::Track, || web::post().to(sandboxes::renew)),
@@ -111,6 +125,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get("/v1/admin/actors/{name}", Access::Admin, || web::get().to(admin::actor)),
     post("/v1/admin/actors/{name}/pause", Access::Admin, || web::post().to(admin::pause)),
     post("/v1/admin/actors/{name}/resume", Access::Admin, || web::post().to(admin::resume)),
+    get("/v1/admin/events", Access::Admin, || web::get().to(events::events)),
     post("/v1/admin/actors/{name}/run", Access::Admin, || web::post().to(admin::run)),
 ];
 
@@ -170,6 +185,7 @@ fn cors(origins: &[String]) -> Cors {
             "Authorization",
             "Content-Type",
             "Idempotency-Key",
+            "Last-Event-ID",
             "X-Track-ID",
             "X-Instruqt-Sandbox-ID",
             "X-Instruqt-Track-ID",

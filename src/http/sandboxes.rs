@@ -4,15 +4,29 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use broker_actors::allocation::{AllocateError, AllocateRequest, Allocation};
 use broker_actors::sandbox::{Claim, Sandbox, SandboxId, Status, Timestamp, TrackId};
 use serde::Serialize;
-use serde_json::json;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 use super::AppState;
 use super::edge::LogFields;
 use super::error::ApiError;
 use super::headers::{AllocateHeaders, allocate_headers, sandbox_id, track_of};
+use super::openapi::{AllocateHeaderParams, SANDBOXES, SandboxPath};
 
-/// `POST /v1/allocate`
+/// Allocates a sandbox
+///
+/// The same request again, on any replica, answers with the same sandbox (`200`), so that it may be repeated until it
+/// is answered. Another `Idempotency-Key` of the same caller gets another sandbox.
+#[utoipa::path(
+    post,
+    path = "/v1/allocate",
+    tag = SANDBOXES,
+    params(AllocateHeaderParams),
+    responses(
+        (status = 201, description = "A sandbox, from now on the caller's alone", body = ClaimBody),
+        (status = 200, description = "The sandbox that this key holds already", body = ClaimBody),
+    )
+)]
 pub(super) async fn allocate(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -33,11 +47,19 @@ pub(super) async fn allocate(
     log.sandbox_id = answer.as_ref().ok().map(|allocation| allocation.claim.sandbox_id.to_string());
     request.extensions_mut().insert(log);
     let Allocation { claim, replayed } = answer?;
+    state.live.allocated(began.elapsed());
     let mut response = if replayed { HttpResponse::Ok() } else { HttpResponse::Created() };
     Ok(response.json(ClaimBody::from(&claim)))
 }
 
-/// `GET /v1/sandboxes/{id}`
+/// Reads a sandbox of the caller
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}",
+    tag = SANDBOXES,
+    params(SandboxPath),
+    responses((status = 200, description = "The sandbox as it is now", body = SandboxBody))
+)]
 pub(super) async fn read(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -48,7 +70,14 @@ pub(super) async fn read(
     Ok(HttpResponse::Ok().json(SandboxBody::from(&sandbox)))
 }
 
-/// `POST /v1/sandboxes/{id}/renew`
+/// Begins the full lab duration anew
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/renew",
+    tag = SANDBOXES,
+    params(SandboxPath),
+    responses((status = 200, description = "The sandbox, with its new end", body = ClaimBody))
+)]
 pub(super) async fn renew(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -60,7 +89,16 @@ pub(super) async fn renew(
     Ok(HttpResponse::Ok().json(ClaimBody::from(&claim)))
 }
 
-/// `POST /v1/sandboxes/{id}/mark-for-deletion`
+/// Gives a sandbox back, to be deleted at the cloud provider
+///
+/// Answers the same again until the sandbox is deleted, then `404`.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/mark-for-deletion",
+    tag = SANDBOXES,
+    params(SandboxPath),
+    responses((status = 200, description = "It waits for its deletion", body = ReleasedBody))
+)]
 pub(super) async fn mark_for_deletion(
     state: web::Data<AppState>,
     request: HttpRequest,
@@ -72,11 +110,11 @@ pub(super) async fn mark_for_deletion(
     let outcome = if released.is_ok() { "ok" } else { "error" };
     metrics::counter!("broker_deletion_marked_total", "outcome" => outcome).increment(1);
     let released = released?;
-    Ok(HttpResponse::Ok().json(json!({
-        "sandbox_id": released.sandbox_id,
-        "status": "pending_deletion",
-        "deletion_requested_at": released.deletion_requested_at,
-    })))
+    Ok(HttpResponse::Ok().json(ReleasedBody {
+        sandbox_id: &released.sandbox_id,
+        status: Status::PendingDeletion,
+        deletion_requested_at: released.deletion_requested_at,
+    }))
 }
 
 /// The sandbox and the caller that a request names, noted for its log line.
@@ -105,15 +143,36 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
     }
 }
 
-/// What an allocation answers.
-#[derive(Serialize)]
-struct ClaimBody<'a> {
+/// A sandbox, as its owner uses it. Times are seconds since the Unix epoch
+#[derive(Serialize, ToSchema)]
+#[schema(as = Claim, example = json!({
+    "sandbox_id": "2000013",
+    "name": "lab-00013",
+    "external_id": "identity/accounts/00000000-0000-4000-8000-000000000013",
+    "allocated_at": 1795466985,
+    "expires_at": 1795481385,
+    "sfdc_account_id": "crm-00013",
+}))]
+pub(super) struct ClaimBody<'a> {
     sandbox_id: &'a SandboxId,
     name: &'a str,
     external_id: &'a str,
     allocated_at: Timestamp,
     expires_at: Option<Timestamp>,
     sfdc_account_id: Option<&'a str>,
+}
+
+/// A sandbox that was given back
+#[derive(Serialize, ToSchema)]
+#[schema(as = Released, example = json!({
+    "sandbox_id": "2000013",
+    "status": "pending_deletion",
+    "deletion_requested_at": 1795467000,
+}))]
+pub(super) struct ReleasedBody<'a> {
+    sandbox_id: &'a SandboxId,
+    status: Status,
+    deletion_requested_at: Timestamp,
 }
 
 impl<'a> From<&'a Claim> for ClaimBody<'a> {
@@ -129,9 +188,10 @@ impl<'a> From<&'a Claim> for ClaimBody<'a> {
     }
 }
 
-/// What a read answers.
-#[derive(Serialize)]
-struct SandboxBody<'a> {
+/// A sandbox of the caller, with its state
+#[derive(Serialize, ToSchema)]
+#[schema(as = OwnSandbox)]
+pub(super) struct SandboxBody<'a> {
     #[serde(flatten)]
     claim: ClaimBody<'a>,
     status: Status,

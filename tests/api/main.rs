@@ -8,6 +8,7 @@ mod bad_input;
 mod ctl;
 mod edge;
 mod helpers;
+mod openapi;
 mod processes;
 mod program;
 mod sandboxes;

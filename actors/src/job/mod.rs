@@ -121,6 +121,7 @@ impl JobError {
 /// What an actor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Activity {
     /// Waiting for its next run, or for requests.
     Idle,
@@ -134,6 +135,7 @@ pub enum Activity {
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunRecord {
     /// Where it ran.
     pub replica: ReplicaId,
@@ -149,6 +151,7 @@ pub struct RunRecord {
 
 /// What an operator sees of an actor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ActorStatus {
     /// `pool-manager`, `csp-sync`, `expiry-reaper`, `cleanup` or `stale-collector`.
     pub name: &'static str,

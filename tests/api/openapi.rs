@@ -1,0 +1,102 @@
+//! The OpenAPI document: the snapshot in the tree, and every route of the table.
+
+use reqwest::Method;
+use sandbox_broker::http::ENDPOINTS;
+use sandbox_broker::http::access::Access;
+use serde_json::Value;
+
+use crate::helpers::{TestApp, send};
+
+const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
+
+async fn document(app: &TestApp) -> Value {
+    let answer = app.get("/v1/openapi.json").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "application/json");
+    answer.body
+}
+
+#[actix_web::test]
+async fn the_snapshot_in_the_tree_is_what_the_broker_serves() {
+    let served = document(&TestApp::start(&[]).await).await;
+    let served = serde_json::to_string_pretty(&served).unwrap() + "\n";
+    if std::env::var_os("BROKER_UPDATE_SNAPSHOT").is_some() {
+        std::fs::write(SNAPSHOT, &served).unwrap();
+    }
+    let kept = std::fs::read_to_string(SNAPSHOT).unwrap_or_default();
+    assert!(kept == served, "the API changed: BROKER_UPDATE_SNAPSHOT=1 cargo test --test api openapi, and look at it");
+}
+
+#[actix_web::test]
+async fn every_route_of_the_table_is_documented_and_none_besides() {
+    let document = document(&TestApp::start(&[]).await).await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut documented = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            documented.push((method.to_uppercase(), path.clone()));
+        }
+    }
+    let mut routes: Vec<_> =
+        ENDPOINTS.iter().map(|endpoint| (endpoint.method.to_owned(), endpoint.path.to_owned())).collect();
+    documented.sort();
+    routes.sort();
+    assert_eq!(documented, routes);
+
+    for endpoint in ENDPOINTS {
+        let operation = &document["paths"][endpoint.path][endpoint.method.to_lowercase()];
+        let what = format!("{} {}: {operation}", endpoint.method, endpoint.path);
+        assert!(operation["summary"].as_str().is_some_and(|text| !text.starts_with('`')), "{what}");
+        let tag = operation["tags"][0].as_str().unwrap();
+        assert!(["Sandboxes", "Admin", "Observability"].contains(&tag), "{what}");
+        let statuses = operation["responses"].as_object().unwrap();
+        for (status, response) in statuses {
+            assert!(response["headers"]["X-Request-ID"].is_object(), "{status} of {what}");
+            let is_error = response["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/Error";
+            assert_eq!(is_error, status.as_str() >= "400" && endpoint.path != "/readyz", "{status} of {what}");
+            if is_error {
+                let examples = response["content"]["application/json"]["examples"].as_object().unwrap();
+                for (code, example) in examples {
+                    assert_eq!(example["value"]["error"]["code"], *code, "{status} of {what}");
+                    let waits = example["value"]["error"]["retry_after"].is_number();
+                    assert!(!waits || response["headers"]["Retry-After"].is_object(), "{status} of {what}");
+                }
+            }
+        }
+        let security = match endpoint.access {
+            Access::Public => None,
+            Access::Track => Some("track_token"),
+            Access::Admin => Some("admin_token"),
+        };
+        let required = operation["security"][0].as_object().and_then(|scheme| scheme.keys().next());
+        assert_eq!(required.map(String::as_str), security, "{what}");
+        if security.is_some() {
+            for status in ["401", "403", "429", "500"] {
+                assert!(statuses.contains_key(status), "{status} of {what}");
+            }
+        }
+    }
+}
+
+#[actix_web::test]
+async fn swagger_ui_needs_no_other_host() {
+    let app = TestApp::start(&[]).await;
+    let page = app.get("/v1/docs").await;
+    assert_eq!(page.status, 200);
+    let policy = page.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(!policy.contains("http") && !policy.contains('*'), "{policy}");
+    let html = page.body.as_str().unwrap();
+    assert!(!html.contains("http://") && !html.contains("https://"), "{html}");
+    let assets: Vec<&str> = html.split('"').filter(|word| word.starts_with("/v1/docs/")).collect();
+    assert_eq!(assets.len(), 3, "{html}");
+    for asset in assets {
+        let answer = app.get(asset).await;
+        assert_eq!(answer.status, 200, "{asset}");
+        let kind = if asset.ends_with(".css") { "text/css" } else { "text/javascript" };
+        assert!(answer.headers["content-type"].to_str().unwrap().starts_with(kind), "{asset}: {:?}", answer.headers);
+    }
+    for path in ["/v1/docs/no-such-file", "/v1/docs/index.html", "/console/..%2fstart.js"] {
+        assert_eq!(send(app.request(Method::GET, path)).await.status, 404, "{path}");
+    }
+}
