@@ -50,10 +50,11 @@ impl Telemetry {
     /// Sends log lines to standard output, and spans to the collector at `otlp_endpoint`, if there is one. Only the
     /// first call in a process counts.
     pub fn init(level: &str, format: Option<LogFormat>, otlp_endpoint: Option<&Url>) -> Result<Self, TelemetryError> {
-        // What the HTTP server says of its own start is nobody's concern, and spans are no log lines; a filter in
-        // `level` may overrule this.
-        let filter = EnvFilter::try_new(format!("actix_server=warn,{SPANS}=off,{level}"))
-            .map_err(|_| TelemetryError::Filter(level.to_owned()))?;
+        // What the HTTP server says of its start and of garbled requests is nobody's concern, and spans are no log
+        // lines; a filter in `level` may overrule this.
+        let filter =
+            EnvFilter::try_new(format!("actix_server=warn,actix_http::h1::dispatcher=off,{SPANS}=off,{level}"))
+                .map_err(|_| TelemetryError::Filter(level.to_owned()))?;
         let is_terminal = std::io::stdout().is_terminal();
         let format = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Json });
         let lines = tracing_subscriber::fmt::layer();

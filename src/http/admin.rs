@@ -409,9 +409,12 @@ fn no_query(request: &HttpRequest) -> Result<(), ApiError> {
 fn operator(state: &AppState, request: &HttpRequest) -> Result<String, ApiError> {
     let client = client_of(request, state.trusted_proxies);
     let Some(name) = request.headers().get("x-operator") else { return Ok(format!("admin@{client}")) };
-    match name.to_str() {
-        Ok(name) if (1..=64).contains(&name.len()) => Ok(format!("{name}@{client}")),
-        _ => Err(ApiError::bad_request("BAD_HEADER", "X-Operator takes 1 to 64 ASCII characters")),
+    let is_fit = |name: &&str| (1..=64).contains(&name.len()) && !name.contains('\t');
+    match name.to_str().ok().filter(is_fit) {
+        Some(name) => Ok(format!("{name}@{client}")),
+        None => {
+            Err(ApiError::bad_request("BAD_HEADER", "X-Operator takes 1 to 64 visible ASCII characters and spaces"))
+        }
     }
 }
 

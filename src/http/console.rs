@@ -16,7 +16,11 @@ const ASSETS: &[Asset] = &[
         content_type: "text/javascript; charset=utf-8",
         bytes: include_bytes!("console/console.js"),
     },
-    Asset { name: "chart.js", content_type: "text/javascript; charset=utf-8", bytes: include_bytes!("console/chart.js") },
+    Asset {
+        name: "chart.js",
+        content_type: "text/javascript; charset=utf-8",
+        bytes: include_bytes!("console/chart.js"),
+    },
 ];
 
 /// The operators' console

@@ -105,9 +105,7 @@ impl ApiError {
                 "BAD_CURSOR",
                 "the cursor is not one that this listing gave out; leave it away to start again",
             ),
-            StoreError::Rejected(_) | StoreError::Corrupt { .. } => {
-                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+            StoreError::Rejected(_) | StoreError::Corrupt { .. } => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
         }
     }
 

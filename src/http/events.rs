@@ -358,5 +358,8 @@ pub(super) async fn events(state: web::Data<AppState>, request: HttpRequest) -> 
         let bytes = web::Bytes::from([&*snapshot, &journal].concat());
         Some((Ok::<_, Infallible>(bytes), follower))
     });
-    Ok(HttpResponse::Ok().content_type("text/event-stream").insert_header(("x-accel-buffering", "no")).streaming(frames))
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream")
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(frames))
 }

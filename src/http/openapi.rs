@@ -15,7 +15,7 @@ use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Header, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder};
@@ -105,7 +105,7 @@ struct ErrorFields {
     #[schema(nullable = false)]
     retry_after: Option<u64>,
     /// What only this error has to tell
-    #[schema(nullable = false, value_type = Object)]
+    #[schema(nullable = false, required = false, value_type = Object)]
     details: Option<serde_json::Value>,
 }
 
@@ -151,7 +151,7 @@ pub(super) struct ActorPath {
 #[allow(dead_code, reason = "`admin.rs` reads it; this documents it")]
 pub(super) struct OperatorHeader {
     /// What to call the operator in the broker's records
-    #[param(rename = "X-Operator", min_length = 1, max_length = 64, pattern = "^[!-~]+$")]
+    #[param(rename = "X-Operator", min_length = 1, max_length = 64, pattern = "^[!-~]([ -~]*[!-~])?$")]
     operator: Option<String>,
 }
 
@@ -183,11 +183,16 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&st
     let parameters = operation.parameters.get_or_insert_default();
     if endpoint.access == Access::Track {
         let caller = "the caller, unique for each student";
-        let which = format!("Names {caller}. This or `X-Instruqt-Sandbox-ID` is required");
-        parameters.push(header_parameter("X-Track-ID", &which, 256).into());
-        parameters.push(header_parameter("X-Instruqt-Sandbox-ID", &format!("Names {caller}; wins if both are sent"), 256).into());
+        let (this, that) = (
+            format!("Names {caller}. This or `X-Instruqt-Sandbox-ID` is required"),
+            format!("Names {caller}; wins if both are sent"),
+        );
+        parameters.push(header_parameter("X-Track-ID", &this, visible_ascii()).into());
+        parameters.push(header_parameter("X-Instruqt-Sandbox-ID", &that, visible_ascii()).into());
     }
-    parameters.push(header_parameter("X-Request-ID", "The caller's own id of this request, for the broker's log", 128).into());
+    let id = "The caller's own id of this request, for the broker's log: 1 to 128 letters, digits, dots, dashes and \
+              underscores. Anything else is replaced by a new one";
+    parameters.push(header_parameter("X-Request-ID", id, string()).into());
     operation.security = match endpoint.access {
         Access::Public => None,
         Access::Track => Some(vec![SecurityRequirement::new(TRACK_TOKEN, Vec::<String>::new())]),
@@ -225,7 +230,8 @@ fn error_response(errors: &[&ApiError]) -> Response {
         content = content.examples_from_iter([(error.code, ExampleBuilder::new().value(Some(body)).build())]);
     }
     let codes: Vec<String> = errors.iter().map(|error| format!("`{}`", error.code)).collect();
-    let mut response = ResponseBuilder::new().description(codes.join(", ")).content("application/json", content.build());
+    let mut response =
+        ResponseBuilder::new().description(codes.join(", ")).content("application/json", content.build());
     if errors.iter().any(|error| error.retry_after.is_some()) {
         let what = "Seconds after which another attempt makes sense";
         response = response.header("Retry-After", header(count(), what));
@@ -236,13 +242,7 @@ fn error_response(errors: &[&ApiError]) -> Response {
     response.build()
 }
 
-fn header_parameter(name: &str, description: &str, max_length: usize) -> utoipa::openapi::path::Parameter {
-    let pattern = if max_length == 128 { "^[A-Za-z0-9._-]+$" } else { "^[!-~]+$" };
-    let schema = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .min_length(Some(1))
-        .max_length(Some(max_length))
-        .pattern(Some(pattern));
+fn header_parameter(name: &str, description: &str, schema: Schema) -> Parameter {
     ParameterBuilder::new()
         .name(name)
         .parameter_in(ParameterIn::Header)
@@ -254,6 +254,12 @@ fn header_parameter(name: &str, description: &str, max_length: usize) -> utoipa:
 
 fn header(schema: Schema, description: &str) -> Header {
     HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+}
+
+/// What the values of the track API's headers are.
+fn visible_ascii() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(256));
+    object.pattern(Some("^[!-~]+$")).build().into()
 }
 
 fn string() -> Schema {
@@ -370,8 +376,10 @@ mod tests {
 
     #[test]
     fn every_code_in_the_source_is_documented_and_none_besides() {
-        let sources = [include_str!("error.rs"), include_str!("access.rs"), include_str!("headers.rs"), include_str!("admin.rs")];
-        let is_code = |word: &&str| word.len() > 5 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+        let sources =
+            [include_str!("error.rs"), include_str!("access.rs"), include_str!("headers.rs"), include_str!("admin.rs")];
+        let is_code =
+            |word: &&str| word.len() > 5 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         let written: std::collections::BTreeSet<&str> =
             sources.iter().flat_map(|source| source.split('"')).filter(is_code).collect();
         let documented: std::collections::BTreeSet<&str> = ENDPOINTS.iter().flat_map(codes_of).collect();
