@@ -21,6 +21,7 @@ let connection = null;
 let lastEventId = null;
 let history = [];
 let page = { cursors: [null], next: null };
+let tableRequests = 0;
 
 /** An answer of the broker that is an error. */
 class ApiError extends Error {
@@ -163,6 +164,8 @@ async function follow() {
     if (connection !== current || !token) return;
     connected(false, "Connection lost; trying again. What is shown may be old.");
     await new Promise((resolve) => setTimeout(resolve, wait));
+    // Somebody has signed in anew meanwhile, and that is followed already.
+    if (connection !== current) return;
     wait = Math.min(wait * 2, MAX_RETRY_MS);
   }
 }
@@ -349,7 +352,11 @@ async function loadTable() {
 }
 
 async function showTable() {
+  tableRequests += 1;
+  const asked = tableRequests;
   const { rows, next } = await fetchPage(page.cursors.at(-1));
+  // An answer that a later question has overtaken.
+  if (asked !== tableRequests) return;
   page.next = next;
   find("rows").replaceChildren(...rows.map(row));
   const place = `Page ${page.cursors.length}, ${rows.length} ${rows.length === 1 ? "sandbox" : "sandboxes"}`;
