@@ -28,7 +28,7 @@ use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
 use crate::dynamo::table::{TableError, check_table, create_table};
 use crate::dynamo::{DynamoStore, connect};
 use crate::http::{self, AppState};
-use crate::telemetry;
+use crate::prometheus;
 
 /// How often expired items are removed from the embedded store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -87,7 +87,7 @@ pub struct Application {
 impl Application {
     /// Builds everything and starts the actors; requests are served once it runs.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
-        telemetry::metrics();
+        prometheus::recorder();
         let listener = TcpListener::bind(settings.address)
             .map_err(|source| StartError::Listen { address: settings.address, source })?;
         let address =

@@ -6,4 +6,5 @@ pub mod csp;
 pub mod ctl;
 pub mod dynamo;
 pub mod http;
+pub mod prometheus;
 pub mod telemetry;

@@ -1,11 +1,9 @@
-//! Logs, metrics and traces.
+//! Logs and traces.
 
 use std::io::IsTerminal as _;
-use std::sync::OnceLock;
 
 use actix_web::dev::ServiceRequest;
 use broker_actors::SPANS;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
@@ -21,9 +19,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
 
 use crate::config::LogFormat;
-
-/// Bounds of the latency histograms, in seconds: allocations take milliseconds, syncs take seconds.
-const LATENCY_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -143,15 +138,4 @@ impl Injector for OutgoingHeaders<'_> {
             self.0.insert(name, value);
         }
     }
-}
-
-/// The process's metrics. Several brokers in one process, as tests run them, share one recorder.
-pub fn metrics() -> &'static PrometheusHandle {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    HANDLE.get_or_init(|| {
-        let builder = PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCY_BUCKETS)
-            .expect("the buckets are not empty");
-        builder.install_recorder().expect("nothing else in this program installs a recorder")
-    })
 }

@@ -15,7 +15,7 @@ use crate::cleanup::{Cleanup, CleanupReport, CleanupSettings};
 use crate::controls::ControlLoop;
 use crate::inventory::{Inventory, Stats};
 use crate::job::{Activity, ActorStatus, Job, JobError, JobHandle, Surroundings};
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolSnapshot};
 use crate::ports::{Clock, Control, CspClient, Desired, SandboxStore, StoreError};
 use crate::reaper::{ExpiryReport, ExpiryTimers, Reaper};
 use crate::refresh::Refresher;
@@ -256,6 +256,11 @@ impl Broker {
     /// The name of this replica.
     pub fn replica(&self) -> &ReplicaId {
         &self.0.settings.replica
+    }
+
+    /// What this replica's cache holds; `None` if the pool manager is dead.
+    pub async fn pool_snapshot(&self) -> Option<PoolSnapshot> {
+        self.0.pool.snapshot().await
     }
 
     /// The circuit breaker before the CSP, on this replica.

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::openapi::OBSERVABILITY;
-use crate::telemetry;
+use crate::prometheus;
 
 /// A live process
 #[derive(Serialize, ToSchema)]
@@ -79,7 +79,11 @@ pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
 )]
 pub(super) async fn metrics(state: web::Data<AppState>) -> HttpResponse {
     metrics::gauge!("broker_allocations_in_flight").set(state.broker.allocator().in_flight() as f64);
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(telemetry::metrics().render())
+    if let Some(pool) = state.broker.pool_snapshot().await {
+        metrics::gauge!("broker_pool_cached").set(pool.cached as f64);
+        metrics::gauge!("broker_pool_cache_age_seconds").set(pool.age_seconds.unwrap_or_default() as f64);
+    }
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(prometheus::recorder().render())
 }
 
 /// What this is

@@ -337,7 +337,6 @@ impl Handler<EndRefresh> for PoolManager {
         let now = Instant::now();
         let left_out = self.cache.refill(number, listed, now);
         self.refreshed_at = Some(now);
-        metrics::gauge!("broker_pool_cached").set(self.cache.free_count() as f64);
         if left_out > 0 {
             tracing::warn!(left_out, limit = cache::MAX_CACHED, "the pool cache is full; sandboxes were left out");
         }

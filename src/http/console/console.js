@@ -5,6 +5,8 @@ import { drawStacked } from "/console/chart.js";
 const TOKEN_KEY = "sandbox-broker.admin-token";
 const STATUSES = ["available", "allocated", "pending_deletion", "stale", "deletion_failed"];
 const HISTORY = 300;
+// A chart that begins is so many points wide.
+const LEAST_SPAN = 30;
 const PAGE_SIZE = 25;
 const MAX_EVENTS = 200;
 // A search answers in stretches of the table; so many are asked for before a page is shown as it is.
@@ -228,9 +230,10 @@ function showSnapshot(snapshot) {
     history.push({ ...stats, rate: throughput.allocations_per_second, at: snapshot.at });
     history = history.slice(-HISTORY);
     const range = `${clock(history[0].at)} to ${clock(snapshot.at)}`;
-    const most = drawStacked(find("pool-chart"), STATUSES, history, HISTORY);
+    const span = Math.max(history.length, LEAST_SPAN);
+    const most = drawStacked(find("pool-chart"), STATUSES, history, span);
     find("pool-range").textContent = `${range}, up to ${number(most)} sandboxes`;
-    const fastest = drawStacked(find("throughput-chart"), ["rate"], history, HISTORY);
+    const fastest = drawStacked(find("throughput-chart"), ["rate"], history, span);
     find("throughput-range").textContent = `${range}, up to ${number(fastest)} a second`;
   }
   tiles(find("throughput"), [
@@ -303,7 +306,8 @@ function fillCard(card, actor) {
   const next = actor.next_run ? `; next look at ${clock(actor.next_run)}` : "";
   set("run", run ? `Last run at ${moment(run.started_at)}, ${run.duration_ms} ms${next}` : "");
   set("report", run ? (run.error ?? summary(run.report)) : "", run?.error ? "error" : "");
-  const { circuit_breaker: _, ...details } = actor.details ?? {};
+  // Both are shown elsewhere.
+  const { circuit_breaker: _breaker, paused: _paused, ...details } = actor.details ?? {};
   set("more", summary(details));
   const [pause, resume] = card.querySelectorAll("button");
   pause.disabled = isPaused;

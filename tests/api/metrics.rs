@@ -1,0 +1,119 @@
+//! What a scrape gives, held against docs/metrics.md.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use reqwest::Method;
+
+use crate::helpers::{TestApp, eventually, send};
+use crate::program::Broker;
+
+const DOCUMENTED: &str = include_str!("../../docs/metrics.md");
+
+/// Each metric's type and labels.
+type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
+
+fn documented() -> Metrics {
+    let in_backticks = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rows = DOCUMENTED.lines().filter(|line| line.starts_with("| `broker_"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        // What comes after a label's colon are its values, and in parentheses a word on it.
+        let labels = cells[3].split(": ").next().unwrap_or_default();
+        let labels =
+            labels.split(" (").next().unwrap_or_default().to_owned() + labels.split(')').nth(1).unwrap_or_default();
+        let mut labels: BTreeSet<String> = in_backticks(&labels).into_iter().collect();
+        labels.retain(|label| !label.starts_with("broker_"));
+        if cells[3].contains(", `outcome`:") {
+            labels.insert("outcome".to_owned());
+        }
+        (in_backticks(cells[1])[0].clone(), (cells[2].to_owned(), labels))
+    })
+    .collect()
+}
+
+async fn scraped(app: &TestApp) -> Metrics {
+    let answer = app.get("/metrics").await;
+    assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
+    let text = answer.body.as_str().unwrap().to_owned();
+    let mut metrics = Metrics::new();
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not explained");
+        metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
+    }
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let base = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+        let name = base.filter(|base| metrics.contains_key(*base)).unwrap_or(name);
+        let labels = labels.trim_end_matches('}').split("\",").filter_map(|label| Some(label.split_once('=')?.0));
+        metrics.get_mut(name).unwrap().1.extend(labels.filter(|label| *label != "le").map(str::to_owned));
+    }
+    metrics
+}
+
+#[actix_web::test]
+async fn a_scrape_holds_what_is_documented_and_nothing_besides() {
+    let app = TestApp::start(&["--grace-period-minutes=0", "--lab-duration-hours=0.0003"]).await;
+    let sandbox = app.allocate("student-1").await;
+    app.allocate("student-1").await;
+    app.mark_for_deletion(sandbox.sandbox_id(), "student-1").await;
+    for job in ["cleanup", "auto-expire", "auto-delete-stale"] {
+        assert_eq!(app.post_admin(&format!("/v1/admin/{job}")).await.status, 200);
+    }
+    app.allocate("student-2").await;
+    eventually("the holding is ended by its timer", async || {
+        (app.metric("broker_expiry_orphaned_total", "").await > 0.0).then_some(())
+    })
+    .await;
+    send(app.track(Method::DELETE, "/v1/no/such/route", "student-1")).await;
+    let (scraped, documented) = (scraped(&app).await, documented());
+    let missing: Vec<_> = documented.keys().filter(|name| !scraped.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "documented, but not scraped: {missing:?}");
+    assert_eq!(scraped, documented);
+}
+
+#[actix_web::test]
+async fn what_requests_to_the_store_consume_is_counted() {
+    let app = TestApp::start(&[]).await;
+    let consumed = async |operation: &str| app.metric("broker_dynamodb_consumed_capacity_units_sum", operation).await;
+    let before = consumed("TransactWriteItems").await;
+    app.allocate("student-1").await;
+    assert!(consumed("TransactWriteItems").await > before);
+    for operation in ["Query", "GetItem", "UpdateItem"] {
+        assert!(consumed(operation).await > 0.0, "{operation}");
+    }
+}
+
+#[actix_web::test]
+async fn a_scrape_reads_no_table() {
+    let app = Broker::start(&[("BROKER_STORE", "memory")]).await;
+    app.sync("").await;
+    // Background jobs have requests of their own, so the quietest of several looks counts.
+    let mut least = f64::INFINITY;
+    for _ in 0..20 {
+        let before = app.metric("broker_dynamodb_requests_total", "").await;
+        least = least.min(app.metric("broker_dynamodb_requests_total", "").await - before);
+    }
+    assert_eq!(least, 0.0);
+}
+
+#[test]
+fn dashboard_and_alerts_name_only_what_there_is() {
+    let documented = documented();
+    for (file, text) in [
+        ("grafana-dashboard.json", include_str!("../../docs/grafana-dashboard.json")),
+        ("alerts.yaml", include_str!("../../docs/alerts.yaml")),
+    ] {
+        let is_word = |character: char| character.is_ascii_alphanumeric() || character == '_';
+        let names = text.split(|character| !is_word(character)).filter(|word| word.starts_with("broker_"));
+        let mut used = 0;
+        for name in names {
+            let base = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| name.strip_suffix(suffix));
+            let is_known = documented.contains_key(name) || base.is_some_and(|base| documented.contains_key(base));
+            assert!(is_known, "{file} names {name}");
+            used += 1;
+        }
+        assert!(used > 10, "{file}");
+    }
+}
