@@ -8,6 +8,7 @@ mod bad_input;
 mod ctl;
 mod edge;
 mod helpers;
+mod instruqt;
 mod metrics;
 mod openapi;
 mod processes;
