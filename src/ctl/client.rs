@@ -130,12 +130,14 @@ impl AdminClient {
     }
 
     /// All sandboxes of a status, over all pages.
-    pub(super) async fn sandboxes(&self, status: Option<&str>) -> Result<Vec<Value>, CtlError> {
-        let status = status.map_or(String::new(), |status| format!("&status={}", encode(status)));
+    pub(super) async fn sandboxes(&self, status: Option<&str>, search: Option<&str>) -> Result<Vec<Value>, CtlError> {
+        let parameter =
+            |name, value: Option<&str>| value.map_or(String::new(), |value| format!("&{name}={}", encode(value)));
+        let filter = parameter("status", status) + &parameter("search", search);
         let mut sandboxes = Vec::new();
         let mut cursor = String::new();
         loop {
-            let mut page = self.get(&format!("sandboxes?limit={PAGE}{status}{cursor}")).await?;
+            let mut page = self.get(&format!("sandboxes?limit={PAGE}{filter}{cursor}")).await?;
             if let Value::Array(listed) = page["sandboxes"].take() {
                 sandboxes.extend(listed);
             }

@@ -45,7 +45,7 @@ impl DrainStatus {
 
 /// Works through all sandboxes of the status. Tells how many it did, or fails if it could not do all.
 pub(super) async fn drain(client: &AdminClient, status: DrainStatus, yes: bool) -> Result<Value, CtlError> {
-    let sandboxes = client.sandboxes(Some(status.name())).await?;
+    let sandboxes = client.sandboxes(Some(status.name()), None).await?;
     let total = sandboxes.len();
     if total > 0 && !yes {
         confirm(total, status)?;

@@ -47,6 +47,9 @@ enum Command {
         /// Only those of this status
         #[arg(long)]
         status: Option<String>,
+        /// Only those with this text in their id, name, external id, owner or lab
+        #[arg(long)]
+        search: Option<String>,
         /// Print again and again, until Ctrl-C
         #[arg(long)]
         watch: bool,
@@ -129,8 +132,8 @@ async fn execute(args: CtlArgs) -> Result<(), CtlError> {
     };
     match args.command {
         Command::Stats => print(&client.get("stats").await?, tables::stats),
-        Command::Sandboxes { status, watch, interval } => loop {
-            let sandboxes = client.sandboxes(status.as_deref()).await?;
+        Command::Sandboxes { status, search, watch, interval } => loop {
+            let sandboxes = client.sandboxes(status.as_deref(), search.as_deref()).await?;
             if watch && !args.json && std::io::stdout().is_terminal() {
                 // Clears the screen and goes to its top left corner.
                 print_out("\u{1b}[2J\u{1b}[H");

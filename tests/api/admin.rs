@@ -102,3 +102,32 @@ async fn operators_release_in_the_owners_stead() {
     assert_error(&app.post_admin(&format!("/v1/admin/sandboxes/{id}/retry-deletion")).await, 409, "WRONG_STATE");
     assert_error(&app.post_admin("/v1/admin/sandboxes/4040404/release").await, 404, "SANDBOX_NOT_FOUND");
 }
+
+#[actix_web::test]
+async fn a_search_finds_what_names_a_sandbox_its_owner_and_its_lab() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=130"]).await;
+    let request = app.track(Method::POST, "/v1/allocate", "Student-7").header("X-Instruqt-Track-ID", "First-Steps");
+    let id = send(request).await.sandbox_id().to_owned();
+    let search = async |query: &str| {
+        let mut found = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = app.get_admin(&format!("/v1/admin/sandboxes?limit=10&search={query}{cursor}")).await;
+            assert_eq!(page.status, 200, "{page:?}");
+            let sandboxes = page.body["sandboxes"].as_array().unwrap();
+            assert!(sandboxes.len() <= 10 && page.body["count"] == sandboxes.len());
+            found.extend(sandboxes.iter().map(|sandbox| sandbox["sandbox_id"].as_str().unwrap().to_owned()));
+            match page.body["cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return found,
+            }
+        }
+    };
+    for query in ["student-7", "FIRST-steps", id.as_str()] {
+        assert_eq!(search(query).await, [id.as_str()], "{query}");
+    }
+    assert_eq!(search("lab-0012").await.len(), 10, "lab-00120 to lab-00129");
+    assert_eq!(search("lab-").await.len(), 130);
+    assert!(search("nobody").await.is_empty());
+    assert_error(&app.get_admin("/v1/admin/sandboxes?search=").await, 400, "BAD_QUERY");
+}

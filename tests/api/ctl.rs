@@ -66,6 +66,10 @@ async fn people_get_tables_and_scripts_get_json() {
         "{allocated}"
     );
 
+    let found = ctl.json(&["sandboxes", "--search", "STUDENT-1"]).await;
+    assert_eq!(found["sandboxes"].as_array().unwrap().len(), 1, "{found}");
+    assert_eq!(found["sandboxes"][0]["sandbox_id"], *id);
+
     let actors = ctl.ok(&["actors"]).await;
     for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
         assert!(actors.contains(name), "{actors}");

@@ -7,6 +7,7 @@ mod admin;
 mod bad_input;
 mod ctl;
 mod edge;
+mod events;
 mod helpers;
 mod instruqt;
 mod metrics;
