@@ -9,7 +9,8 @@ use broker_actors::sandbox::{
     TrackId,
 };
 
-pub(super) type Item = HashMap<String, AttributeValue>;
+/// A table item, as the SDK has it.
+pub type Item = HashMap<String, AttributeValue>;
 
 /// The partition key of every item.
 pub(super) const PK: &str = "PK";
@@ -59,7 +60,7 @@ pub(super) fn replica_key(replica: &ReplicaId) -> Item {
 }
 
 /// The whole item of a sandbox; only for its creation.
-pub(super) fn sandbox_item(sandbox: &Sandbox) -> Item {
+pub fn sandbox_item(sandbox: &Sandbox) -> Item {
     let mut item = sandbox_key(&sandbox.sandbox_id);
     let mut put = |name: &str, value: Option<AttributeValue>| {
         if let Some(value) = value {
@@ -89,7 +90,7 @@ pub(super) fn sandbox_item(sandbox: &Sandbox) -> Item {
 }
 
 /// Reads a sandbox item.
-pub(super) fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
+pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
     let item = Reader(item);
     Ok(Sandbox {
         sandbox_id: SandboxId::new(item.text("sandbox_id")?),
@@ -116,7 +117,7 @@ pub(super) fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
 }
 
 /// The whole item of a claim. No attribute is a key of an index, or the claim would show up in it; hence `held_since`.
-pub(super) fn claim_item(claim: &Claim) -> Item {
+pub fn claim_item(claim: &Claim) -> Item {
     let mut item = claim_key(&claim.claim_key);
     item.extend([
         ("sandbox_id".to_owned(), text(claim.sandbox_id.as_str())),
@@ -134,7 +135,7 @@ pub(super) fn claim_item(claim: &Claim) -> Item {
 }
 
 /// Reads a claim item; whose it is stands in its key.
-pub(super) fn read_claim(item: &Item) -> Result<Claim, StoreError> {
+pub fn read_claim(item: &Item) -> Result<Claim, StoreError> {
     let item = Reader(item);
     let after = |name: &str, prefix: &str| {
         let value = item.text(name)?;
@@ -192,15 +193,19 @@ pub(super) fn read_replica(item: &Item) -> Result<ReplicaId, StoreError> {
 
 /// The parts of a conditional update, as the SDK's builders take them.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct UpdateParts {
-    pub(super) update: String,
-    pub(super) condition: String,
-    pub(super) names: HashMap<String, String>,
-    pub(super) values: HashMap<String, AttributeValue>,
+pub struct UpdateParts {
+    /// The update expression.
+    pub update: String,
+    /// The condition expression.
+    pub condition: String,
+    /// What the placeholders for names stand for.
+    pub names: HashMap<String, String>,
+    /// What the placeholders for values stand for.
+    pub values: HashMap<String, AttributeValue>,
 }
 
 /// The update that carries `change` out if the item is as `expect` says.
-pub(super) fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
+pub fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
     let mut parts = UpdateParts::default();
     let mut sets = vec![parts.assign("status", text(change.to.as_str())), parts.assign("updated_at", time(change.at))];
     let mut removals = Vec::new();

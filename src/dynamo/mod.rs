@@ -4,7 +4,7 @@
 mod coordination;
 pub mod embedded;
 mod errors;
-mod item;
+pub mod item;
 mod store;
 pub mod table;
 

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use serde_json::Value;
 
 use crate::helpers::{TestApp, eventually};
@@ -120,6 +121,17 @@ impl DynamoServer {
         let created = tokio::task::spawn_blocking(move || create.output().unwrap()).await.unwrap();
         assert!(created.status.success(), "{created:?}");
         Self { url }
+    }
+
+    /// A client of it with the SDK's own settings.
+    pub fn client(&self) -> aws_sdk_dynamodb::Client {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-central-1"))
+            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+            .endpoint_url(&self.url)
+            .build();
+        aws_sdk_dynamodb::Client::from_conf(config)
     }
 }
 

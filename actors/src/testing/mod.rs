@@ -5,11 +5,13 @@ pub mod contract;
 mod fake_csp;
 mod faults;
 mod harness;
+mod lone_pool;
 mod model_store;
 mod paused_clock;
 
 pub use self::fake_csp::FakeCsp;
 pub use self::faults::{Fault, FaultPlan};
 pub use self::harness::TestBroker;
+pub use self::lone_pool::LonePool;
 pub use self::model_store::ModelStore;
 pub use self::paused_clock::PausedClock;

@@ -1,0 +1,79 @@
+//! One claim through each store: the model, the embedded engine in memory and on a file (one durable commit), and the
+//! same engine behind real HTTP on loopback (one round trip).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+#[path = "../tests/api/helpers.rs"]
+mod helpers;
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+#[path = "../tests/api/program.rs"]
+mod program;
+
+use broker_actors::ports::{ClaimOutcome, SandboxStore};
+use broker_actors::sandbox::{Holding, IdempotencyKey, SandboxId, Timestamp, TrackId};
+use broker_actors::testing::ModelStore;
+use criterion::{Criterion, criterion_group, criterion_main};
+use sandbox_broker::dynamo::DynamoStore;
+use sandbox_broker::dynamo::embedded::EmbeddedEngine;
+use sandbox_broker::dynamo::table::{TableNames, create_table};
+use tokio::time::Instant;
+
+use crate::program::DynamoServer;
+
+const NOW: Timestamp = Timestamp(1_800_000_000);
+
+/// Claims so many new sandboxes, one after another; tells how long the claims alone took.
+async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
+    let mut writes = Vec::new();
+    for _ in 0..claims {
+        let mut sandbox = ModelStore::sandbox(1);
+        sandbox.sandbox_id = SandboxId::new(format!("{:016x}", fastrand::u64(..)));
+        assert!(store.create(&sandbox).await.expect("the store answers"));
+        let track = format!("track-{}", sandbox.sandbox_id);
+        let holding = Holding {
+            key: IdempotencyKey::new(track.as_str()),
+            track: TrackId::new(track),
+            track_name: None,
+            expires_at: Timestamp(NOW.0 + 14_400),
+        };
+        writes.push(sandbox.claim(holding, NOW).expect("it is available"));
+    }
+    let began = Instant::now();
+    for (write, claim) in &writes {
+        assert_eq!(store.claim(write, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
+    }
+    began.elapsed()
+}
+
+async fn on_client(client: aws_sdk_dynamodb::Client) -> Arc<dyn SandboxStore> {
+    create_table(&client, &TableNames::default()).await.expect("the table is made");
+    Arc::new(DynamoStore::new(client, TableNames::default()))
+}
+
+fn stores(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let directory = tempfile::tempdir().expect("a directory for the file");
+    let stores = runtime.block_on(async {
+        let in_memory = EmbeddedEngine::in_memory().expect("the engine opens");
+        let on_file = EmbeddedEngine::on_disk(directory.path()).expect("the engine opens");
+        let server = DynamoServer::start().await;
+        [
+            ("model", Arc::new(ModelStore::default()) as Arc<dyn SandboxStore>),
+            ("embedded in memory", on_client(in_memory.client()).await),
+            ("embedded on a file", on_client(on_file.client()).await),
+            ("over HTTP", on_client(server.client()).await),
+        ]
+    });
+    let mut group = criterion.benchmark_group("claim");
+    for (name, store) in stores {
+        group.bench_function(name, |bencher| {
+            bencher.to_async(&runtime).iter_custom(|claims| claim_each(store.as_ref(), claims));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, stores);
+criterion_main!(benches);

@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Prints the table of load.sh from the files that it has left: k6's summary, and the brokers' metrics before and after."""
+
+import json
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def samples(file: Path) -> dict[str, list[float]]:
+    """Every metric's values, one for each broker and label."""
+    values = defaultdict(list)
+    for line in file.read_text().splitlines():
+        if match := re.fullmatch(r"(\w+?)(?:\{.*\}|:)? (\S+)", line):
+            values[match[1]].append(float(match[2]))
+    return values
+
+
+def mebibytes(sizes: list[float]) -> str:
+    return ", ".join(f"{size / MIB:.1f}" for size in sizes) + " MiB"
+
+
+def main() -> None:
+    scratch, run, ready_ms, program_size, image = sys.argv[1:]
+    metrics = json.loads((Path(scratch) / "summary.json").read_text())["metrics"]
+    before, after = (samples(Path(scratch) / name) for name in ("before", "after"))
+
+    def grown(name: str) -> float:
+        return sum(after[name]) - sum(before[name])
+
+    latency = metrics.get("http_req_duration{name:allocate}", metrics["http_req_duration"])
+    allocations = grown("broker_allocate_total")
+    rows = {
+        "run": run,
+        "requests": f"{metrics['http_reqs']['count']:.0f}, {metrics['http_reqs']['rate']:.0f}/s",
+        "failed requests": f"{metrics['http_req_failed']['value']:.2%}",
+        "failed checks": f"{metrics['checks']['fails']:.0f} of {metrics['checks']['fails'] + metrics['checks']['passes']:.0f}",
+        "latency in ms": ", ".join(f"{name} {value:.2f}" for name, value in latency.items() if isinstance(value, float)),
+        "allocations": f"{allocations:.0f}",
+        "conflicts for each": f"{grown('broker_allocate_conflicts_total') / allocations:.4f}",
+        "DynamoDB requests for each, background jobs' too": f"{grown('broker_dynamodb_requests_total') / allocations:.3f}",
+        "CPU of the brokers for each": f"{grown('process_cpu_seconds') / allocations * 1000:.3f} ms",
+        "resident memory, pool full": mebibytes(before["process_VmRSS"]),
+        "resident memory, at the end": mebibytes(after["process_VmRSS"]),
+        "resident memory, at most": mebibytes(after["process_VmHWM"]),
+        "start to ready (embedded store, 50 sandboxes)": f"{ready_ms} ms",
+        "program": f"{int(program_size) / MIB:.1f} MiB",
+        "image": image,
+    }
+    print("| what | measured |\n|---|---|")
+    for name, value in rows.items():
+        print(f"| {name} | {value} |")
+
+
+if __name__ == "__main__":
+    main()
