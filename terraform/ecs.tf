@@ -1,10 +1,12 @@
 locals {
   container_port = 8080
-  image          = coalesce(var.container_image, "${aws_ecr_repository.broker.repository_url}:${var.image_tag}")
+  image          = var.container_image != null ? var.container_image : "${aws_ecr_repository.broker.repository_url}:${var.image_tag}"
 
   collector_endpoint = var.otel_collector_enabled ? "http://127.0.0.1:4318" : null
 
-  # BROKER_REPLICA_ID stays random: it must differ from task to task. BROKER_DATA_DIR is of no use with DynamoDB.
+  # The last part is fixed by what is built here: where the load balancer sends requests, the table, and the form of the
+  # log that the metric filters read. BROKER_REPLICA_ID stays random: it must differ from task to task. BROKER_DATA_DIR is
+  # of no use with DynamoDB.
   environment = merge(
     { for name, value in var.settings : upper(name) => tostring(value) if value != null },
     var.csp_base_url == null ? {} : { CSP_BASE_URL = var.csp_base_url },

@@ -192,13 +192,13 @@ variable "container_image" {
 }
 
 variable "image_tag" {
-  description = "Tag of the image in this deployment's own repository."
+  description = "Tag of the image in this deployment's own repository; required without container_image. No tag ever changes its image."
   type        = string
-  default     = "latest"
+  default     = null
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", var.image_tag))
-    error_message = "image_tag takes an image's tag."
+    condition     = var.image_tag == null ? var.container_image != null : can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", var.image_tag))
+    error_message = "image_tag takes an image's tag, and is required without container_image."
   }
 }
 
@@ -305,13 +305,14 @@ variable "otel_collector_image" {
   }
 }
 
-# Tokens: never in the state
+# Tokens: neither in the state nor in a plan
 
 variable "api_tokens" {
   description = "Tokens of the track API, comma-separated, 32 visible characters or more each; null makes one."
   type        = string
   default     = null
   sensitive   = true
+  ephemeral   = true
 
   validation {
     condition     = var.api_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.api_tokens))
@@ -324,6 +325,7 @@ variable "admin_tokens" {
   type        = string
   default     = null
   sensitive   = true
+  ephemeral   = true
 
   validation {
     condition     = var.admin_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.admin_tokens))
@@ -335,6 +337,7 @@ variable "csp_api_token" {
   description = "Token for the CSP's API."
   type        = string
   sensitive   = true
+  ephemeral   = true
 
   validation {
     condition     = can(regex("^[!-~]+$", var.csp_api_token))

@@ -53,6 +53,7 @@ mock_provider "aws" {
 }
 
 variables {
+  image_tag     = "1.0.0"
   csp_base_url  = "https://csp.example.com/api"
   csp_api_token = "csp-token-of-the-test"
   api_tokens    = "track-token-of-the-test-000000001"
@@ -158,6 +159,14 @@ run "the_task" {
     error_message = "settings must reach the broker"
   }
 
+  # The emulator does not tell of it.
+  assert {
+    condition = alltrue([
+      for way_back in [aws_ecs_service.broker.deployment_circuit_breaker[0], aws_ecs_service.broker.alarms[0]] : way_back.enable && way_back.rollback
+    ])
+    error_message = "a deployment that fails must go back"
+  }
+
   assert {
     condition     = toset([for secret in jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].secrets : secret.name]) == toset(["BROKER_ADMIN_TOKEN", "BROKER_API_TOKEN", "CSP_API_TOKEN"])
     error_message = "ECS injects the tokens"
@@ -205,46 +214,59 @@ run "bad_values_are_refused" {
   command = plan
 
   variables {
-    name                = "Not A Name"
-    region              = "everywhere"
-    vpc_cidr            = "10.0.0.0/28"
-    nat_gateway_count   = 3
-    availability_zones  = ["zone-a", "zone-a"]
-    allowed_cidr_blocks = ["all"]
-    certificate_arn     = "a certificate"
-    waf_rate_limit      = 1
-    index_names         = { status = "Same", track = "Same" }
-    cpu_architecture    = "MIPS"
-    task_cpu            = 100
-    min_tasks           = 0
-    api_tokens          = "short"
-    admin_tokens        = "long-enough-000000000000000000000001, after-a-blank-000000000000001"
-    tokens_version      = 0
-    log_retention_days  = 31
-    alarm_emails        = ["nobody"]
-    alarm_thresholds    = { pool_available = 0 }
-    csp_base_url        = "csp.example.com"
-    kms_key_arn         = "alias/mine"
-    image_tag           = "a tag"
+    name                 = "Not A Name"
+    region               = "everywhere"
+    tags                 = { long = join("", [for digit in range(257) : "x"]) }
+    kms_key_arn          = "alias/mine"
+    vpc_cidr             = "10.0.0.0/28"
+    availability_zones   = ["zone-a", "zone-a"]
+    nat_gateway_count    = 3
+    allowed_cidr_blocks  = ["all"]
+    certificate_arn      = "a certificate"
+    access_logs_bucket   = "No Bucket"
+    waf_rate_limit       = 1
+    table_name           = "a table"
+    index_names          = { status = "Same", track = "Same" }
+    container_image      = "without-a-tag"
+    image_count          = 1
+    cpu_architecture     = "MIPS"
+    task_cpu             = 100
+    min_tasks            = 0
+    requests_per_task    = 0
+    otel_collector_image = "without-a-tag"
+    api_tokens           = "short"
+    admin_tokens         = "long-enough-000000000000000000000001, after-a-blank-000000000000001"
+    csp_api_token        = "with a blank"
+    tokens_version       = 0
+    log_retention_days   = 31
+    alarm_emails         = ["nobody"]
+    alarm_thresholds     = { pool_available = 0 }
+    csp_base_url         = "csp.example.com"
+    cors_allowed_origins = ["https://labs.example.com/with-a-path"]
   }
 
   expect_failures = [
-    var.name, var.region, var.vpc_cidr, var.nat_gateway_count, var.availability_zones, var.allowed_cidr_blocks,
-    var.certificate_arn, var.waf_rate_limit, var.index_names, var.cpu_architecture, var.task_cpu, var.min_tasks,
-    var.api_tokens, var.admin_tokens, var.tokens_version, var.log_retention_days, var.alarm_emails,
-    var.alarm_thresholds, var.csp_base_url, var.kms_key_arn, var.image_tag,
+    var.name, var.region, var.tags, var.kms_key_arn, var.vpc_cidr, var.availability_zones, var.nat_gateway_count,
+    var.allowed_cidr_blocks, var.certificate_arn, var.access_logs_bucket, var.waf_rate_limit, var.table_name,
+    var.index_names, var.container_image, var.image_count, var.cpu_architecture, var.task_cpu, var.min_tasks,
+    var.requests_per_task, var.otel_collector_image, var.api_tokens, var.admin_tokens,
+    var.csp_api_token, var.tokens_version, var.log_retention_days, var.alarm_emails, var.alarm_thresholds,
+    var.csp_base_url, var.cors_allowed_origins,
   ]
 }
 
-run "memory_fits_the_processor" {
+run "values_that_do_not_fit_to_others_are_refused" {
   command = plan
 
   variables {
     task_cpu    = 256
     task_memory = 4096
+    min_tasks   = 3
+    max_tasks   = 2
+    image_tag   = "a tag"
   }
 
-  expect_failures = [var.task_memory]
+  expect_failures = [var.task_memory, var.max_tasks, var.image_tag]
 }
 
 run "settings_out_of_range_are_refused" {
@@ -252,6 +274,36 @@ run "settings_out_of_range_are_refused" {
 
   variables {
     settings = { control_poll_sec = 5 }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "a_mode_that_does_not_exist_is_refused" {
+  command = plan
+
+  variables {
+    settings = { csp_mode = "imaginary" }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "a_log_level_that_cannot_be_read_is_refused" {
+  command = plan
+
+  variables {
+    settings = { log_level = "very loud" }
+  }
+
+  expect_failures = [var.settings]
+}
+
+run "settings_that_are_no_urls_are_refused" {
+  command = plan
+
+  variables {
+    settings = { ddb_endpoint_url = "somewhere" }
   }
 
   expect_failures = [var.settings]
@@ -275,6 +327,30 @@ run "settings_that_do_not_fit_together_are_refused" {
   }
 
   expect_failures = [var.settings]
+}
+
+run "an_image_is_required" {
+  command = plan
+
+  variables {
+    image_tag = null
+  }
+
+  expect_failures = [var.image_tag]
+}
+
+run "an_image_from_elsewhere_needs_no_tag" {
+  command = plan
+
+  variables {
+    image_tag       = null
+    container_image = "registry.example.com/sandbox-broker:1.0.0"
+  }
+
+  assert {
+    condition     = jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].image == "registry.example.com/sandbox-broker:1.0.0"
+    error_message = "the task runs the image that was named"
+  }
 }
 
 run "the_csp_is_required" {
