@@ -1,5 +1,6 @@
 # The broker's own settings. `sandbox-broker --help` is their manual; names are the environment variables' in lower
-# case, null leaves the broker's default. tests/terraform.rs holds this list against the program's.
+# case, null leaves the broker's default. tests/terraform.rs holds this list, its ranges and its defaults against the
+# program's.
 
 variable "csp_base_url" {
   description = "Base URL of the CSP's API; required unless settings.csp_mode is sim."
@@ -64,8 +65,8 @@ variable "settings" {
   type = object({
     allocate_timeout_ms           = optional(number)
     auto_expiry_interval_sec      = optional(number, 900)
-    backoff_base_ms               = optional(number)
-    backoff_max_ms                = optional(number)
+    backoff_base_ms               = optional(number, 100)
+    backoff_max_ms                = optional(number, 5000)
     circuit_breaker_threshold     = optional(number)
     circuit_breaker_timeout_sec   = optional(number)
     cleanup_concurrency           = optional(number)
@@ -127,7 +128,7 @@ variable "settings" {
   }
 
   validation {
-    condition     = coalesce(var.settings.backoff_base_ms, 100) <= coalesce(var.settings.backoff_max_ms, 5000)
-    error_message = "settings.backoff_base_ms takes no more than backoff_max_ms (defaults 100 and 5000)."
+    condition     = var.settings.backoff_base_ms <= var.settings.backoff_max_ms
+    error_message = "settings.backoff_base_ms takes no more than backoff_max_ms."
   }
 }
