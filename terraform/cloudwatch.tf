@@ -49,6 +49,16 @@ locals {
   }
   watched_jobs = { for job, interval in local.job_intervals : job => ceil(interval / 60) * 60 if interval <= local.longest_watched_interval }
 
+  # Of the table itself, and of each index.
+  throttle_metrics = merge([
+    for index in concat([null], sort(keys(local.indexes))) : {
+      for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
+        metric     = "${kind}ThrottleEvents"
+        dimensions = merge({ TableName = aws_dynamodb_table.pool.name }, index == null ? {} : { GlobalSecondaryIndexName = index })
+      }
+    }
+  ]...)
+
   alb_dimensions     = { LoadBalancer = aws_lb.broker.arn_suffix }
   service_dimensions = { ClusterName = aws_ecs_cluster.main.name, ServiceName = aws_ecs_service.broker.name }
 }
@@ -93,11 +103,17 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
 
+  # Requests that no task could take are not among those counted: without tasks there are errors and no requests.
   metric_query {
     id          = "rate"
     label       = "5xx answers, percent"
-    expression  = "100 * (FILL(by_target, 0) + FILL(by_balancer, 0)) / requests"
+    expression  = "100 * errors / MAX([errors, FILL(requests, 0)])"
     return_data = true
+  }
+
+  metric_query {
+    id         = "errors"
+    expression = "FILL(by_target, 0) + FILL(by_balancer, 0)"
   }
 
   dynamic "metric_query" {
@@ -229,14 +245,7 @@ resource "aws_cloudwatch_metric_alarm" "throttled" {
   }
 
   dynamic "metric_query" {
-    for_each = merge([
-      for index in concat([null], sort(keys(local.indexes))) : {
-        for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
-          metric     = "${kind}ThrottleEvents"
-          dimensions = merge({ TableName = aws_dynamodb_table.pool.name }, index == null ? {} : { GlobalSecondaryIndexName = index })
-        }
-      }
-    ]...)
+    for_each = local.throttle_metrics
 
     content {
       id = metric_query.key
@@ -317,9 +326,14 @@ locals {
       metrics = [for name in ["CPUUtilization", "MemoryUtilization"] : concat([local.ecs_metric[0], name], slice(local.ecs_metric, 1, 5))]
     },
     {
-      title   = "Table: consumed capacity and throttling"
+      title   = "Table: consumed capacity"
       stat    = "Sum"
-      metrics = [for name in ["ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits", "ReadThrottleEvents", "WriteThrottleEvents"] : concat([local.table_metric[0], name], slice(local.table_metric, 1, 3))]
+      metrics = [for name in ["ConsumedReadCapacityUnits", "ConsumedWriteCapacityUnits"] : concat([local.table_metric[0], name], slice(local.table_metric, 1, 3))]
+    },
+    {
+      title   = "Throttled: table and indexes"
+      stat    = "Sum"
+      metrics = [for throttled in values(local.throttle_metrics) : concat(["AWS/DynamoDB", throttled.metric], flatten([for name in sort(keys(throttled.dimensions)) : [name, throttled.dimensions[name]]]))]
     },
   ]
 }
