@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Applies the whole configuration, with every option on, to an AWS emulator (moto) on this machine, and proves that
 
-- everything is created, a second plan has no changes, and the outputs are right;
+- everything is created (account.py says what), and the outputs are right;
+- a second plan has no changes, also after a token was rotated;
 - neither state nor plan holds a token;
 - the table is the one that `sandbox-broker table create` makes;
 - the broker runs with the very environment and tokens of its task definition, on that table, and allocates;
-- the log lines that the metric filters look for are those that the broker writes;
-- destroy leaves nothing.
+- the log lines that the metric filters look for are those that the broker writes, also with an open circuit breaker;
+- destroy leaves nothing but the tokens, for their seven days.
 
 Usage: emulated_apply.py <sandbox-broker>, with moto and boto3 installed. TF_PLUGIN_DIR names a directory with the AWS
 provider; without it Terraform fetches it from its registry.
@@ -28,22 +29,20 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import boto3
+from account import REGION, check_built, check_nothing_left, check_outputs, expect, step
 
 CONFIGURATION = Path(__file__).resolve().parent.parent
-REGION = "us-east-1"
-PATIENCE = 60
-TERRAFORM_PATIENCE = 300
+# The broker counts its pool once a minute.
+PATIENCE = 120
+TERRAFORM_PATIENCE = 900
 CSP_TOKEN = "csp-token-of-the-emulated-apply"
 TRACK_TOKEN = "track-token-passed-in-0000000000001"
+SECOND_TRACK_TOKEN = "track-token-put-beside-it-00000000002"
 ACCESS_LOGS_BUCKET = "emulated-access-logs"
-
-ALARMS = {
-    "error-rate", "p99-latency", "pool-low", "deletion-failed", "breaker-open", "throttled", "CPUUtilization",
-    "MemoryUtilization", "csp-sync-overdue", "cleanup-overdue", "expiry-reaper-overdue", "stale-collector-overdue",
-}  # fmt: skip
 
 # What the emulator takes and does not give back, so that the plan would set it again; nothing else may differ.
 FORGOTTEN_BY_THE_EMULATOR = {
@@ -80,15 +79,18 @@ def main() -> None:
         terraform.write_variables(prepare_account())
         step("apply")
         terraform.run("apply", "-auto-approve")
-        check_second_plan(terraform)
         outputs = {name: output["value"] for name, output in terraform.json("output", "-json").items()}
         check_outputs(outputs)
+        check_built(outputs, ACCESS_LOGS_BUCKET)
+        rotate_track_token(outputs)
+        check_second_plan(terraform)
         check_no_token(terraform)
         check_tables(outputs, broker, environment)
         check_broker(cleanup, outputs, broker, environment, work)
         step("destroy leaves nothing")
         terraform.run("destroy", "-auto-approve")
-        check_nothing_left(terraform)
+        expect(terraform.json("show", "-json").get("values"), None)
+        check_nothing_left()
     print("emulated apply: all good")
 
 
@@ -138,8 +140,13 @@ def prepare_account() -> dict:
         "csp_api_token": CSP_TOKEN,
         # The admin token is made by Terraform.
         "api_tokens": TRACK_TOKEN,
-        "settings": {"lab_duration_hours": 2},
+        "settings": {"lab_duration_hours": 2, "circuit_breaker_threshold": 1},
     }
+
+
+def rotate_track_token(outputs: dict) -> None:
+    """As docs/deployment.md says; the broker will run with both."""
+    boto3.client("secretsmanager").put_secret_value(SecretId=outputs["token_secret_arns"]["api"], SecretString=f"{TRACK_TOKEN},{SECOND_TRACK_TOKEN}")
 
 
 def check_second_plan(terraform: Terraform) -> None:
@@ -154,42 +161,16 @@ def check_second_plan(terraform: Terraform) -> None:
     expect(changed, FORGOTTEN_BY_THE_EMULATOR)
 
 
-def check_outputs(outputs: dict) -> None:
-    step("outputs")
-    balancer = boto3.client("elbv2").describe_load_balancers(Names=["sandbox-broker"])["LoadBalancers"][0]
-    expect(outputs["url"], f"https://{balancer['DNSName']}")
-    expect(outputs["load_balancer_dns_name"], balancer["DNSName"])
-    expect(outputs["table_name"], "sandbox-broker-pool")
-    expect(len(set(outputs["nat_addresses"])), 2)
-    repository = boto3.client("ecr").describe_repositories(repositoryNames=["sandbox-broker"])["repositories"][0]
-    expect(outputs["ecr_repository_url"], repository["repositoryUri"])
-    services = boto3.client("ecs").describe_services(cluster=outputs["cluster_name"], services=[outputs["service_name"]])
-    expect(services["services"][0]["desiredCount"], 2)
-    secrets = boto3.client("secretsmanager")
-    for arn in outputs["token_secret_arns"].values():
-        secrets.describe_secret(SecretId=arn)
-    expect(sorted(outputs["token_secret_arns"]), ["admin", "api", "csp"])
-    groups = boto3.client("logs").describe_log_groups(logGroupNamePrefix=outputs["log_group_name"])["logGroups"]
-    expect(groups[0]["retentionInDays"], 30)
-    subscriptions = boto3.client("sns").list_subscriptions_by_topic(TopicArn=outputs["alarm_topic_arn"])["Subscriptions"]
-    expect(subscriptions[0]["Endpoint"], "on-call@example.com")
-    expect([board["DashboardName"] for board in boto3.client("cloudwatch").list_dashboards()["DashboardEntries"]], [outputs["dashboard_name"]])
-    # Autoscaling makes alarms of its own, under other names.
-    found = boto3.client("cloudwatch").describe_alarms(AlarmNamePrefix="sandbox-broker-")["MetricAlarms"]
-    alarms = {alarm["AlarmName"].removeprefix("sandbox-broker-"): alarm["AlarmActions"] for alarm in found}
-    expect(alarms, dict.fromkeys(ALARMS, [outputs["alarm_topic_arn"]]))
-    scaling = boto3.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="ecs")["ScalingPolicies"]
-    expect(len(scaling), 3)
-
-
 def check_no_token(terraform: Terraform) -> None:
-    step("no token in the state")
+    step("no token in state or plan")
     made = boto3.client("secretsmanager").get_secret_value(SecretId="sandbox-broker/admin-token")["SecretString"]
     expect(len(made) >= 32, True)
-    # The raw state; what `show` prints would be masked.
-    state = (terraform.directory / "terraform.tfstate").read_text()
-    for token in (made, TRACK_TOKEN, CSP_TOKEN):
-        expect(token in state, False)
+    # The raw files; what `show` prints would be masked. A plan is an archive.
+    kept = [(terraform.directory / "terraform.tfstate").read_bytes()]
+    with zipfile.ZipFile(terraform.directory / "second.plan") as plan:
+        kept += [plan.read(name) for name in plan.namelist()]
+    for token in (made, TRACK_TOKEN, SECOND_TRACK_TOKEN, CSP_TOKEN):
+        expect([text for text in kept if token.encode() in text], [])
 
 
 def check_tables(outputs: dict, broker: str, environment: dict[str, str]) -> None:
@@ -221,6 +202,7 @@ def shape(table: str) -> dict:
 def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], work: Path) -> None:
     step("the broker runs as its task definition says, and allocates")
     csp_port, port = free_port(), free_port()
+    csp = f"http://127.0.0.1:{csp_port}"
     start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": CSP_TOKEN}, work / "csp.log")
     task = boto3.client("ecs").describe_task_definition(taskDefinition=outputs["service_name"])["taskDefinition"]
     container = next(container for container in task["containerDefinitions"] if container["name"] == "broker")
@@ -230,7 +212,7 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     # What differs here from AWS: where things are.
     settings |= {
         "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
-        "CSP_BASE_URL": f"http://127.0.0.1:{csp_port}",
+        "CSP_BASE_URL": csp,
         "BROKER_HOST": "127.0.0.1",
         "BROKER_PORT": str(port),
     }
@@ -239,16 +221,20 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     url = f"http://127.0.0.1:{port}"
     until_answers(f"{url}/readyz")
     subprocess.run([broker, "healthcheck"], env={**environment, **settings}, check=True)
-    track = {"Authorization": f"Bearer {settings['BROKER_API_TOKEN']}", "X-Track-ID": "student-1"}
+    track, rotated = ({"Authorization": f"Bearer {token}", "X-Track-ID": "student-1"} for token in (TRACK_TOKEN, SECOND_TRACK_TOKEN))
     admin = {"Authorization": f"Bearer {settings['BROKER_ADMIN_TOKEN']}"}
     until(lambda: call("GET", f"{url}/v1/admin/stats", admin)[1]["available"] == 20, "the sync fills the pool")
     status, sandbox = call("POST", f"{url}/v1/allocate", track)
     expect(status, 201)
     expect(sandbox["expires_at"] - sandbox["allocated_at"], 2 * 3600)
-    expect(call("POST", f"{url}/v1/allocate", track), (200, sandbox))
+    expect(call("POST", f"{url}/v1/allocate", rotated), (200, sandbox))
     item = boto3.client("dynamodb").get_item(TableName=outputs["table_name"], Key={"PK": {"S": f"SBX#{sandbox['sandbox_id']}"}, "SK": {"S": "META"}})["Item"]
     expect((item["status"]["S"], item["allocated_to_track"]["S"]), ("allocated", "student-1"))
     expect(call("POST", f"{url}/v1/sandboxes/{sandbox['sandbox_id']}/mark-for-deletion", track)[0], 200)
+    step("the circuit breaker opens while the CSP fails")
+    expect(call("PUT", f"{csp}/sim/faults", {}, {"error_rate": 1.0})[0], 200)
+    expect(call("POST", f"{url}/v1/admin/sync", admin)[0] >= 500, True)
+    until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the census tells of the open breaker")
     check_metric_filters(outputs, log)
     process.terminate()
     expect(process.wait(PATIENCE), 0)
@@ -262,47 +248,11 @@ def check_metric_filters(outputs: dict, log: Path) -> None:
     for found in filters:
         conditions = re.findall(r'\$\.(\w+) = ("[^"]*"|\d+)', found["filterPattern"])
         expect(bool(conditions), True)
-        if found["filterName"] == "BreakerOpen":
-            # It stays closed here; the same field tells that.
-            conditions = [(field, '"closed"' if field == "circuit_breaker" else value) for field, value in conditions]
         matches = [line for line in lines if all(json.dumps(line.get(field)) == value for field, value in conditions)]
         value = found["metricTransformations"][0]["metricValue"]
         is_number = lambda line: not value.startswith("$.") or isinstance(line.get(value[2:]), (int, float))
         if not matches or not all(map(is_number, matches)):
             sys.exit(f"no log line fits the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
-
-
-def check_nothing_left(terraform: Terraform) -> None:
-    expect(terraform.json("show", "-json").get("values"), None)
-    ec2 = boto3.client("ec2")
-    own = [{"Name": "tag:application", "Values": ["sandbox-broker"]}]
-    left = {
-        "VPCs": ec2.describe_vpcs(Filters=own)["Vpcs"],
-        "subnets": ec2.describe_subnets(Filters=own)["Subnets"],
-        "security groups": ec2.describe_security_groups(Filters=own)["SecurityGroups"],
-        "addresses": ec2.describe_addresses(Filters=own)["Addresses"],
-        "NAT gateways": [gateway for gateway in ec2.describe_nat_gateways()["NatGateways"] if gateway["State"] != "deleted"],
-        "endpoints": [endpoint for endpoint in ec2.describe_vpc_endpoints()["VpcEndpoints"] if endpoint["State"] != "deleted"],
-        "tables": boto3.client("dynamodb").list_tables()["TableNames"],
-        "load balancers": boto3.client("elbv2").describe_load_balancers()["LoadBalancers"],
-        "target groups": boto3.client("elbv2").describe_target_groups()["TargetGroups"],
-        "clusters": [
-            cluster for cluster in boto3.client("ecs").describe_clusters(clusters=boto3.client("ecs").list_clusters()["clusterArns"])["clusters"]
-            if cluster["status"] != "INACTIVE"
-        ],
-        "task definitions": boto3.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
-        "repositories": boto3.client("ecr").describe_repositories()["repositories"],
-        "roles": [role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"] if role["RoleName"].startswith("sandbox-broker")],
-        # Secrets stay for their seven days of recovery, and are not listed.
-        "secrets": boto3.client("secretsmanager").list_secrets()["SecretList"],
-        "log groups": boto3.client("logs").describe_log_groups()["logGroups"],
-        "alarms": boto3.client("cloudwatch").describe_alarms()["MetricAlarms"],
-        "dashboards": boto3.client("cloudwatch").list_dashboards()["DashboardEntries"],
-        "topics": boto3.client("sns").list_topics()["Topics"],
-        "firewalls": boto3.client("wafv2").list_web_acls(Scope="REGIONAL")["WebACLs"],
-        "scaling targets": boto3.client("application-autoscaling").describe_scalable_targets(ServiceNamespace="ecs")["ScalableTargets"],
-    }
-    expect({kind: found for kind, found in left.items() if found}, {})
 
 
 def start(cleanup: contextlib.ExitStack, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
@@ -318,10 +268,13 @@ def start(cleanup: contextlib.ExitStack, command: list[str], environment: dict[s
     return process
 
 
-def call(method: str, url: str, headers: dict[str, str]) -> tuple[int, dict]:
-    request = urllib.request.Request(url, method=method, headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.status, json.load(answer)
+def call(method: str, url: str, headers: dict[str, str], body: dict | None = None) -> tuple[int, dict]:
+    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as answer:
+        return answer.code, json.load(answer)
 
 
 def until_answers(url: str) -> None:
@@ -347,15 +300,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def expect(found, expected) -> None:
-    if found != expected:
-        raise AssertionError(f"found {found!r}, expected {expected!r}")
-
-
-def step(what: str) -> None:
-    print(f"   {what}", flush=True)
 
 
 main()
