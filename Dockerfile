@@ -24,10 +24,12 @@ RUN case "$TARGETARCH" in \
     && printf '[build]\ntarget = "%s"\n[target.%s]\nlinker = "%s"\n' \
          "$cpu-unknown-linux-gnu" "$cpu-unknown-linux-gnu" "$cpu-linux-gnu-gcc" >> "$CARGO_HOME/config.toml"
 
-# The dependencies alone, so that this layer lasts until one of them changes.
+# The dependencies alone, so that this layer lasts until one of them changes. Benches and examples are not copied, and
+# cargo refuses a manifest that names what is not there.
 COPY Cargo.toml Cargo.lock ./
 COPY actors/Cargo.toml actors/
-RUN mkdir -p src actors/src \
+RUN sed -i '/^\[\[\(bench\|example\)\]\]/,/^$/d' Cargo.toml \
+    && mkdir -p src actors/src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs actors/src/lib.rs \
     && cargo build --release --locked
