@@ -66,6 +66,9 @@ resource "aws_lb" "broker" {
       enabled = true
     }
   }
+
+  # A balancer to the world needs a VPC with a way there, when it is made and as long as it is there.
+  depends_on = [aws_internet_gateway.main]
 }
 
 resource "aws_lb_target_group" "broker" {
