@@ -11,7 +11,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpRequest, web};
+use actix_web::{Error, HttpMessage as _, HttpRequest, web};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -20,6 +20,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::AppState;
+use super::edge::LogFields;
 use super::error::ApiError;
 use crate::config::Settings;
 
@@ -147,7 +148,10 @@ pub async fn admit<B: MessageBody + 'static>(
     let admitted =
         limited.and_then(|()| state.tokens.check(access, request.headers())).and_then(|()| bounded(request.headers()));
     let mut response = match admitted {
-        Ok(()) => next.call(request).await?.map_into_left_body(),
+        Ok(()) => {
+            request.extensions_mut().insert(LogFields::default());
+            next.call(request).await?.map_into_left_body()
+        }
         Err(refusal) => request.error_response(refusal).map_into_right_body(),
     };
     for (name, value) in limit_headers.into_iter().flatten() {

@@ -8,7 +8,7 @@ use broker_actors::inventory::Stats;
 use broker_actors::job::ActorStatus;
 use broker_actors::ports::Cursor;
 use broker_actors::reaper::ExpiryReport;
-use broker_actors::sandbox::{Sandbox, Status};
+use broker_actors::sandbox::{Sandbox, SandboxId, Status};
 use broker_actors::stale::DiscardReport;
 use broker_actors::sync::SyncReport;
 use broker_actors::system::SyncOptions;
@@ -22,7 +22,7 @@ use super::access::client_of;
 use super::edge::LogFields;
 use super::error::ApiError;
 use super::headers::sandbox_id;
-use super::openapi::{ADMIN, ActorPath, OperatorHeader, SandboxPath};
+use super::openapi::{ADMIN, ActorPath, SandboxPath};
 
 const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 100;
@@ -47,7 +47,6 @@ type Answer = Result<HttpResponse, ApiError>;
     responses((status = 200, description = "The counts", body = Stats))
 )]
 pub(super) async fn stats(state: web::Data<AppState>, request: HttpRequest) -> Answer {
-    note(&request, "stats", None);
     no_query(&request)?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().stats().await?))
 }
@@ -72,11 +71,11 @@ pub(super) struct ListQuery {
 /// A page of sandboxes
 #[derive(Serialize, ToSchema)]
 pub(super) struct SandboxPage {
-    sandboxes: Vec<Sandbox>,
+    pub(super) sandboxes: Vec<Sandbox>,
     /// How many are on this page
-    count: usize,
+    pub(super) count: usize,
     /// Where the next page begins; null on the last one
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// Lists sandboxes, page by page
@@ -88,7 +87,6 @@ pub(super) struct SandboxPage {
     responses((status = 200, description = "A page", body = SandboxPage))
 )]
 pub(super) async fn list(state: web::Data<AppState>, request: HttpRequest) -> Answer {
-    note(&request, "list", None);
     let query: ListQuery = query(&request)?;
     let limit = query.limit.unwrap_or(DEFAULT_PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
@@ -132,7 +130,7 @@ pub(super) struct SyncQuery {
     responses((status = 200, description = "It ran to its end", body = Completed<SyncReport>))
 )]
 pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
-    note(&request, "sync", None);
+    ordered(&state, &request, None)?;
     let SyncQuery { dry_run, force } = query(&request)?;
     let began = Instant::now();
     let report = state.broker.sync(SyncOptions { dry_run, force }).await?;
@@ -147,7 +145,7 @@ pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest, _body
     responses((status = 200, description = "It ran to its end", body = Completed<CleanupReport>))
 )]
 pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
-    note(&request, "cleanup", None);
+    ordered(&state, &request, None)?;
     no_query(&request)?;
     let began = Instant::now();
     let report = state.broker.cleanup().await?;
@@ -162,7 +160,7 @@ pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest, _b
     responses((status = 200, description = "It ran to its end", body = Completed<ExpiryReport>))
 )]
 pub(super) async fn auto_expire(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
-    note(&request, "auto-expire", None);
+    ordered(&state, &request, None)?;
     no_query(&request)?;
     let began = Instant::now();
     let report = state.broker.expire().await?;
@@ -187,7 +185,7 @@ pub(super) struct StaleQuery {
     responses((status = 200, description = "It ran to its end", body = Completed<DiscardReport>))
 )]
 pub(super) async fn auto_delete_stale(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
-    note(&request, "auto-delete-stale", None);
+    ordered(&state, &request, None)?;
     let query: StaleQuery = query(&request)?;
     let grace = match query.grace_period_hours {
         Some(hours) if !(0.0..=MAX_GRACE_HOURS).contains(&hours) => {
@@ -228,7 +226,7 @@ pub(super) enum Discardable {
     responses((status = 200, description = "All of them are gone from the table", body = Completed<DiscardReport>))
 )]
 pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
-    note(&request, "bulk-delete", None);
+    ordered(&state, &request, None)?;
     let query: BulkDeleteQuery = query(&request)?;
     let Some(status @ (Status::Stale | Status::DeletionFailed)) = query.status else {
         return Err(ApiError::bad_request("BAD_QUERY", "status takes stale or deletion_failed; others are in use"));
@@ -241,7 +239,7 @@ pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest
 /// All actors
 #[derive(Serialize, ToSchema)]
 pub(super) struct ActorList {
-    actors: Vec<ActorStatus>,
+    pub(super) actors: Vec<ActorStatus>,
 }
 
 /// Shows what each actor does
@@ -251,8 +249,7 @@ pub(super) struct ActorList {
     tag = ADMIN,
     responses((status = 200, description = "The actors, as this replica sees them", body = ActorList))
 )]
-pub(super) async fn actors(state: web::Data<AppState>, request: HttpRequest) -> Answer {
-    note(&request, "actors", None);
+pub(super) async fn actors(state: web::Data<AppState>) -> Answer {
     Ok(HttpResponse::Ok().json(ActorList { actors: state.broker.actors().await? }))
 }
 
@@ -264,8 +261,7 @@ pub(super) async fn actors(state: web::Data<AppState>, request: HttpRequest) -> 
     params(ActorPath),
     responses((status = 200, description = "The actor, as this replica sees it", body = ActorStatus))
 )]
-pub(super) async fn actor(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
-    note(&request, "actor", None);
+pub(super) async fn actor(state: web::Data<AppState>, name: web::Path<String>) -> Answer {
     Ok(HttpResponse::Ok().json(state.broker.actor(&name).await?))
 }
 
@@ -287,7 +283,7 @@ pub(super) struct PauseBody {
     post,
     path = "/v1/admin/actors/{name}/pause",
     tag = ADMIN,
-    params(ActorPath, OperatorHeader),
+    params(ActorPath),
     request_body = PauseBody,
     responses((status = 200, description = "The actor rests", body = ActorStatus))
 )]
@@ -297,14 +293,13 @@ pub(super) async fn pause(
     name: web::Path<String>,
     body: web::Bytes,
 ) -> Answer {
-    note(&request, "pause", None);
+    let by = ordered(&state, &request, None)?;
     let body: PauseBody = serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("BAD_BODY", PAUSE_FORM))?;
     let reason = body.reason.trim();
     if !(1..=MAX_REASON_CHARS).contains(&reason.chars().count()) {
         let message = format!("reason takes 1 to {MAX_REASON_CHARS} characters");
         return Err(ApiError::bad_request("BAD_BODY", message));
     }
-    let by = operator(&state, &request)?;
     tracing::info!(actor = name.as_str(), reason, by, "an operator pauses an actor");
     Ok(HttpResponse::Ok().json(state.broker.pause(&name, reason, &by).await?))
 }
@@ -314,7 +309,7 @@ pub(super) async fn pause(
     post,
     path = "/v1/admin/actors/{name}/resume",
     tag = ADMIN,
-    params(ActorPath, OperatorHeader),
+    params(ActorPath),
     responses((status = 200, description = "The actor works", body = ActorStatus))
 )]
 pub(super) async fn resume(
@@ -323,8 +318,7 @@ pub(super) async fn resume(
     name: web::Path<String>,
     _body: web::Bytes,
 ) -> Answer {
-    note(&request, "resume", None);
-    let by = operator(&state, &request)?;
+    let by = ordered(&state, &request, None)?;
     tracing::info!(actor = name.as_str(), by, "an operator resumes an actor");
     Ok(HttpResponse::Ok().json(state.broker.resume(&name, &by).await?))
 }
@@ -343,7 +337,7 @@ pub(super) async fn run(
     name: web::Path<String>,
     _body: web::Bytes,
 ) -> Answer {
-    note(&request, "run", None);
+    ordered(&state, &request, None)?;
     Ok(HttpResponse::Ok().json(state.broker.run(&name).await?))
 }
 
@@ -362,7 +356,7 @@ pub(super) async fn release(
     _body: web::Bytes,
 ) -> Answer {
     let id = sandbox_id(&id)?;
-    note(&request, "force-release", Some(id.to_string()));
+    ordered(&state, &request, Some(&id))?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().force_release(&id).await?))
 }
 
@@ -381,13 +375,16 @@ pub(super) async fn retry_deletion(
     _body: web::Bytes,
 ) -> Answer {
     let id = sandbox_id(&id)?;
-    note(&request, "retry-deletion", Some(id.to_string()));
+    ordered(&state, &request, Some(&id))?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().retry_deletion(&id).await?))
 }
 
-fn note(request: &HttpRequest, action: &'static str, sandbox_id: Option<String>) {
-    let fields = LogFields { action: Some(action), sandbox_id, ..LogFields::default() };
-    request.extensions_mut().insert(fields);
+/// Notes who gives an order, and for which sandbox.
+fn ordered(state: &AppState, request: &HttpRequest, sandbox_id: Option<&SandboxId>) -> Result<String, ApiError> {
+    let by = operator(state, request)?;
+    let sandbox_id = sandbox_id.map(SandboxId::to_string);
+    request.extensions_mut().insert(LogFields { sandbox_id, operator: Some(by.clone()), ..LogFields::default() });
+    Ok(by)
 }
 
 /// Reads the query; a name that is not known is an error, because it is most likely a slip of the pen.
@@ -428,7 +425,12 @@ pub(super) struct Completed<R> {
     duration_ms: u64,
 }
 
+impl<R> Completed<R> {
+    pub(super) fn new(report: R, took: Duration) -> Self {
+        Self { status: "completed", report, duration_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
 fn completed(report: impl Serialize, began: Instant) -> HttpResponse {
-    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    HttpResponse::Ok().json(Completed { status: "completed", report, duration_ms })
+    HttpResponse::Ok().json(Completed::new(report, began.elapsed()))
 }

@@ -11,11 +11,14 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
-use super::AppState;
 use super::error::ApiError;
+use super::{AppState, Endpoint};
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a request that no row of the route table answers is called.
+const UNMATCHED: &str = "unmatched";
 
 /// Set on every answer that does not set them itself. The HSTS header counts only over TLS, which ends at the load balancer.
 const SECURITY_HEADERS: [(&str, &str); 5] = [
@@ -26,15 +29,15 @@ const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("cache-control", "no-store"),
 ];
 
-/// What a handler adds to the log line of its request.
+/// What an admitted request adds to its log line and to the operators' journal.
 #[derive(Clone, Debug, Default)]
 pub struct LogFields {
-    /// What was asked for.
-    pub action: Option<&'static str>,
-    /// Who asked.
+    /// The track that asked.
     pub track_id: Option<String>,
-    /// For what.
+    /// For which sandbox.
     pub sandbox_id: Option<String>,
+    /// The operator that asked.
+    pub operator: Option<String>,
     /// How it went, where the status does not say it all.
     pub outcome: Option<&'static str>,
 }
@@ -48,8 +51,9 @@ pub async fn edge<B: MessageBody + 'static>(
     let request_id = request_id(request.headers());
     let span = telemetry::request_span(&request);
     let response = next.call(request).instrument(span.clone()).await?;
-    let mut response = match failure_of(&response) {
-        Some(failure) => in_error_form(response, &failure, &request_id).map_into_right_body(),
+    let failure = failure_of(&response);
+    let mut response = match &failure {
+        Some(failure) => in_error_form(response, failure, &request_id).map_into_right_body(),
         None => response.map_into_left_body(),
     };
     let headers = response.headers_mut();
@@ -62,7 +66,7 @@ pub async fn edge<B: MessageBody + 'static>(
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
     }
-    report(&response, &request_id, began, &span);
+    report(&response, failure.map(|failure| failure.code), &request_id, began, &span);
     Ok(response)
 }
 
@@ -106,10 +110,12 @@ fn in_error_form<B>(response: ServiceResponse<B>, failure: &ApiError, request_id
     ServiceResponse::new(response.into_parts().0, answer)
 }
 
-fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant, span: &Span) {
+/// The metric, the log line and the journal's entry of an answered request.
+fn report<B>(response: &ServiceResponse<B>, code: Option<&'static str>, request_id: &str, began: Instant, span: &Span) {
     let request = response.request();
     let status = response.status();
-    let endpoint = request.match_pattern().unwrap_or_else(|| "unmatched".to_owned());
+    let endpoint = request.match_pattern().unwrap_or_else(|| UNMATCHED.to_owned());
+    let action = Endpoint::find(request.method(), &endpoint).map_or(UNMATCHED, |endpoint| endpoint.action);
     let latency = began.elapsed();
     metrics::histogram!(
         "broker_request_latency_seconds",
@@ -118,24 +124,25 @@ fn report<B>(response: &ServiceResponse<B>, request_id: &str, began: Instant, sp
         "status" => status.as_str().to_owned(),
     )
     .record(latency.as_secs_f64());
-    let fields = request.extensions().get::<LogFields>().cloned().unwrap_or_default();
-    let outcome = fields.outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
-    if let Some(state) = request.app_data::<web::Data<AppState>>() {
-        state.live.requested(state.clock.now(), &fields, outcome);
+    let admitted = request.extensions().get::<LogFields>().cloned();
+    let outcome = admitted.as_ref().and_then(|fields| fields.outcome);
+    let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
+    if let (Some(fields), Some(state)) = (&admitted, request.app_data::<web::Data<AppState>>()) {
+        state.live.requested(state.clock.now(), action, fields, outcome, code);
     }
-    let LogFields { action, track_id, sandbox_id, .. } = fields;
+    let LogFields { track_id, sandbox_id, operator, .. } = admitted.unwrap_or_default();
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
     span.record("http.response.status_code", status);
-    if status >= 500 {
-        tracing::warn!(
-            request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"
-        );
-    } else {
-        tracing::info!(
-            request_id, method, endpoint, status, action, outcome, latency_ms, track_id, sandbox_id, "request"
-        );
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                request_id, method, endpoint, status, action, outcome, code, latency_ms, track_id, sandbox_id,
+                operator, "request"
+            )
+        };
     }
+    if status >= 500 { line!(warn) } else { line!(info) }
 }
 
 /// A label must not be whatever a client makes up.

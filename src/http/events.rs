@@ -14,7 +14,6 @@ use broker_actors::job::ActorStatus;
 use broker_actors::ports::{Control, Desired};
 use broker_actors::sandbox::Timestamp;
 use futures_util::stream;
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -25,6 +24,7 @@ use super::AppState;
 use super::edge::LogFields;
 use super::error::ApiError;
 use super::openapi::ADMIN;
+use super::throughput::{Throughput, ThroughputMeter};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -36,9 +36,6 @@ const JOURNAL_LENGTH: usize = 200;
 
 /// So many consoles may watch one replica.
 const MAX_STREAMS: usize = 64;
-
-/// Longer allocations count as this long; the budget of one is far below.
-const MAX_LATENCY_MICROS: u64 = 60_000_000;
 
 /// The requests that an operator would want to know of.
 const JOURNALLED: [&str; 10] = [
@@ -66,8 +63,11 @@ pub(super) struct Event {
     sandbox_id: Option<String>,
     /// Who did it: an operator, or the replica that ran a job
     by: Option<String>,
-    /// A reason, an error
+    /// A reason, an error, an error's code
     detail: Option<String>,
+    /// What a run reports
+    #[schema(value_type = Option<Object>)]
+    report: Option<serde_json::Value>,
 }
 
 /// The broker at a moment, as this replica sees it
@@ -86,23 +86,12 @@ pub(super) struct Snapshot {
     throughput: Throughput,
 }
 
-/// The allocations of this replica since the snapshot before
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Throughput {
-    allocations_per_second: f64,
-    /// Half of them took at most so long, in milliseconds; null if there was none
-    p50_ms: Option<f64>,
-    p95_ms: Option<f64>,
-    p99_ms: Option<f64>,
-}
-
 /// What consoles watch.
 pub struct Live {
     /// Tells the ids of this process's events from those of another.
     process: String,
     journal: Mutex<Journal>,
-    /// How long the allocations since the last snapshot took.
-    latencies: Mutex<Histogram<u64>>,
+    throughput: Mutex<ThroughputMeter>,
     snapshots: watch::Sender<Option<Arc<str>>>,
     streams: Arc<Semaphore>,
     closed: watch::Sender<bool>,
@@ -134,11 +123,10 @@ impl Journal {
 impl Live {
     /// Nothing has happened yet.
     pub fn new() -> Self {
-        let latencies = Histogram::new_with_bounds(1, MAX_LATENCY_MICROS, 2).expect("the bounds are in order");
         Self {
             process: Uuid::new_v4().simple().to_string(),
             journal: Mutex::default(),
-            latencies: Mutex::new(latencies),
+            throughput: Mutex::new(ThroughputMeter::new()),
             snapshots: watch::Sender::new(None),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             closed: watch::Sender::new(false),
@@ -147,19 +135,22 @@ impl Live {
 
     /// Notes an allocation that was answered with a sandbox.
     pub(super) fn allocated(&self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.latencies.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(micros);
+        self.throughput.lock().unwrap_or_else(PoisonError::into_inner).record(took);
     }
 
     /// Notes a request, if it is one that operators want to know of.
-    pub(super) fn requested(&self, at: Timestamp, fields: &LogFields, outcome: &str) {
-        let Some(action) = fields.action.filter(|action| JOURNALLED.contains(action)) else { return };
+    pub(super) fn requested(&self, at: Timestamp, action: &str, fields: &LogFields, outcome: &str, code: Option<&str>) {
+        if !JOURNALLED.contains(&action) {
+            return;
+        }
         self.note(Event {
             at,
             action: action.to_owned(),
             outcome: outcome.to_owned(),
             track_id: fields.track_id.clone(),
             sandbox_id: fields.sandbox_id.clone(),
+            by: fields.operator.clone(),
+            detail: code.map(str::to_owned),
             ..Event::default()
         });
     }
@@ -173,10 +164,8 @@ impl Live {
     pub async fn run(&self, state: &AppState) {
         let mut seen = Seen::default();
         let mut counts = None;
-        let mut since = Instant::now();
         loop {
-            let throughput = self.throughput(since);
-            since = Instant::now();
+            let throughput = self.throughput.lock().unwrap_or_else(PoisonError::into_inner).read(Instant::now());
             if self.snapshots.receiver_count() > 0 {
                 let counts = counts.get_or_insert_with(|| state.broker.watch_stats());
                 let actors = match timeout(PATIENCE, state.broker.actors()).await {
@@ -211,20 +200,6 @@ impl Live {
             throughput,
         };
         frame("snapshot", None, &snapshot).into()
-    }
-
-    fn throughput(&self, since: Instant) -> Throughput {
-        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
-        let percentile =
-            |percent| (!latencies.is_empty()).then(|| latencies.value_at_percentile(percent) as f64 / 1000.0);
-        let throughput = Throughput {
-            allocations_per_second: latencies.len() as f64 / since.elapsed().as_secs_f64().max(0.001),
-            p50_ms: percentile(50.0),
-            p95_ms: percentile(95.0),
-            p99_ms: percentile(99.0),
-        };
-        latencies.reset();
-        throughput
     }
 
     fn note(&self, event: Event) {
@@ -265,6 +240,23 @@ fn frame(event: &str, id: Option<&str>, data: &impl Serialize) -> String {
     format!("event: {event}\n{id}data: {data}\n\n")
 }
 
+/// The beginning of a stream, for the OpenAPI document.
+pub(super) fn example(at: Timestamp, stats: Stats, actors: Vec<ActorStatus>, breaker: BreakerSnapshot) -> String {
+    let mut seen = Seen::default();
+    let events = seen.news(&actors);
+    let snapshot = Snapshot {
+        at,
+        replica: "broker-1".to_owned(),
+        version: env!("CARGO_PKG_VERSION"),
+        stats: Some(stats),
+        actors: Some(actors),
+        circuit_breaker: breaker,
+        in_flight: 1,
+        throughput: ThroughputMeter::new().read(Instant::now()),
+    };
+    frame("snapshot", None, &snapshot) + &frame("journal", Some("5f0c-1"), &events)
+}
+
 /// What the actors' statuses have told already.
 #[derive(Default)]
 struct Seen {
@@ -289,7 +281,8 @@ impl Seen {
                     outcome: if run.error.is_none() { "completed" } else { "error" }.to_owned(),
                     actor: Some(actor.name.to_owned()),
                     by: Some(run.replica.to_string()),
-                    detail: run.error.clone().or_else(|| run.report.as_ref().map(ToString::to_string)),
+                    detail: run.error.clone(),
+                    report: run.report.clone(),
                     ..Event::default()
                 });
             }
@@ -334,7 +327,8 @@ struct Follower {
     responses((
         status = 200,
         description = "Events, until the client or the broker ends it; each `data` is a `Snapshot` or an array of `Event`",
-        content((String = "text/event-stream"), (Snapshot = "application/json"), (Event = "application/json")),
+        body = String,
+        content_type = "text/event-stream",
     ))
 )]
 pub(super) async fn events(state: web::Data<AppState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {

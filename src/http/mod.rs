@@ -13,6 +13,7 @@ mod headers;
 mod observability;
 pub mod openapi;
 mod sandboxes;
+mod throughput;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +30,8 @@ use actix_web::{App, HttpResponse, HttpServer, Route, web};
 use broker_actors::ports::Clock;
 use broker_actors::system::Broker;
 
-use self::access::{Access, MAX_BODY_BYTES, RateLimit, Tokens, admit};
+use self::access::Access::{self, Admin, Public, Track};
+use self::access::{MAX_BODY_BYTES, RateLimit, Tokens, admit};
 use self::edge::edge;
 use self::events::Live;
 use crate::config::Settings;
@@ -84,49 +86,65 @@ pub struct Endpoint {
     pub method: &'static str,
     /// The path, with `{placeholders}`.
     pub path: &'static str,
+    /// What it is called in logs and journals.
+    pub action: &'static str,
     /// Who may call it.
     pub access: Access,
     route: fn() -> Route,
 }
 
-const fn get(path: &'static str, access: Access, route: fn() -> Route) -> Endpoint {
-    Endpoint { method: "GET", path, access, route }
+impl Endpoint {
+    /// Whether an operator changes something by it.
+    pub fn is_order(&self) -> bool {
+        self.access == Admin && self.method == "POST"
+    }
+
+    /// The endpoint that answers this method on this path of the table.
+    pub(crate) fn find(method: &Method, path: &str) -> Option<&'static Self> {
+        ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method == method.as_str())
+    }
 }
 
-const fn post(path: &'static str, access: Access, route: fn() -> Route) -> Endpoint {
-    Endpoint { method: "POST", path, access, route }
+const fn get(action: &'static str, access: Access, path: &'static str, route: fn() -> Route) -> Endpoint {
+    Endpoint { method: "GET", path, action, access, route }
+}
+
+const fn post(action: &'static str, access: Access, path: &'static str, route: fn() -> Route) -> Endpoint {
+    Endpoint { method: "POST", path, action, access, route }
 }
 
 /// The route table: every endpoint there is.
 pub const ENDPOINTS: &[Endpoint] = &[
-    get("/", Access::Public, || web::get().to(observability::root)),
-    get("/healthz", Access::Public, || web::get().to(observability::healthz)),
-    get("/readyz", Access::Public, || web::get().to(observability::readyz)),
-    get("/metrics", Access::Public, || web::get().to(observability::metrics)),
-    get("/console", Access::Public, || web::get().to(console::page)),
-    get("/console/{asset}", Access::Public, || web::get().to(console::asset)),
-    get("/v1/docs", Access::Public, || web::get().to(docs::page)),
-    get("/v1/docs/{asset}", Access::Public, || web::get().to(docs::asset)),
-    get("/v1/openapi.json", Access::Public, || web::get().to(docs::document)),
-    post("/v1/allocate", Access::Track, || web::post().to(sandboxes::allocate)),
-    get("/v1/sandboxes/{id}", Access::Track, || web::get().to(sandboxes::read)),
-    post("/v1/sandboxes/{id}/renew", Access::Track, || web::post().to(sandboxes::renew)),
-    post("/v1/sandboxes/{id}/mark-for-deletion", Access::Track, || web::post().to(sandboxes::mark_for_deletion)),
-    get("/v1/admin/stats", Access::Admin, || web::get().to(admin::stats)),
-    get("/v1/admin/sandboxes", Access::Admin, || web::get().to(admin::list)),
-    post("/v1/admin/sandboxes/{id}/release", Access::Admin, || web::post().to(admin::release)),
-    post("/v1/admin/sandboxes/{id}/retry-deletion", Access::Admin, || web::post().to(admin::retry_deletion)),
-    post("/v1/admin/sync", Access::Admin, || web::post().to(admin::sync)),
-    post("/v1/admin/cleanup", Access::Admin, || web::post().to(admin::cleanup)),
-    post("/v1/admin/auto-expire", Access::Admin, || web::post().to(admin::auto_expire)),
-    post("/v1/admin/auto-delete-stale", Access::Admin, || web::post().to(admin::auto_delete_stale)),
-    post("/v1/admin/bulk-delete", Access::Admin, || web::post().to(admin::bulk_delete)),
-    get("/v1/admin/actors", Access::Admin, || web::get().to(admin::actors)),
-    get("/v1/admin/actors/{name}", Access::Admin, || web::get().to(admin::actor)),
-    post("/v1/admin/actors/{name}/pause", Access::Admin, || web::post().to(admin::pause)),
-    post("/v1/admin/actors/{name}/resume", Access::Admin, || web::post().to(admin::resume)),
-    get("/v1/admin/events", Access::Admin, || web::get().to(events::events)),
-    post("/v1/admin/actors/{name}/run", Access::Admin, || web::post().to(admin::run)),
+    get("root", Public, "/", || web::get().to(observability::root)),
+    get("health", Public, "/healthz", || web::get().to(observability::healthz)),
+    get("readiness", Public, "/readyz", || web::get().to(observability::readyz)),
+    get("metrics", Public, "/metrics", || web::get().to(observability::metrics)),
+    get("console", Public, "/console", || web::get().to(console::page)),
+    get("console", Public, "/console/{asset}", || web::get().to(console::asset)),
+    get("docs", Public, "/v1/docs", || web::get().to(docs::page)),
+    get("docs", Public, "/v1/docs/{asset}", || web::get().to(docs::asset)),
+    get("openapi", Public, "/v1/openapi.json", || web::get().to(docs::document)),
+    post("allocate", Track, "/v1/allocate", || web::post().to(sandboxes::allocate)),
+    get("read", Track, "/v1/sandboxes/{id}", || web::get().to(sandboxes::read)),
+    post("renew", Track, "/v1/sandboxes/{id}/renew", || web::post().to(sandboxes::renew)),
+    post("mark-for-deletion", Track, "/v1/sandboxes/{id}/mark-for-deletion", || {
+        web::post().to(sandboxes::mark_for_deletion)
+    }),
+    get("stats", Admin, "/v1/admin/stats", || web::get().to(admin::stats)),
+    get("list", Admin, "/v1/admin/sandboxes", || web::get().to(admin::list)),
+    post("force-release", Admin, "/v1/admin/sandboxes/{id}/release", || web::post().to(admin::release)),
+    post("retry-deletion", Admin, "/v1/admin/sandboxes/{id}/retry-deletion", || web::post().to(admin::retry_deletion)),
+    post("sync", Admin, "/v1/admin/sync", || web::post().to(admin::sync)),
+    post("cleanup", Admin, "/v1/admin/cleanup", || web::post().to(admin::cleanup)),
+    post("auto-expire", Admin, "/v1/admin/auto-expire", || web::post().to(admin::auto_expire)),
+    post("auto-delete-stale", Admin, "/v1/admin/auto-delete-stale", || web::post().to(admin::auto_delete_stale)),
+    post("bulk-delete", Admin, "/v1/admin/bulk-delete", || web::post().to(admin::bulk_delete)),
+    get("actors", Admin, "/v1/admin/actors", || web::get().to(admin::actors)),
+    get("actor", Admin, "/v1/admin/actors/{name}", || web::get().to(admin::actor)),
+    post("pause", Admin, "/v1/admin/actors/{name}/pause", || web::post().to(admin::pause)),
+    post("resume", Admin, "/v1/admin/actors/{name}/resume", || web::post().to(admin::resume)),
+    post("run", Admin, "/v1/admin/actors/{name}/run", || web::post().to(admin::run)),
+    get("events", Admin, "/v1/admin/events", || web::get().to(events::events)),
 ];
 
 fn routes(services: &mut web::ServiceConfig) {

@@ -12,6 +12,8 @@ use super::AppState;
 use super::openapi::OBSERVABILITY;
 use crate::prometheus;
 
+const READY: &str = "ready";
+
 /// A live process
 #[derive(Serialize, ToSchema)]
 pub(super) struct Health {
@@ -28,16 +30,15 @@ pub(super) struct Health {
     responses((status = 200, description = "It lives", body = Health))
 )]
 pub(super) async fn healthz(state: web::Data<AppState>) -> HttpResponse {
-    HttpResponse::Ok().json(Health { status: "healthy", timestamp: state.clock.now() })
+    HttpResponse::Ok().json(healthy(state.clock.now()))
+}
+
+pub(super) fn healthy(timestamp: Timestamp) -> Health {
+    Health { status: "healthy", timestamp }
 }
 
 /// Whether this replica can serve
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({
-    "status": "ready",
-    "timestamp": 1795466985,
-    "checks": { "actors": "ok", "dynamodb": "ok", "pool": "ok" },
-}))]
 pub(super) struct Readiness {
     /// `ready` or `not_ready`
     status: &'static str,
@@ -53,7 +54,16 @@ pub(super) struct Readiness {
     tag = OBSERVABILITY,
     responses(
         (status = 200, description = "It can", body = Readiness),
-        (status = 503, description = "It cannot, or not yet, or not any more", body = Readiness),
+        (
+            status = 503,
+            description = "It cannot, or not yet, or not any more",
+            body = Readiness,
+            example = json!({
+                "status": "not_ready",
+                "timestamp": 1795466985,
+                "checks": { "actors": "ok", "dynamodb": "unavailable", "pool": "ok" },
+            }),
+        ),
     )
 )]
 pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
@@ -61,13 +71,16 @@ pub(super) async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     if state.draining.load(Ordering::Acquire) {
         checks.push(("draining", Err("this replica is stopping".to_owned())));
     }
+    let body = readiness(checks, state.clock.now());
+    // The body is the answer here, not the one error form, so that a probe's log shows what fails.
+    if body.status == READY { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+}
+
+pub(super) fn readiness(checks: Vec<(&'static str, Result<(), String>)>, timestamp: Timestamp) -> Readiness {
     let is_ready = checks.iter().all(|(_, check)| check.is_ok());
     let checks =
         checks.into_iter().map(|(name, check)| (name, check.err().unwrap_or_else(|| "ok".to_owned()))).collect();
-    let status = if is_ready { "ready" } else { "not_ready" };
-    let body = Readiness { status, timestamp: state.clock.now(), checks };
-    // The body is the answer here, not the one error form, so that a probe's log shows what fails.
-    if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+    Readiness { status: if is_ready { READY } else { "not_ready" }, timestamp, checks }
 }
 
 /// Gives the metrics of this replica, for Prometheus
@@ -103,7 +116,11 @@ pub(super) struct Service {
     responses((status = 200, description = "Name, version, links", body = Service))
 )]
 pub(super) async fn root() -> HttpResponse {
-    HttpResponse::Ok().json(Service {
+    HttpResponse::Ok().json(service())
+}
+
+pub(super) fn service() -> Service {
+    Service {
         service: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         links: BTreeMap::from([
@@ -115,5 +132,5 @@ pub(super) async fn root() -> HttpResponse {
             ("readiness", "/readyz"),
             ("metrics", "/metrics"),
         ]),
-    })
+    }
 }

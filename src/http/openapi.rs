@@ -1,5 +1,7 @@
 //! The OpenAPI document. Paths and bodies come from the handlers, who may call from the route table, and errors from
-//! the values that the API answers with.
+//! the values that the API answers with, examples too.
+
+mod examples;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,7 +44,11 @@ const ADMIN_TOKEN: &str = "admin_token";
         description = "Hands each pre-created cloud sandbox to exactly one student's lab.\n\nEvery error has the one \
                        form `Error`; its `code` is stable, its `message` says what to do. A `503` may always be \
                        repeated, with the same key, after `Retry-After` seconds. Times are seconds since the Unix \
-                       epoch.",
+                       epoch.\n\nWhat no route takes is `404 NOT_FOUND`, another method `405 METHOD_NOT_ALLOWED` with \
+                       `Allow`, what cannot be read as HTTP `400 BAD_REQUEST`, what arrives too slowly `408 \
+                       REQUEST_TIMEOUT`. Every answer has the usual security headers (`X-Content-Type-Options`, \
+                       `Content-Security-Policy`, `Strict-Transport-Security`, `Referrer-Policy`) and `Cache-Control: \
+                       no-store`. A W3C `traceparent` that comes with a request is the parent of its trace.",
     ),
     tags(
         (name = "Sandboxes", description = "What a lab track calls: allocate, read, renew, give back"),
@@ -79,7 +85,7 @@ const ADMIN_TOKEN: &str = "admin_token";
         console::page,
         console::asset,
     ),
-    components(schemas(ErrorBody)),
+    components(schemas(ErrorBody, events::Snapshot, events::Event)),
 )]
 struct Handlers;
 
@@ -145,16 +151,6 @@ pub(super) struct ActorPath {
     name: String,
 }
 
-/// How operators name themselves.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[allow(dead_code, reason = "`admin.rs` reads it; this documents it")]
-pub(super) struct OperatorHeader {
-    /// What to call the operator in the broker's records
-    #[param(rename = "X-Operator", min_length = 1, max_length = 64, pattern = "^[!-~]([ -~]*[!-~])?$")]
-    operator: Option<String>,
-}
-
 /// The document.
 pub fn document() -> OpenApi {
     let mut document = <Handlers as utoipa::OpenApi>::openapi();
@@ -187,8 +183,13 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&st
             format!("Names {caller}. This or `X-Instruqt-Sandbox-ID` is required"),
             format!("Names {caller}; wins if both are sent"),
         );
-        parameters.push(header_parameter("X-Track-ID", &this, visible_ascii()).into());
+        let track = ParameterBuilder::from(header_parameter("X-Track-ID", &this, visible_ascii()));
+        parameters.push(track.example(Some(json!("student-1"))).build().into());
         parameters.push(header_parameter("X-Instruqt-Sandbox-ID", &that, visible_ascii()).into());
+    }
+    if endpoint.is_order() {
+        let operator = "What to call the operator in the broker's records";
+        parameters.push(header_parameter("X-Operator", operator, text_with_spaces()).into());
     }
     let id = "The caller's own id of this request, for the broker's log: 1 to 128 letters, digits, dots, dashes and \
               underscores. Anything else is replaced by a new one";
@@ -207,8 +208,15 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&st
     for (status, errors) in by_status {
         operation.responses.responses.insert(status.to_string(), RefOr::T(error_response(&errors)));
     }
-    for response in operation.responses.responses.values_mut() {
+    for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
+        if status.starts_with('2') {
+            let example = examples::of_success(endpoint);
+            for content in response.content.values_mut() {
+                let RefOr::T(content) = content else { continue };
+                content.example.clone_from(&example);
+            }
+        }
         let id = header(string(), "The request's id: the caller's, or a new one");
         response.headers.insert("X-Request-ID".to_owned(), id.into());
         if endpoint.access != Access::Public {
@@ -262,6 +270,12 @@ fn visible_ascii() -> Schema {
     object.pattern(Some("^[!-~]+$")).build().into()
 }
 
+/// What operators may call themselves.
+fn text_with_spaces() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(64));
+    object.pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
+}
+
 fn string() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).build().into()
 }
@@ -303,8 +317,8 @@ fn codes_of(endpoint: &Endpoint) -> Vec<&'static str> {
         "/v1/admin/bulk-delete" => &[STORE, WRITE, &["BAD_QUERY"]],
         "/v1/admin/actors" => &[STORE],
         "/v1/admin/actors/{name}" => &[STORE, &["ACTOR_NOT_FOUND"]],
-        "/v1/admin/actors/{name}/pause" => &[STORE, WRITE, &["ACTOR_NOT_FOUND", "BAD_BODY", "BAD_HEADER"]],
-        "/v1/admin/actors/{name}/resume" => &[STORE, WRITE, &["ACTOR_NOT_FOUND", "BAD_HEADER"]],
+        "/v1/admin/actors/{name}/pause" => &[STORE, WRITE, &["ACTOR_NOT_FOUND", "BAD_BODY"]],
+        "/v1/admin/actors/{name}/resume" => &[STORE, WRITE, &["ACTOR_NOT_FOUND"]],
         "/v1/admin/actors/{name}/run" => &[STORE, RUN, CSP, &["ACTOR_NOT_FOUND", "SYNC_REFUSED"]],
         "/v1/admin/events" => &[&["TOO_MANY_STREAMS"]],
         "/v1/docs/{asset}" | "/console/{asset}" => &[&["NOT_FOUND"]],
@@ -313,6 +327,9 @@ fn codes_of(endpoint: &Endpoint) -> Vec<&'static str> {
     let mut codes = own.concat();
     if endpoint.access != Access::Public {
         codes.extend(ACCESS);
+    }
+    if endpoint.is_order() {
+        codes.push("BAD_HEADER");
     }
     if endpoint.method == "POST" {
         codes.push("BODY_TOO_LARGE");

@@ -33,7 +33,7 @@ pub(super) async fn allocate(
     _body: web::Bytes,
 ) -> Result<HttpResponse, ApiError> {
     let AllocateHeaders { track, track_name, key, name_prefix } = allocate_headers(request.headers())?;
-    let mut log = LogFields { action: Some("allocate"), track_id: Some(track.to_string()), ..LogFields::default() };
+    let mut log = LogFields { track_id: Some(track.to_string()), ..LogFields::default() };
     let began = Instant::now();
     let answer = state.broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
     let outcome = outcome_of(&answer);
@@ -65,7 +65,7 @@ pub(super) async fn read(
     request: HttpRequest,
     id: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (id, track) = named(&request, &id, "read")?;
+    let (id, track) = named(&request, &id)?;
     let sandbox = state.broker.allocator().read(&id, &track).await?;
     Ok(HttpResponse::Ok().json(SandboxBody::from(&sandbox)))
 }
@@ -84,7 +84,7 @@ pub(super) async fn renew(
     id: web::Path<String>,
     _body: web::Bytes,
 ) -> Result<HttpResponse, ApiError> {
-    let (id, track) = named(&request, &id, "renew")?;
+    let (id, track) = named(&request, &id)?;
     let claim = state.broker.allocator().renew(&id, &track).await?;
     Ok(HttpResponse::Ok().json(ClaimBody::from(&claim)))
 }
@@ -105,27 +105,22 @@ pub(super) async fn mark_for_deletion(
     id: web::Path<String>,
     _body: web::Bytes,
 ) -> Result<HttpResponse, ApiError> {
-    let (id, track) = named(&request, &id, "mark-for-deletion")?;
+    let (id, track) = named(&request, &id)?;
     let released = state.broker.allocator().release(&id, &track).await;
     let outcome = if released.is_ok() { "ok" } else { "error" };
     metrics::counter!("broker_deletion_marked_total", "outcome" => outcome).increment(1);
     let released = released?;
-    Ok(HttpResponse::Ok().json(ReleasedBody {
-        sandbox_id: &released.sandbox_id,
-        status: Status::PendingDeletion,
-        deletion_requested_at: released.deletion_requested_at,
-    }))
+    Ok(HttpResponse::Ok().json(ReleasedBody::new(&released.sandbox_id, released.deletion_requested_at)))
 }
 
 /// The sandbox and the caller that a request names, noted for its log line.
-fn named(request: &HttpRequest, id: &str, action: &'static str) -> Result<(SandboxId, TrackId), ApiError> {
+fn named(request: &HttpRequest, id: &str) -> Result<(SandboxId, TrackId), ApiError> {
     let id = sandbox_id(id)?;
     let track = track_of(request.headers())?;
     request.extensions_mut().insert(LogFields {
-        action: Some(action),
         track_id: Some(track.to_string()),
         sandbox_id: Some(id.to_string()),
-        outcome: None,
+        ..LogFields::default()
     });
     Ok((id, track))
 }
@@ -145,14 +140,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
 
 /// A sandbox, as its owner uses it. Times are seconds since the Unix epoch
 #[derive(Serialize, ToSchema)]
-#[schema(as = Claim, example = json!({
-    "sandbox_id": "2000013",
-    "name": "lab-00013",
-    "external_id": "identity/accounts/00000000-0000-4000-8000-000000000013",
-    "allocated_at": 1795466985,
-    "expires_at": 1795481385,
-    "sfdc_account_id": "crm-00013",
-}))]
+#[schema(as = Claim)]
 pub(super) struct ClaimBody<'a> {
     sandbox_id: &'a SandboxId,
     name: &'a str,
@@ -164,15 +152,31 @@ pub(super) struct ClaimBody<'a> {
 
 /// A sandbox that was given back
 #[derive(Serialize, ToSchema)]
-#[schema(as = Released, example = json!({
-    "sandbox_id": "2000013",
-    "status": "pending_deletion",
-    "deletion_requested_at": 1795467000,
-}))]
+#[schema(as = Released)]
 pub(super) struct ReleasedBody<'a> {
     sandbox_id: &'a SandboxId,
     status: Status,
     deletion_requested_at: Timestamp,
+}
+
+impl<'a> ReleasedBody<'a> {
+    pub(super) fn new(sandbox_id: &'a SandboxId, deletion_requested_at: Timestamp) -> Self {
+        Self { sandbox_id, status: Status::PendingDeletion, deletion_requested_at }
+    }
+}
+
+impl<'a> ClaimBody<'a> {
+    /// What the owner of this sandbox is told of it.
+    pub(super) fn from_sandbox(sandbox: &'a Sandbox) -> Self {
+        Self {
+            sandbox_id: &sandbox.sandbox_id,
+            name: &sandbox.name,
+            external_id: &sandbox.external_id,
+            allocated_at: sandbox.allocated_at,
+            expires_at: sandbox.expires_at,
+            sfdc_account_id: sandbox.sfdc_account_id.as_deref(),
+        }
+    }
 }
 
 impl<'a> From<&'a Claim> for ClaimBody<'a> {
@@ -202,14 +206,7 @@ pub(super) struct SandboxBody<'a> {
 impl<'a> From<&'a Sandbox> for SandboxBody<'a> {
     fn from(sandbox: &'a Sandbox) -> Self {
         Self {
-            claim: ClaimBody {
-                sandbox_id: &sandbox.sandbox_id,
-                name: &sandbox.name,
-                external_id: &sandbox.external_id,
-                allocated_at: sandbox.allocated_at,
-                expires_at: sandbox.expires_at,
-                sfdc_account_id: sandbox.sfdc_account_id.as_deref(),
-            },
+            claim: ClaimBody::from_sandbox(sandbox),
             status: sandbox.status,
             allocated_to_track: sandbox.allocated_to_track.as_ref(),
             track_name: sandbox.track_name.as_deref(),

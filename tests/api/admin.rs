@@ -66,6 +66,8 @@ async fn actors_are_paused_run_and_resumed() {
     assert_error(&app.post_admin("/v1/admin/actors/cleanup/run").await, 409, "ACTOR_PAUSED");
     assert_error(&app.post_admin("/v1/admin/cleanup").await, 409, "ACTOR_PAUSED");
 
+    let nameless = app.admin(Method::POST, "/v1/admin/actors/cleanup/resume").header("X-Operator", "");
+    assert_error(&send(nameless).await, 400, "BAD_HEADER");
     let resumed = app.post_admin("/v1/admin/actors/cleanup/resume").await;
     assert_eq!(resumed.body["desired_state"], "running");
     for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::Method;
-use sandbox_broker::http::ENDPOINTS;
 use sandbox_broker::http::access::Access;
+use sandbox_broker::http::{ENDPOINTS, Endpoint};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::helpers::{Answer, TestApp, assert_error, send};
@@ -133,13 +134,27 @@ async fn probes_tell_how_the_broker_is() {
     assert!(app.metric("broker_request_latency_seconds_count", "endpoint=\"/readyz\"").await >= 1.0);
 }
 
+/// The endpoint's path, with the values that the OpenAPI document gives as examples.
+fn path_by_example(document: &Value, endpoint: &Endpoint) -> String {
+    let operation = &document["paths"][endpoint.path][endpoint.method.to_lowercase()];
+    let parameters = operation["parameters"].as_array().unwrap();
+    let of_path = parameters.iter().filter(|parameter| parameter["in"] == "path");
+    let path = of_path.fold(endpoint.path.to_owned(), |path, parameter| {
+        let [name, example] = ["name", "example"].map(|field| parameter[field].as_str().unwrap());
+        path.replace(&format!("{{{name}}}"), example)
+    });
+    assert!(!path.contains('{'), "an example is missing for {path}");
+    path
+}
+
 #[actix_web::test]
 async fn every_endpoint_of_the_route_table_asks_for_its_token() {
     let app = TestApp::start_empty(&[]).await;
     let paths: BTreeSet<_> = ENDPOINTS.iter().map(|endpoint| (endpoint.method, endpoint.path)).collect();
     assert_eq!(paths.len(), ENDPOINTS.len(), "no row twice");
+    let document = app.get("/v1/openapi.json").await.body;
     for endpoint in ENDPOINTS {
-        let path = endpoint.path.replace("{id}", "1").replace("{name}", "cleanup");
+        let path = path_by_example(&document, endpoint);
         let method = Method::from_bytes(endpoint.method.as_bytes()).unwrap();
         let answer = send(app.request(method, &path)).await;
         match endpoint.access {

@@ -10,6 +10,7 @@ mod edge;
 mod events;
 mod helpers;
 mod instruqt;
+mod logs;
 mod metrics;
 mod openapi;
 mod processes;

@@ -1,5 +1,7 @@
 //! The OpenAPI document: the snapshot in the tree, and every route of the table.
 
+use std::collections::BTreeSet;
+
 use reqwest::Method;
 use sandbox_broker::http::ENDPOINTS;
 use sandbox_broker::http::access::Access;
@@ -49,8 +51,13 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
         assert!(operation["summary"].as_str().is_some_and(|text| !text.starts_with('`')), "{what}");
         let tag = operation["tags"][0].as_str().unwrap();
         assert!(["Sandboxes", "Admin", "Observability"].contains(&tag), "{what}");
+        let is_order = endpoint.access == Access::Admin && endpoint.method == "POST";
+        assert_eq!(operation["parameters"].to_string().contains("X-Operator"), is_order, "{what}");
         let statuses = operation["responses"].as_object().unwrap();
         for (status, response) in statuses {
+            if status.starts_with('2') || endpoint.path == "/readyz" {
+                assert_example(&document, response, &what);
+            }
             assert!(response["headers"]["X-Request-ID"].is_object(), "{status} of {what}");
             let is_error = response["content"]["application/json"]["schema"]["$ref"] == "#/components/schemas/Error";
             assert_eq!(is_error, status.as_str() >= "400" && endpoint.path != "/readyz", "{status} of {what}");
@@ -76,6 +83,33 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
             }
         }
     }
+}
+
+/// Asserts that an answer in JSON has an example, with all fields that its schema has and no other; and a stream one.
+fn assert_example(document: &Value, response: &Value, what: &str) {
+    for (kind, content) in response["content"].as_object().unwrap() {
+        match (kind.as_str(), &content["example"]) {
+            ("application/json", Value::Object(example)) => {
+                let fields: BTreeSet<&str> = example.keys().map(String::as_str).collect();
+                let mut known = BTreeSet::new();
+                collect_fields(document, &content["schema"], &mut known);
+                assert!(known.is_empty() || known == fields, "{known:?} are the fields, not {fields:?}, of {what}");
+            }
+            ("application/json", example) => assert!(what.contains("/v1/openapi.json"), "{example} of {what}"),
+            ("text/event-stream", example) => assert!(example.as_str().unwrap().contains("event: snapshot"), "{what}"),
+            _ => {}
+        }
+    }
+}
+
+fn collect_fields<'a>(document: &'a Value, schema: &'a Value, fields: &mut BTreeSet<&'a str>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        collect_fields(document, document.pointer(reference.trim_start_matches('#')).unwrap(), fields);
+    }
+    for part in schema["allOf"].as_array().into_iter().flatten() {
+        collect_fields(document, part, fields);
+    }
+    fields.extend(schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()));
 }
 
 #[actix_web::test]

@@ -64,6 +64,7 @@ impl Drop for Process {
 pub struct Broker {
     pub process: Process,
     app: TestApp,
+    output: tempfile::NamedTempFile,
 }
 
 impl Deref for Broker {
@@ -88,7 +89,12 @@ impl Broker {
         .await;
         let app = TestApp::at(address, TRACK_TOKEN, ADMIN_TOKEN);
         app.is_ready().await;
-        Self { process, app }
+        Self { process, app, output }
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.output.path()).unwrap()
     }
 
     /// Starts a broker whose table is at this server.

@@ -1,0 +1,113 @@
+//! The log, as a collector reads it: a line for each request, one for each run of a job, and never a secret.
+
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+
+use crate::helpers::send;
+use crate::program::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN};
+
+fn lines(broker: &Broker) -> Vec<Value> {
+    broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Sends the request and returns its line in the log, of which there is one.
+async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
+    send(request.header("X-Request-ID", id)).await;
+    let is_it = |line: &Value| line["message"] == "request" && line["request_id"] == id;
+    let found: Vec<Value> = lines(broker).into_iter().filter(is_it).collect();
+    let [line] = &found[..] else { panic!("not one line of {id}: {found:?}") };
+    assert!(line["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{line}");
+    line.clone()
+}
+
+fn assert_fields(line: &Value, expected: &Value) {
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[name], value, "{name} of {line}");
+    }
+}
+
+#[actix_web::test]
+async fn each_request_is_one_line_that_says_who_what_and_how_it_went() {
+    let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
+    broker.sync("").await;
+    let allocate = || broker.track(Method::POST, "/v1/allocate", "student-1");
+    let line = logged(&broker, "first", allocate()).await;
+    let id = line["sandbox_id"].as_str().expect("the sandbox is named").to_owned();
+    let expected = json!({ "action": "allocate", "outcome": "allocated", "track_id": "student-1", "status": 201 });
+    assert_fields(&line, &expected);
+    let line = logged(&broker, "again", allocate()).await;
+    assert_fields(&line, &json!({ "action": "allocate", "outcome": "replayed", "sandbox_id": id }));
+
+    let read = broker.track(Method::GET, &format!("/v1/sandboxes/{id}"), "student-2");
+    let line = logged(&broker, "of-another", read).await;
+    let expected = json!({
+        "action": "read", "outcome": "error", "code": "NOT_SANDBOX_OWNER", "track_id": "student-2", "sandbox_id": id,
+        "endpoint": "/v1/sandboxes/{id}", "method": "GET", "status": 403, "level": "INFO",
+    });
+    assert_fields(&line, &expected);
+    let line = logged(&broker, "no-token", broker.request(Method::POST, "/v1/allocate")).await;
+    assert_fields(&line, &json!({ "action": "allocate", "outcome": "error", "code": "UNAUTHORIZED" }));
+    let line = logged(&broker, "no-route", broker.request(Method::GET, "/no/such/route")).await;
+    assert_fields(&line, &json!({ "action": "unmatched", "outcome": "error", "code": "NOT_FOUND" }));
+
+    let release = broker.admin(Method::POST, &format!("/v1/admin/sandboxes/{id}/release"));
+    let line = logged(&broker, "ordered", release.header("X-Operator", "anna")).await;
+    let expected =
+        json!({ "action": "force-release", "outcome": "ok", "sandbox_id": id, "operator": "anna@127.0.0.1" });
+    assert_fields(&line, &expected);
+}
+
+#[actix_web::test]
+async fn each_run_of_a_job_is_one_line_with_its_report() {
+    let csp = CspSim::start(5).await;
+    let mut settings = csp.settings().to_vec();
+    settings.push(("BROKER_STORE", "memory"));
+    let broker = Broker::start(&settings).await;
+    broker.sync("").await;
+    let runs = || {
+        let mut runs = lines(&broker);
+        runs.retain(|line| line["job"] == "csp-sync" && line["outcome"].is_string());
+        runs
+    };
+    let before = runs().len();
+    broker.sync("").await;
+    let last = runs().pop().unwrap();
+    assert_eq!(runs().len(), before + 1);
+    assert_fields(&last, &json!({ "message": "job run completed", "outcome": "completed", "level": "INFO" }));
+    assert!(last["report"].as_str().unwrap().contains("\"synced\":5") && last["duration_ms"].is_u64(), "{last}");
+
+    csp.set_faults(json!({ "malformed_body": true })).await;
+    broker.sync("").await;
+    let last = runs().pop().unwrap();
+    assert_eq!(runs().len(), before + 2);
+    assert_fields(&last, &json!({ "message": "job run failed", "outcome": "csp_error", "level": "WARN" }));
+    assert!(last["error"].is_string(), "{last}");
+}
+
+/// Even at the finest level, and with all that the libraries beneath have to say.
+#[actix_web::test]
+async fn no_secret_is_ever_logged() {
+    const AWS_SECRET: &str = "aws-secret-access-key-of-this-test";
+    const GUESS: &str = "a-token-that-somebody-guessed";
+    let (server, csp) = (DynamoServer::start().await, CspSim::start(5).await);
+    let mut settings = csp.settings().to_vec();
+    settings.extend([("LOG_LEVEL", "trace"), ("AWS_SECRET_ACCESS_KEY", AWS_SECRET)]);
+    let mut broker = Broker::on_server(&server, &settings).await;
+    assert_eq!(broker.sync("").await.status, 200);
+    let id = broker.allocate("student-1").await.sandbox_id().to_owned();
+    assert_eq!(broker.mark_for_deletion(&id, "student-1").await.status, 200);
+    assert_eq!(broker.post_admin("/v1/admin/cleanup").await.status, 200);
+    for path in ["/v1/allocate", "/v1/admin/sync"] {
+        assert_eq!(send(broker.request(Method::POST, path).bearer_auth(GUESS)).await.status, 401);
+    }
+    csp.set_faults(json!({ "error_rate": 1.0, "error_status": 401 })).await;
+    assert_eq!(broker.sync("").await.status, 502);
+    assert!(broker.process.terminate().await.success());
+
+    let log = broker.log();
+    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "it was listened to");
+    for secret in [TRACK_TOKEN, ADMIN_TOKEN, CspSim::TOKEN, AWS_SECRET, GUESS] {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} in {line:?}");
+    }
+}
