@@ -5,22 +5,32 @@ use actix_web::{HttpResponse, web};
 use super::assets::{self, Asset};
 use super::openapi::OBSERVABILITY;
 
+macro_rules! script {
+    ($name:literal) => {
+        Asset {
+            name: $name,
+            content_type: "text/javascript; charset=utf-8",
+            bytes: include_bytes!(concat!("console/", $name)),
+        }
+    };
+}
+
 const ASSETS: &[Asset] = &[
     Asset {
         name: "console.css",
         content_type: "text/css; charset=utf-8",
         bytes: include_bytes!("console/console.css"),
     },
-    Asset {
-        name: "console.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("console/console.js"),
-    },
-    Asset {
-        name: "chart.js",
-        content_type: "text/javascript; charset=utf-8",
-        bytes: include_bytes!("console/chart.js"),
-    },
+    script!("actors.js"),
+    script!("api.js"),
+    script!("chart.js"),
+    script!("console.js"),
+    script!("dialog.js"),
+    script!("journal.js"),
+    script!("overview.js"),
+    script!("page.js"),
+    script!("sandboxes.js"),
+    script!("stream.js"),
 ];
 
 /// The operators' console

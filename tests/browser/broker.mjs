@@ -60,8 +60,12 @@ export class Broker {
     return { status: response.status, body: await response.json() };
   }
 
-  allocate(track) {
-    return this.call("POST", "/v1/allocate", TRACK_TOKEN, { "X-Track-ID": track });
+  allocate(track, headers = {}) {
+    return this.call("POST", "/v1/allocate", TRACK_TOKEN, { "X-Track-ID": track, ...headers });
+  }
+
+  giveBack(id, track) {
+    return this.call("POST", `/v1/sandboxes/${id}/mark-for-deletion`, TRACK_TOKEN, { "X-Track-ID": track });
   }
 
   admin(path) {
@@ -78,9 +82,9 @@ export class Broker {
 
 /** A simulated cloud provider in a process of its own, whose faults can be switched. */
 export class CspSim {
-  static async start() {
+  static async start(sandboxes = 5) {
     const sim = new CspSim();
-    const flags = ["csp-sim", "--port=0", "--sandboxes=5", "--token=csp-token"];
+    const flags = ["csp-sim", "--port=0", `--sandboxes=${sandboxes}`, "--token=csp-token"];
     sim.process = spawn(BINARY, flags, { env: {}, stdio: ["ignore", "pipe", "ignore"] });
     sim.url = await printed(sim.process, /simulated CSP on (\S+)/);
     sim.settings = { CSP_MODE: "http", CSP_BASE_URL: sim.url, CSP_API_TOKEN: "csp-token" };

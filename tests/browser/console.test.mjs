@@ -33,7 +33,7 @@ async function close(page) {
 
 const tile = (page, name) => page.locator(`#stats .${name} dd`);
 const shows = (page, locator, text) => locator.filter({ hasText: text }).first().waitFor();
-const card = (page, name) => page.locator(`#actors li[data-actor="${name}"]`);
+const actor = (page, name) => page.locator(`#actors tr[data-actor="${name}"]`);
 
 test("a wrong token and one of a track open nothing", async () => {
   const page = await open(chrome, broker, "/console");
@@ -64,12 +64,20 @@ test("numbers, events and the table follow an allocation", async () => {
   const page = await signedIn();
   await shows(page, tile(page, "total"), /^50$/);
   const before = Number(await tile(page, "allocated").textContent());
-  const { status, body } = await broker.allocate("<b>student-1</b>");
+  const { status, body } = await broker.allocate("<i>student-1</i>");
   assert.equal(status, 201);
   await shows(page, tile(page, "allocated"), new RegExp(`^${before + 1}$`));
   await shows(page, page.locator("#events li"), `sandbox ${body.sandbox_id}`);
-  assert.equal(await page.locator("#events b").count(), 0, "what tracks call themselves is text, not markup");
+  assert.equal(await page.locator("#events i, #rows i").count(), 0, "what tracks call themselves is text, not markup");
   await page.waitForFunction(() => document.querySelector("#pool-chart .allocated")?.hasAttribute("d"));
+  await page.waitForFunction(() => document.querySelector("#throughput-chart .allocations")?.hasAttribute("d"));
+  const percentiles = await page.locator("#throughput dd").allTextContents();
+  assert.ok(percentiles.slice(1, 4).every((text) => Number.parseFloat(text) > 0), percentiles.join());
+  await page.locator("#pool-chart svg").hover({ position: { x: 1, y: 1 } });
+  const { width } = await page.locator("#pool-chart svg").boundingBox();
+  await page.mouse.move(0, 0);
+  await page.locator("#pool-chart svg").hover({ position: { x: width - 2, y: 20 } });
+  await shows(page, page.locator("#pool-chart .reading"), `allocated ${before + 1}`);
 
   await page.locator("#status").selectOption("allocated");
   await shows(page, page.locator("#rows tr"), body.name);
@@ -95,28 +103,38 @@ test("pages of the table lead on and back", async () => {
 });
 
 test("an actor is paused with a reason, and resumed", async () => {
-  const page = await signedIn();
-  const cleanup = card(page, "cleanup");
+  const page = await open(chrome, broker, "/console");
+  await page.getByLabel("Admin token").fill(ADMIN_TOKEN);
+  await page.getByLabel("Your name").fill("Anna");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  const cleanup = actor(page, "cleanup");
   await cleanup.getByRole("button", { name: "Pause" }).click();
   await page.keyboard.press("Escape");
   assert.equal((await broker.admin("actors/cleanup")).body.desired_state, "running", "Escape does nothing");
 
   await cleanup.getByRole("button", { name: "Pause" }).click();
   assert.match(await page.locator("#dialog-text").textContent(), /No replica runs this job/);
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator("#dialog").isVisible(), true, "a reason is required");
   await page.getByLabel("Reason").fill("freeze deletions");
   await page.keyboard.press("Enter");
-  await shows(page, cleanup, "freeze deletions");
+  await shows(page, cleanup.locator(".badge"), "paused");
+  await shows(page, cleanup, "freeze deletions (Anna@127.0.0.1");
   await shows(page, page.locator("#events li"), "pause cleanup");
   const { body } = await broker.admin("actors/cleanup");
   assert.equal(body.desired_state, "paused");
   assert.equal(body.control.reason, "freeze deletions");
 
   await cleanup.getByRole("button", { name: "Run" }).click();
+  assert.match(await page.locator("#dialog-text").textContent(), /deleted at the cloud provider now/);
+  await page.locator("#dialog-yes").click();
   await shows(page, page.getByRole("alert"), "ACTOR_PAUSED");
+  await page.getByRole("button", { name: "Dismiss" }).click();
+  assert.equal(await page.getByRole("alert").isVisible(), false);
   await cleanup.getByRole("button", { name: "Resume" }).click();
-  await shows(page, cleanup.locator(".state"), "idle");
-  await cleanup.getByRole("button", { name: "Run" }).click();
-  await shows(page, cleanup, "Last run");
+  await shows(page, cleanup.locator(".badge"), "idle");
+  await actor(page, "csp-sync").getByRole("button", { name: "Run" }).click();
+  await shows(page, actor(page, "csp-sync"), "synced 50");
   await close(page);
 });
 
@@ -133,7 +151,7 @@ test("a sandbox is released, after a question", async () => {
   await release.click();
   await page.locator("#dialog-yes").click();
   await shows(page, page.locator("#rows tr"), "pending deletion");
-  await shows(page, page.locator("#events li"), "force-release");
+  await shows(page, page.locator("#events li"), `force-release sandbox ${body.sandbox_id}`);
   assert.equal((await broker.admin("sandboxes?search=student-released")).body.sandboxes[0].status, "pending_deletion");
   await close(page);
 });
@@ -143,9 +161,7 @@ test("a failed deletion is tried again, after a question", async () => {
   const failing = await Broker.start({ DELETION_RETRY_MAX_ATTEMPTS: "1", ...csp.settings });
   await failing.call("POST", "/v1/admin/sync", ADMIN_TOKEN);
   const { body } = await failing.allocate("student-failed");
-  await failing.call("POST", `/v1/sandboxes/${body.sandbox_id}/mark-for-deletion`, TRACK_TOKEN, {
-    "X-Track-ID": "student-failed",
-  });
+  await failing.giveBack(body.sandbox_id, "student-failed");
   await csp.setFaults({ error_rate: 1, error_status: 500 });
   await failing.call("POST", "/v1/admin/cleanup", ADMIN_TOKEN);
   const page = await signedIn({}, failing);
@@ -163,7 +179,8 @@ test("a broker that goes is said to be gone, and found again", async () => {
   const page = await signedIn();
   await broker.kill();
   await shows(page, page.locator("#connection.lost"), "Connection lost");
-  await card(page, "csp-sync").getByRole("button", { name: "Run" }).click();
+  await page.locator("body.is-lost").waitFor();
+  await actor(page, "csp-sync").getByRole("button", { name: "Run" }).click();
   await shows(page, page.getByRole("alert"), "does not answer");
   await broker.start();
   await shows(page, page.locator("#connection.live"), "Live");
@@ -193,9 +210,22 @@ for (const colorScheme of ["light", "dark"]) {
   });
 }
 
+test("a search finds while one types, and the page does not jump under the pointer", async () => {
+  await broker.allocate("student-typed");
+  const page = await signedIn();
+  await page.getByLabel("Search").pressSequentially("student-typ");
+  await shows(page, page.locator("#table-caption"), "1 sandbox");
+  await page.locator("#rows button").hover();
+  const row = await page.locator("#rows tr").elementHandle();
+  await page.waitForTimeout(6000);
+  assert.equal(await row.evaluate((kept) => kept.isConnected), true, "the row was not replaced");
+  await close(page);
+});
+
 test("the keyboard reaches everything", async () => {
   const page = await signedIn();
-  await page.locator("#rows tr button, #rows tr").first().waitFor();
+  await page.locator("#rows tr").first().waitFor();
+  await page.locator("#actors tr").nth(4).waitFor();
   const names = new Set();
   await page.evaluate(() => document.activeElement.blur());
   for (let presses = 0; presses < 60; presses += 1) {
@@ -205,7 +235,7 @@ test("the keyboard reaches everything", async () => {
       return ariaLabel || id || textContent.trim();
     }));
   }
-  for (const name of ["sign-out", "Pause pool-manager", "Run stale-collector now", "search", "status", "next"]) {
+  for (const name of ["sign-out", "Pause pool-manager", "Run stale-collector now", "search", "status", "next", "events"]) {
     assert.ok(names.has(name), `${name} is not among ${[...names].join(", ")}`);
   }
   await close(page);

@@ -2,30 +2,64 @@
 
 import { join } from "node:path";
 
-import { ADMIN_TOKEN, Broker, browser, open } from "./broker.mjs";
+import { ADMIN_TOKEN, Broker, CspSim, browser, open } from "./broker.mjs";
 
-const [chrome, broker] = await Promise.all([browser(), Broker.start({ BROKER_REPLICA_ID: "broker-1", CSP_SIM_SANDBOXES: "400" })]);
+const LABS = ["first-steps", "dns-deep-dive", "zero-trust", "load-balancing"];
+
+const [chrome, csp] = await Promise.all([browser(), CspSim.start(400)]);
+const settings = { BROKER_REPLICA_ID: "broker-1", DELETION_RETRY_MAX_ATTEMPTS: "1", ...csp.settings };
+const broker = await Broker.start(settings);
 const directory = process.argv[2] ?? ".";
 
-async function picture(name, options, at) {
-  const page = await open(chrome, broker, "/console", options);
+async function signIn(options) {
+  const page = await open(chrome, broker, "/console", { timezoneId: "America/New_York", ...options });
   await page.getByLabel("Admin token").fill(ADMIN_TOKEN);
+  await page.getByLabel("Your name").fill("anna");
   await page.keyboard.press("Enter");
   await page.locator("#connection.live").waitFor();
-  await page.locator("#actors li").nth(4).waitFor();
+  await page.locator("#actors tr").nth(4).waitFor();
   await page.locator("#rows tr").first().waitFor();
-  for (let student = 1; student <= 150; student += 1) {
-    await broker.allocate(`student-${student}-${options.colorScheme}`);
-    await page.waitForTimeout(50 + (student % 40) * 5);
-  }
-  await page.locator("#status").selectOption("allocated");
-  await page.locator("#rows tr button").first().waitFor();
-  await page.locator(at).evaluate((place) => place.scrollIntoView());
-  await page.screenshot({ path: join(directory, `${name}.png`) });
-  await page.context().close();
+  return page;
 }
 
-await picture("console-light", { colorScheme: "light", viewport: { width: 1200, height: 1000 } }, "header");
-await picture("console-dark", { colorScheme: "dark", viewport: { width: 1200, height: 1000 } }, "#breaker");
+async function allocate(number) {
+  const student = `student-${number}`;
+  const { body } = await broker.allocate(student, { "X-Instruqt-Track-ID": LABS[number % LABS.length] });
+  return { student, id: body.sandbox_id };
+}
+
+const picture = (page, name) => page.screenshot({ path: join(directory, `${name}.png`) });
+
+// A deletion fails, some are given back, classes come and go, one job rests.
+const failed = await allocate(18);
+await broker.giveBack(failed.id, failed.student);
+await csp.setFaults({ undeletable: [Number(failed.id)] });
+await broker.call("POST", "/v1/admin/cleanup", ADMIN_TOKEN);
+
+const dark = await signIn({ colorScheme: "dark", viewport: { width: 1280, height: 860 } });
+const held = [];
+let number = 100;
+for (let second = 0; second < 75; second += 1) {
+  const students = Math.round(2 + 2 * Math.sin(second / 6));
+  for (let student = 0; student < students; student += 1) held.push(await allocate((number += 1)));
+  if (second > 30) await Promise.all(held.splice(second % 9, 2).map(({ id, student }) => broker.giveBack(id, student)));
+  await dark.waitForTimeout(1000);
+}
+await dark.getByRole("button", { name: "Pause stale-collector" }).click();
+await dark.getByLabel("Reason").fill("comparing with the tenant");
+await dark.keyboard.press("Enter");
+await dark.locator("#actors .badge.paused").waitFor();
+await dark.mouse.move(0, 0);
+await dark.evaluate(() => document.activeElement.blur());
+await dark.locator("header").scrollIntoViewIfNeeded();
+await picture(dark, "console-dark");
+
+const light = await signIn({ colorScheme: "light", viewport: { width: 1280, height: 1100 } });
+await light.getByLabel("Search").fill("student-18");
+await light.locator("#rows tr", { hasText: "deletion failed" }).waitFor();
+await light.locator("#sandboxes-title").evaluate((place) => place.closest("section").scrollIntoView());
+await picture(light, "console-light");
+
 await chrome.close();
 await broker.end();
+csp.end();

@@ -1,0 +1,125 @@
+// The sandboxes' table: searched, filtered, page by page; and what operators do to single ones.
+
+import { attempt, get, post, session } from "/console/api.js";
+import { ask } from "/console/dialog.js";
+import { button, element, find, moment, setText, words } from "/console/page.js";
+
+const PAGE_SIZE = 25;
+// A search answers in stretches of the table; so many are asked for before a page is shown as it is.
+const MAX_STRETCHES = 5;
+const REFRESH_MS = 5000;
+// Whoever types is not asked about for so long.
+const TYPING_MS = 400;
+
+/** Where each page up to the present one began, and where the next one begins. */
+let pages = { cursors: [null], next: null };
+/** Numbers the requests, so that an answer which a later question has overtaken is told. */
+let asked = 0;
+let typing;
+
+export async function loadSandboxes() {
+  await attempt("Listing the sandboxes", show);
+}
+
+async function show() {
+  asked += 1;
+  const own = asked;
+  const { sandboxes, next } = await fetchPage(pages.cursors.at(-1));
+  if (asked !== own) return;
+  pages.next = next;
+  find("rows").replaceChildren(...sandboxes.map(row));
+  const place = `Page ${pages.cursors.length}, ${sandboxes.length} ${sandboxes.length === 1 ? "sandbox" : "sandboxes"}`;
+  const nothing = next ? "Nothing found so far; the next page looks further." : "No sandbox fits.";
+  setText(find("table-caption"), sandboxes.length ? place : nothing);
+  find("previous").disabled = pages.cursors.length === 1;
+  find("next").disabled = !next;
+}
+
+async function fetchPage(cursor) {
+  const sandboxes = [];
+  let next = cursor;
+  for (let stretch = 0; stretch < MAX_STRETCHES && sandboxes.length < PAGE_SIZE; stretch += 1) {
+    const query = new URLSearchParams({ limit: PAGE_SIZE - sandboxes.length });
+    if (find("status").value) query.set("status", find("status").value);
+    if (find("search").value.trim()) query.set("search", find("search").value.trim());
+    if (next) query.set("cursor", next);
+    const answer = await get(`sandboxes?${query}`);
+    sandboxes.push(...answer.sandboxes);
+    next = answer.cursor;
+    if (!next) break;
+  }
+  return { sandboxes, next };
+}
+
+function row(sandbox) {
+  const made = element("tr");
+  const cell = (label, ...content) => {
+    const td = element("td");
+    td.dataset.label = label;
+    td.append(...content.filter(Boolean));
+    made.append(td);
+  };
+  const { sandbox_id: id, status } = sandbox;
+  cell("Sandbox", element("b", sandbox.name), element("span", id, "id"));
+  cell("Status", element("span", words(status), `badge ${status}`));
+  cell("Track", sandbox.allocated_to_track, sandbox.track_name && element("span", sandbox.track_name, "under"));
+  cell("Ends", status === "allocated" && moment(sandbox.expires_at));
+  const nextAttempt = sandbox.next_attempt_at && `next attempt at ${moment(sandbox.next_attempt_at)}`;
+  cell("Last error", sandbox.last_error, nextAttempt && element("span", nextAttempt, "under"));
+  cell("Actions", ...actions(id, sandbox));
+  return made;
+}
+
+function actions(id, { status, allocated_to_track: track }) {
+  if (status === "allocated") {
+    const text = `The holding of ${track} ends at once, and the sandbox with all that is in it is deleted at the cloud provider. This cannot be undone.`;
+    return [button("Release", `Release sandbox ${id}`, () => change(id, "release", text), "danger")];
+  }
+  if (status === "deletion_failed") {
+    const text = "It is put back to pending deletion, and the next cleanup tries again to delete it at the cloud provider.";
+    const label = `Retry the deletion of sandbox ${id}`;
+    return [button("Retry deletion", label, () => change(id, "retry-deletion", text))];
+  }
+  return [];
+}
+
+async function change(id, verb, text) {
+  const what = verb === "release" ? `Release sandbox ${id}` : `Retry the deletion of sandbox ${id}`;
+  if (!(await ask({ title: `${what}?`, text, yes: what }))) return;
+  await attempt(what, async () => {
+    await post(`sandboxes/${encodeURIComponent(id)}/${verb}`);
+    await show();
+    setText(find("table-caption"), `${what}: done.`);
+  });
+}
+
+function startAnew() {
+  clearTimeout(typing);
+  pages = { cursors: [null], next: null };
+  return loadSandboxes();
+}
+
+find("filter").addEventListener("submit", (submitted) => {
+  submitted.preventDefault();
+  startAnew();
+});
+find("status").addEventListener("change", startAnew);
+find("search").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(startAnew, TYPING_MS);
+});
+find("next").addEventListener("click", () => {
+  pages.cursors.push(pages.next);
+  loadSandboxes();
+});
+find("previous").addEventListener("click", () => {
+  pages.cursors.pop();
+  loadSandboxes();
+});
+
+setInterval(() => {
+  // Whoever is about to press a button must find it where it was.
+  const isInUse = find("rows").contains(document.activeElement) || find("rows").matches(":hover") || find("dialog").open;
+  const isLive = find("connection").classList.contains("live");
+  if (session.token && isLive && !isInUse && !document.hidden) show().catch(() => {});
+}, REFRESH_MS);
