@@ -13,6 +13,7 @@ mod instruqt;
 mod logs;
 mod metrics;
 mod openapi;
+mod operations;
 mod processes;
 mod program;
 mod sandboxes;
