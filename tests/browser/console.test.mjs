@@ -151,6 +151,7 @@ test("a sandbox is released, after a question", async () => {
   await release.click();
   await page.locator("#dialog-yes").click();
   await shows(page, page.locator("#rows tr"), "pending deletion");
+  await page.locator("#table-caption:focus").waitFor();
   await shows(page, page.locator("#events li"), `force-release sandbox ${body.sandbox_id}`);
   assert.equal((await broker.admin("sandboxes?search=student-released")).body.sandboxes[0].status, "pending_deletion");
   await close(page);

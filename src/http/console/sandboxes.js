@@ -90,6 +90,8 @@ async function change(id, verb, text) {
     await post(`sandboxes/${encodeURIComponent(id)}/${verb}`);
     await show();
     setText(find("table-caption"), `${what}: done.`);
+    // The button that had the focus is gone.
+    find("table-caption").focus();
   });
 }
 
