@@ -4,9 +4,11 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use sandbox_broker::config::DEVELOPMENT_TOKEN;
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::helpers::{TestApp, send};
 
@@ -201,14 +203,16 @@ async fn what_is_missing_is_named() {
 }
 
 #[actix_web::test]
-async fn cleanup_outlasts_a_busy_broker() {
+async fn cleanup_waits_as_it_is_told_and_outlasts_a_busy_broker() {
     let host = Host::new(&answers(&[
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     ]));
     std::fs::write(host.home.path().join("variable-SANDBOX_ID"), "7").unwrap();
+    let began = Instant::now();
     succeeded(&host.cleanup().await);
+    assert!(began.elapsed() >= Duration::from_secs(4), "curl by itself would have come back after one");
 }
 
 #[actix_web::test]
