@@ -134,7 +134,7 @@ fn report<B>(response: &ServiceResponse<B>, code: Option<&'static str>, request_
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
     span.record("http.response.status_code", status);
-    macro_rules! line {
+    macro_rules! log_line {
         ($level:ident) => {
             tracing::$level!(
                 request_id, method, endpoint, status, action, outcome, code, latency_ms, track_id, sandbox_id,
@@ -142,7 +142,7 @@ fn report<B>(response: &ServiceResponse<B>, code: Option<&'static str>, request_
             )
         };
     }
-    if status >= 500 { line!(warn) } else { line!(info) }
+    if status >= 500 { log_line!(warn) } else { log_line!(info) }
 }
 
 /// A label must not be whatever a client makes up.

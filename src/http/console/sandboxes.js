@@ -5,7 +5,9 @@ import { ask } from "/console/dialog.js";
 import { button, element, find, moment, setText, words } from "/console/page.js";
 
 const PAGE_SIZE = 25;
-// A search answers in stretches of the table; so many are asked for before a page is shown as it is.
+// A search looks through the table in stretches, which may each hold so many sandboxes that it finds; so many stretches
+// are asked for before a page is shown as it is.
+const STRETCH_SIZE = 100;
 const MAX_STRETCHES = 5;
 const REFRESH_MS = 5000;
 // Whoever types is not asked about for so long.
@@ -37,11 +39,12 @@ async function show() {
 
 async function fetchPage(cursor) {
   const sandboxes = [];
+  const search = find("search").value.trim();
   let next = cursor;
   for (let stretch = 0; stretch < MAX_STRETCHES && sandboxes.length < PAGE_SIZE; stretch += 1) {
-    const query = new URLSearchParams({ limit: PAGE_SIZE - sandboxes.length });
+    const query = new URLSearchParams({ limit: search ? STRETCH_SIZE : PAGE_SIZE });
     if (find("status").value) query.set("status", find("status").value);
-    if (find("search").value.trim()) query.set("search", find("search").value.trim());
+    if (search) query.set("search", search);
     if (next) query.set("cursor", next);
     const answer = await get(`sandboxes?${query}`);
     sandboxes.push(...answer.sandboxes);
