@@ -33,6 +33,8 @@ const METRICS: &[(&str, Kind, &[&str], &str)] = &[
     ("broker_allocations_in_flight", Gauge, &[], "Allocations under way"),
     ("broker_deletion_marked_total", Counter, &["outcome"], "Sandboxes given back by their owners"),
     ("broker_request_latency_seconds", Histogram, &["method", "endpoint", "status"], "How long requests took"),
+    ("broker_connections", Gauge, &[], "Connections that are open"),
+    ("broker_connections_cut_total", Counter, &["reason"], "Connections that were ended because of what the peer did"),
     ("broker_pool_available", Gauge, &[], "Sandboxes that are free"),
     ("broker_pool_allocated", Gauge, &[], "Sandboxes that are held"),
     ("broker_pool_pending_deletion", Gauge, &[], "Sandboxes that wait for their deletion"),

@@ -1,10 +1,12 @@
-//! Who may call what, and how often: rate limit, bearer tokens, bound on bodies. In this order, so that guessing
+//! Who may call what, and how often: rate limit, bearer tokens, bounds on bodies. In this order, so that guessing
 //! tokens is limited too and nobody's body is read before the caller is known.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -18,14 +20,19 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::{Choice, ConstantTimeEq as _};
+use tokio::time::timeout;
 
 use super::AppState;
 use super::edge::LogFields;
 use super::error::ApiError;
+use super::exchange::Progress;
 use crate::config::Settings;
 
 /// No call of this API needs a larger body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The longest that a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After so many requests idle clients are forgotten; so many more than the active ones are remembered at most.
 const FORGET_EVERY: u64 = 10_000;
@@ -139,7 +146,7 @@ impl RateLimit {
 /// The middleware of every route that is not public.
 pub async fn admit<B: MessageBody + 'static>(
     access: Access,
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let state = request.app_data::<web::Data<AppState>>().cloned().expect("the state is set for the whole app");
@@ -147,6 +154,10 @@ pub async fn admit<B: MessageBody + 'static>(
     let (limited, limit_headers) = limit.map_or((Ok(()), None), |(limited, headers)| (limited, Some(headers)));
     let admitted =
         limited.and_then(|()| state.tokens.check(access, request.headers())).and_then(|()| bounded(request.headers()));
+    let admitted = match admitted {
+        Ok(()) => read_body(&mut request).await,
+        Err(refusal) => Err(refusal),
+    };
     let mut response = match admitted {
         Ok(()) => {
             request.extensions_mut().insert(LogFields::default());
@@ -164,6 +175,19 @@ fn bounded(headers: &HeaderMap) -> Result<(), ApiError> {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > MAX_BODY_BYTES as u64) {
         return Err(ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE));
+    }
+    Ok(())
+}
+
+/// Reads the body to its end, so that no handler waits for a client.
+async fn read_body(request: &mut ServiceRequest) -> Result<(), ApiError> {
+    let body = timeout(BODY_TIMEOUT, request.extract::<web::Bytes>())
+        .await
+        .map_err(|_| ApiError::of_status(StatusCode::REQUEST_TIMEOUT))?
+        .map_err(|error| ApiError::of_status(error.error_response().status()))?;
+    request.set_payload(body.into());
+    if let Some(progress) = request.conn_data::<Rc<Progress>>() {
+        progress.body_is_read();
     }
     Ok(())
 }

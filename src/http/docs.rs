@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use actix_web::web::Bytes;
 use actix_web::{HttpResponse, web};
 use utoipa_swagger_ui::Config;
 
@@ -17,8 +18,16 @@ const OWN: &[Asset] = &[Asset {
     bytes: include_bytes!("docs/start.js"),
 }];
 
-/// Of Swagger UI's files, those that the page uses.
-const SWAGGER_UI: [&str; 2] = ["swagger-ui.css", "swagger-ui-bundle.js"];
+/// Of Swagger UI's files, those that the page uses: name, content type, bytes. Unpacked once and shared by all answers;
+/// the script alone is more than a megabyte.
+static SWAGGER_UI: LazyLock<Vec<(&str, String, Bytes)>> = LazyLock::new(|| {
+    let config = Arc::new(Config::from("/v1/openapi.json"));
+    let unpacked = ["swagger-ui.css", "swagger-ui-bundle.js"].map(|name| {
+        let file = utoipa_swagger_ui::serve(name, Arc::clone(&config)).ok().flatten()?;
+        Some((name, file.content_type, Bytes::from(file.bytes.into_owned())))
+    });
+    unpacked.into_iter().flatten().collect()
+});
 
 /// This API as an OpenAPI 3.1 document
 #[utoipa::path(
@@ -55,11 +64,8 @@ pub(super) async fn page() -> HttpResponse {
 )]
 pub(super) async fn asset(name: web::Path<String>) -> HttpResponse {
     let name = name.into_inner();
-    if !SWAGGER_UI.contains(&name.as_str()) {
-        return assets::serve(OWN, &name);
-    }
-    match utoipa_swagger_ui::serve(&name, Arc::new(Config::from("/v1/openapi.json"))) {
-        Ok(Some(file)) => HttpResponse::Ok().content_type(file.content_type).body(file.bytes.into_owned()),
-        Ok(None) | Err(_) => HttpResponse::InternalServerError().finish(),
+    match SWAGGER_UI.iter().find(|(of, _, _)| *of == name) {
+        Some((_, content_type, bytes)) => HttpResponse::Ok().content_type(content_type.as_str()).body(bytes.clone()),
+        None => assets::serve(OWN, &name),
     }
 }

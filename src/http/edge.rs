@@ -1,10 +1,13 @@
 //! What every request goes through first and every answer last: the request's id, the one error form, the security
 //! headers, one log line, the latency metric.
 
-use actix_web::body::{BodySize, BoxBody, EitherBody, MessageBody};
+use std::rc::Rc;
+
+use actix_http::ConnectionType;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use tokio::time::Instant;
@@ -12,6 +15,7 @@ use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::error::ApiError;
+use super::exchange::{Answer, Exchange, Progress};
 use super::{AppState, Endpoint};
 use crate::telemetry;
 
@@ -21,7 +25,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNMATCHED: &str = "unmatched";
 
 /// Set on every answer that does not set them itself. The HSTS header counts only over TLS, which ends at the load balancer.
-const SECURITY_HEADERS: [(&str, &str); 5] = [
+pub(super) const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("strict-transport-security", "max-age=31536000; includeSubDomains"),
@@ -43,19 +47,24 @@ pub struct LogFields {
 }
 
 /// The middleware.
-pub async fn edge<B: MessageBody + 'static>(
+pub(super) async fn edge<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+) -> Result<ServiceResponse<Answer>, Error> {
     let began = Instant::now();
+    let progress = request.conn_data::<Rc<Progress>>();
+    let exchange = progress.map(|progress| Exchange::begin(progress, has_body(request.headers())));
     let request_id = request_id(request.headers());
     let span = telemetry::request_span(&request);
     let response = next.call(request).instrument(span.clone()).await?;
     let failure = failure_of(&response);
     let mut response = match &failure {
-        Some(failure) => in_error_form(response, failure, &request_id).map_into_right_body(),
-        None => response.map_into_left_body(),
+        Some(failure) => in_error_form(response, failure, &request_id),
+        None => response.map_into_boxed_body(),
     };
+    if exchange.as_ref().is_some_and(Exchange::answer) {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     let headers = response.headers_mut();
     if let Ok(value) = HeaderValue::try_from(&request_id) {
         headers.insert(REQUEST_ID, value);
@@ -67,7 +76,11 @@ pub async fn edge<B: MessageBody + 'static>(
         }
     }
     report(&response, failure.map(|failure| failure.code), &request_id, began, &span);
-    Ok(response)
+    Ok(response.map_body(|_, body| Answer::new(body, exchange)))
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
 /// The error to answer with: a handler's own, or one for what the framework answers without a body or in its own

@@ -84,6 +84,11 @@ impl ApiError {
         unavailable("TOO_MANY_STREAMS", message, LATER)
     }
 
+    /// 503, for one connection too many.
+    pub fn too_many_connections() -> Self {
+        unavailable("TOO_MANY_CONNECTIONS", "this replica has as many connections as it takes; try again", SOON)
+    }
+
     /// 502, for a cloud provider that does not do its part.
     pub fn csp_error(error: &CspError) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", error.to_string())
@@ -117,6 +122,9 @@ impl ApiError {
                 ("METHOD_NOT_ALLOWED", "this route takes other methods; see the Allow header")
             }
             StatusCode::PAYLOAD_TOO_LARGE => ("BODY_TOO_LARGE", "the body is larger than this API ever needs (64 KiB)"),
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                ("HEAD_TOO_LARGE", "the request's head is larger than this API ever needs (16 KiB)")
+            }
             StatusCode::REQUEST_TIMEOUT => ("REQUEST_TIMEOUT", "the request took too long to arrive"),
             status if status.is_client_error() => ("BAD_REQUEST", "the request cannot be read"),
             _ => ("INTERNAL_ERROR", "the broker failed; the request_id finds the reason in its log"),

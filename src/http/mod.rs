@@ -1,14 +1,16 @@
 //! The HTTP side: one route table ([`ENDPOINTS`]), one file for each kind of resource, and what all requests share
-//! ([`mod@edge`], [`access`], [`mod@error`]).
+//! (`connections`, [`mod@edge`], [`access`], [`mod@error`]).
 
 pub mod access;
 mod admin;
 mod assets;
+mod connections;
 mod console;
 mod docs;
 pub mod edge;
 pub mod error;
 pub mod events;
+mod exchange;
 mod headers;
 mod observability;
 pub mod openapi;
@@ -23,28 +25,21 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_cors::Cors;
-use actix_web::dev::Server;
+use actix_http::HttpService;
+use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::{AppConfig, Server};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpResponse, HttpServer, Route, web};
+use actix_web::{App, HttpResponse, Route, web};
 use broker_actors::ports::Clock;
 use broker_actors::system::Broker;
 
 use self::access::Access::{self, Admin, Public, Track};
 use self::access::{MAX_BODY_BYTES, RateLimit, Tokens, admit};
+use self::connections::{Connection, Connections, KEEP_ALIVE, LINGER, REFUSED_AT_ONCE, SEND_BUFFER_BYTES};
 use self::edge::edge;
 use self::events::Live;
 use crate::config::Settings;
-
-/// The longest that a client may take to send its request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long an idle connection is kept; longer than an AWS load balancer keeps its own (60 s), so that the balancer
-/// never sends on a connection that is being closed.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// Connections of one worker; more wait to be accepted.
-const MAX_CONNECTIONS_PER_WORKER: usize = 10_000;
 
 /// What handlers share.
 pub struct AppState {
@@ -177,22 +172,39 @@ pub fn server(
 ) -> io::Result<Server> {
     let origins = settings.raw.cors_allowed_origins.clone();
     let grace = settings.raw.shutdown_grace_sec;
-    let server = HttpServer::new(move || {
-        App::new()
-            .app_data(state.clone())
-            .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
-            .wrap(cors(&origins))
-            .wrap(from_fn(edge))
-            .configure(routes)
-    })
-    .workers(workers)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .keep_alive(KEEP_ALIVE)
-    .max_connections(MAX_CONNECTIONS_PER_WORKER)
-    .shutdown_timeout(grace)
-    .disable_signals()
-    .listen(listener)?
-    .run();
+    let connections = Connections::new();
+    let server = Server::build();
+    let stopping = server.graceful_shutdown_signal();
+    let server = server
+        .workers(workers)
+        .max_concurrent_connections(connections.limit() + REFUSED_AT_ONCE)
+        .shutdown_timeout(grace)
+        .disable_signals()
+        // What `HttpServer` would do as well, but on sockets that bound what their peers may do.
+        .listen("http", listener, move || {
+            let app = App::new()
+                .app_data(state.clone())
+                .app_data(web::PayloadConfig::new(MAX_BODY_BYTES))
+                .wrap(cors(&origins))
+                .wrap(from_fn(edge))
+                .configure(routes);
+            let stopping = stopping.clone();
+            let http = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stopping = stopping.clone();
+                    async move { stopping.notified().await }
+                })
+                // The connection has a timer of its own, for every head and not only for the first.
+                .client_request_timeout(Duration::ZERO)
+                .client_disconnect_timeout(LINGER)
+                .h1_write_buffer_size(SEND_BUFFER_BYTES)
+                .keep_alive(KEEP_ALIVE)
+                .on_connect_ext(Connection::introduce)
+                .finish(map_config(app, |()| AppConfig::default()));
+            let connections = connections.clone();
+            fn_service(move |socket| connections.clone().admit(socket)).and_then(http)
+        })?
+        .run();
     Ok(server)
 }
 

@@ -15,6 +15,7 @@ mod metrics;
 mod openapi;
 mod operations;
 mod processes;
+#[allow(dead_code, reason = "other tests use more of it")]
 mod program;
 mod sandboxes;
 mod traces;

@@ -40,6 +40,10 @@ impl Process {
         Self(command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap())
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// SIGKILL: no chance to tidy up.
     pub fn kill(&mut self) {
         let _ = self.0.kill();
@@ -48,7 +52,7 @@ impl Process {
 
     /// SIGTERM, and how the process ended.
     pub async fn terminate(&mut self) -> ExitStatus {
-        let signalled = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
+        let signalled = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().unwrap();
         assert!(signalled.success());
         eventually("the process ends", async || self.0.try_wait().unwrap()).await
     }
@@ -78,8 +82,13 @@ impl Deref for Broker {
 impl Broker {
     /// Starts a broker with these settings and waits until it is ready.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::run(program(&[]).envs(settings.iter().copied())).await
+    }
+
+    /// The same with a command that ends in the broker.
+    pub async fn run(command: &mut Command) -> Self {
         let output = tempfile::NamedTempFile::new().unwrap();
-        let process = Process::spawn(program(&[]).envs(settings.iter().copied()), output.path());
+        let process = Process::spawn(command, output.path());
         let address = eventually("the broker listens", async || {
             let lines = std::fs::read_to_string(output.path()).unwrap();
             let lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
