@@ -132,6 +132,7 @@ impl Application {
         let broker = self.state.broker.clone();
         let state = self.state.clone();
         let ticker = actix_web::rt::spawn(async move { state.live.run(&state).await });
+        let upkeep = actix_web::rt::spawn(prometheus::upkeep());
         let ended = tokio::select! {
             () = stop => Ok(()),
             name = broker.death() => Err(RunError::PartDied(name)),
@@ -148,6 +149,7 @@ impl Application {
             tracing::warn!(grace = ?self.grace, "not everything ended in time");
         }
         ticker.abort();
+        upkeep.abort();
         if let Some(sweeper) = sweeper {
             sweeper.abort();
         }

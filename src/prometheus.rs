@@ -2,9 +2,11 @@
 //! same for operators; a test holds the two and a scrape against each other.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::time::interval;
 
 /// Bounds of the latencies, in seconds; allocations take milliseconds.
 const LATENCY_BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -14,6 +16,9 @@ const DURATION_BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 
 /// Bounds of what one request to DynamoDB consumes, in capacity units.
 const CAPACITY_BUCKETS: [f64; 9] = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
+/// How often what histograms have recorded is summed up.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -81,6 +86,16 @@ pub fn recorder() -> &'static PrometheusHandle {
         METRICS.iter().for_each(describe);
         handle
     })
+}
+
+/// Sums up what histograms have recorded, again and again: until then, or until a scrape, they keep every single value
+/// (I8).
+pub async fn upkeep() {
+    let mut ticks = interval(UPKEEP_INTERVAL);
+    loop {
+        ticks.tick().await;
+        recorder().run_upkeep();
+    }
 }
 
 /// Says what a metric means; one without labels is there from the start, as zero, so that rates and alerts see the
