@@ -18,6 +18,9 @@ pub const DEVELOPMENT_ADMIN_TOKEN: &str = "development-admin-token";
 /// The shortest token that production takes.
 const MIN_TOKEN_LENGTH: usize = 32;
 
+/// The longest token; no other header of this API may be longer.
+pub const MAX_TOKEN_LENGTH: usize = 256;
+
 /// Where the table is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum StoreKind {
@@ -372,10 +375,14 @@ impl Problems {
     fn tokens(&mut self, name: &str, given: &SecretString, min_length: usize) -> Vec<SecretString> {
         let tokens: Vec<_> = secrecy_text(given).split(',').map(str::trim).map(str::to_owned).collect();
         for (index, token) in tokens.iter().enumerate() {
-            let is_fit = token.len() >= min_length && token.bytes().all(|byte| byte.is_ascii_graphic());
+            let is_fit = (min_length..=MAX_TOKEN_LENGTH).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_graphic());
             if !is_fit {
                 let holds = format!("a token (number {}, hidden) of {} characters", index + 1, token.chars().count());
-                let takes = format!("tokens of at least {min_length} visible ASCII characters, comma-separated");
+                let takes = format!(
+                    "tokens of at least {min_length} and at most {MAX_TOKEN_LENGTH} visible ASCII characters, \
+                     comma-separated"
+                );
                 self.add(name, &holds, &takes);
             }
         }

@@ -40,6 +40,7 @@ const METRICS: &[(&str, Kind, &[&str], &str)] = &[
     ("broker_request_latency_seconds", Histogram, &["method", "endpoint", "status"], "How long requests took"),
     ("broker_connections", Gauge, &[], "Connections that are open"),
     ("broker_connections_cut_total", Counter, &["reason"], "Connections that were ended because of what the peer did"),
+    ("broker_rate_limit_clients", Gauge, &[], "Clients whose rate is remembered"),
     ("broker_pool_available", Gauge, &[], "Sandboxes that are free"),
     ("broker_pool_allocated", Gauge, &[], "Sandboxes that are held"),
     ("broker_pool_pending_deletion", Gauge, &[], "Sandboxes that wait for their deletion"),

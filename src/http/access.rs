@@ -26,7 +26,7 @@ use super::AppState;
 use super::edge::LogFields;
 use super::error::ApiError;
 use super::exchange::Progress;
-use crate::config::Settings;
+use crate::config::{MAX_TOKEN_LENGTH, Settings};
 
 /// No call of this API needs a larger body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -51,7 +51,8 @@ pub enum Access {
     Admin,
 }
 
-/// The tokens of both APIs.
+/// The tokens of both APIs, each filled up with NUL, which no token has, to the same length: a comparison must not tell
+/// how long a token is.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     track: Vec<SecretString>,
@@ -61,12 +62,37 @@ pub struct Tokens {
 impl Tokens {
     /// The tokens of the settings.
     pub fn new(settings: &Settings) -> Self {
-        Self { track: settings.api_tokens.clone(), admin: settings.admin_tokens.clone() }
+        let filled_up = |tokens: &[SecretString]| {
+            let filled_up = |token: &SecretString| format!("{:\0<MAX_TOKEN_LENGTH$}", token.expose_secret());
+            tokens.iter().map(filled_up).map(SecretString::from).collect()
+        };
+        Self { track: filled_up(&settings.api_tokens), admin: filled_up(&settings.admin_tokens) }
     }
 
     /// Tokens that let nobody in.
     pub(super) fn none() -> Self {
         Self { track: Vec::new(), admin: Vec::new() }
+    }
+
+    /// Whether this is a token of that API. It takes the same time for every token of the same length, however many of
+    /// its characters are right, and whichever tokens are known.
+    pub fn know(&self, access: Access, token: &str) -> bool {
+        let known = match access {
+            Access::Public => return true,
+            Access::Track => &self.track,
+            Access::Admin => &self.admin,
+        };
+        let token = token.as_bytes();
+        if token.len() > MAX_TOKEN_LENGTH {
+            return false;
+        }
+        let mut given = [0; MAX_TOKEN_LENGTH];
+        given[..token.len()].copy_from_slice(token);
+        let has_nul = token.contains(&0);
+        // All are compared, also after one that is equal.
+        let equal = |known: &SecretString| given.ct_eq(known.expose_secret().as_bytes());
+        let is_known = known.iter().map(equal).fold(Choice::from(0), |found, equal| found | equal);
+        bool::from(is_known) && !has_nul
     }
 
     pub(super) fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -76,7 +102,7 @@ impl Tokens {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(missing());
         }
-        let (is_track, is_admin) = (is_one_of(token.trim(), &self.track), is_one_of(token.trim(), &self.admin));
+        let [is_track, is_admin] = [Access::Track, Access::Admin].map(|access| self.know(access, token.trim()));
         match access {
             Access::Public => Ok(()),
             Access::Track if is_track => Ok(()),
@@ -85,12 +111,6 @@ impl Tokens {
             _ => Err(ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the token is not known here")),
         }
     }
-}
-
-/// Compares with all tokens, each in constant time, so that the time tells nothing of how far a guess was right.
-fn is_one_of(given: &str, tokens: &[SecretString]) -> bool {
-    let equal = |token: &SecretString| given.as_bytes().ct_eq(token.expose_secret().as_bytes());
-    tokens.iter().map(equal).fold(Choice::from(0), |found, equal| found | equal).into()
 }
 
 type Limiter = RateLimiter<IpAddr, DashMapStateStore<IpAddr>, DefaultClock, StateInformationMiddleware>;
@@ -113,6 +133,11 @@ impl RateLimit {
         let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
         let taken = Arc::new(AtomicU64::new(0));
         Some(Self { limiter: Arc::new(limiter), taken, burst: burst.get(), rps: rps.get() })
+    }
+
+    /// How many clients are remembered.
+    pub(super) fn clients(&self) -> usize {
+        self.limiter.len()
     }
 
     /// Forgets clients whose buckets are full again, so that memory stays bounded (I8).

@@ -91,6 +91,9 @@ pub(super) fn readiness(checks: Vec<(&'static str, Result<(), String>)>, timesta
     responses((status = 200, description = "Prometheus's text format", body = String, content_type = "text/plain"))
 )]
 pub(super) async fn metrics(state: web::Data<AppState>) -> HttpResponse {
+    if let Some(limit) = &state.rate_limit {
+        metrics::gauge!("broker_rate_limit_clients").set(limit.clients() as f64);
+    }
     metrics::gauge!("broker_allocations_in_flight").set(state.broker.allocator().in_flight() as f64);
     if let Some(pool) = state.broker.pool_snapshot().await {
         metrics::gauge!("broker_pool_cached").set(pool.cached as f64);
