@@ -21,6 +21,9 @@ use super::item::{
 };
 use super::table::TableNames;
 
+/// The longest id of a sandbox in a cursor; the CSP's are a number's digits.
+const MAX_ID_BYTES: usize = 256;
+
 /// The table, behind the SDK.
 #[derive(Clone, Debug)]
 pub struct DynamoStore {
@@ -308,7 +311,8 @@ fn read_cursor(cursor: &Cursor, status: Status) -> Result<Item, StoreError> {
     let cursor = String::from_utf8(bytes).map_err(|_| StoreError::BadCursor)?;
     let (allocated_at, sandbox_id) = cursor.split_once('#').ok_or(StoreError::BadCursor)?;
     let allocated_at: u64 = allocated_at.parse().map_err(|_| StoreError::BadCursor)?;
-    if sandbox_id.is_empty() {
+    // A longer key than DynamoDB takes would be an error of ours, not of the caller.
+    if !(1..=MAX_ID_BYTES).contains(&sandbox_id.len()) {
         return Err(StoreError::BadCursor);
     }
     let mut start = sandbox_key(&SandboxId::new(sandbox_id));

@@ -294,7 +294,10 @@ pub(super) async fn pause(
     body: web::Bytes,
 ) -> Answer {
     let by = ordered(&state, &request, None)?;
-    let body: PauseBody = serde_json::from_slice(&body).map_err(|_| ApiError::bad_request("BAD_BODY", PAUSE_FORM))?;
+    // To serde, an array of the fields' values would do as well.
+    let object = Some(&body).filter(|body| body.trim_ascii_start().starts_with(b"{"));
+    let body = object.and_then(|object| serde_json::from_slice::<PauseBody>(object).ok());
+    let body = body.ok_or_else(|| ApiError::bad_request("BAD_BODY", PAUSE_FORM))?;
     let reason = body.reason.trim();
     if !(1..=MAX_REASON_CHARS).contains(&reason.chars().count()) {
         let message = format!("reason takes 1 to {MAX_REASON_CHARS} characters");

@@ -8,6 +8,7 @@
 
 mod attacks;
 mod connections;
+mod csp_bodies;
 mod guessing;
 #[path = "../api/helpers.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
@@ -15,6 +16,7 @@ mod helpers;
 #[path = "../api/program.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
+mod requests;
 
 use proptest::prelude::ProptestConfig;
 
