@@ -134,7 +134,7 @@ impl Cleanup {
                 (failure(&error, sandbox.deletion_retry_count, Some(now.plus(wait))), Outcome::Failed)
             }
             Err(error) => {
-                let attempts = sandbox.deletion_retry_count + 1;
+                let attempts = sandbox.deletion_retry_count.saturating_add(1);
                 let retry_at = (attempts < self.settings.max_attempts).then(|| now.plus(ATTEMPTS.wait_after(attempts)));
                 let outcome = if retry_at.is_some() { Outcome::Failed } else { Outcome::GaveUp };
                 tracing::warn!(sandbox_id = %sandbox.sandbox_id, attempts, %error, "the CSP did not delete a sandbox");

@@ -112,7 +112,7 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         created_at: item.time("created_at")?,
         updated_at: item.time("updated_at")?,
         last_synced: item.time("last_synced")?,
-        epoch: Epoch(item.number("epoch")?),
+        epoch: item.epoch()?,
     })
 }
 
@@ -152,7 +152,7 @@ pub fn read_claim(item: &Item) -> Result<Claim, StoreError> {
         sfdc_account_id: item.optional_text("sfdc_account_id")?,
         allocated_at: item.time("held_since")?,
         expires_at: item.time("expires_at")?,
-        epoch: Epoch(item.number("epoch")?),
+        epoch: item.epoch()?,
     })
 }
 
@@ -310,6 +310,12 @@ impl Reader<'_> {
 
     fn time(&self, name: &str) -> Result<Timestamp, StoreError> {
         self.number(name).map(Timestamp)
+    }
+
+    /// An epoch that has one after it; counting from one, none ever has not.
+    fn epoch(&self) -> Result<Epoch, StoreError> {
+        let epoch = self.number("epoch")?;
+        if epoch == u64::MAX { Err(self.corrupt("epoch is too large")) } else { Ok(Epoch(epoch)) }
     }
 
     fn status(&self) -> Result<Status, StoreError> {

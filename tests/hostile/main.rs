@@ -17,6 +17,7 @@ mod helpers;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
 mod requests;
+mod table_items;
 
 use proptest::prelude::ProptestConfig;
 
