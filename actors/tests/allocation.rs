@@ -83,6 +83,17 @@ async fn i4_none_is_not_said_while_a_candidate_may_come_back() {
     assert!(!answer.expect("I4: the candidate came back").replayed);
 }
 
+/// What a refresh found goes to the replay, which waited longer and will put it back; that is no reason for "none".
+#[actix::test]
+async fn i4_none_is_not_said_because_a_refresh_served_another_first() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    broker.allocate("holder").await.unwrap();
+    assert!(broker.store.create(&ModelStore::sandbox(2)).await.unwrap());
+    let (replay, answer) = tokio::join!(broker.allocate("holder"), broker.allocate("newcomer"));
+    assert!(replay.unwrap().replayed);
+    assert!(!answer.expect("I4: there was one all the time").replayed);
+}
+
 #[actix::test]
 async fn i4_a_sandbox_that_was_just_added_is_found() {
     let broker = TestBroker::with_sandboxes(0).await;

@@ -56,7 +56,8 @@ pub(super) struct Cache {
     free_names: BTreeSet<(String, SandboxId)>,
     /// Those in flight or of unknown fate.
     unsettled: HashMap<SandboxId, Arc<Sandbox>>,
-    /// Those that were unsettled at some moment of the last refresh: what it read of them says nothing.
+    /// Those that were unsettled at some moment of the last refresh, and those of its finds that were handed out before
+    /// it ended: what it read of them says nothing.
     clouds: Vec<Arc<Sandbox>>,
     is_refreshing: bool,
     last_begun: RefreshNumber,
@@ -103,8 +104,9 @@ impl Cache {
         Some(sandbox)
     }
 
-    /// Whether the refresh that has just ended proves that there is none that fits (I4): while it read the index, no
-    /// sandbox that fits was in anybody's hands or in doubt. The free ones are the caller's to look at first.
+    /// Whether the refresh that is about to end proves that there is none that fits (I4): no sandbox that fits was in
+    /// anybody's hands or in doubt while it read the index, and it found none. What it found was handed out to whoever
+    /// waited longest before this is asked, and may yet come back.
     pub(super) fn shows_none(&self, prefix: Option<&str>) -> bool {
         !self.clouds.iter().any(|sandbox| fits(sandbox, prefix))
     }
@@ -139,14 +141,13 @@ impl Cache {
         self.last_begun
     }
 
-    /// The refresh has ended without a result.
-    pub(super) fn abandon_refresh(&mut self) {
+    /// The refresh is over, with a result or without: what is handed out from now on is not in its way.
+    pub(super) fn end_refresh(&mut self) {
         self.is_refreshing = false;
     }
 
     /// Takes over what the refresh `number` read. Returns how many sandboxes did not fit in.
     pub(super) fn refill(&mut self, number: RefreshNumber, listed: Vec<Sandbox>, now: Instant) -> usize {
-        self.is_refreshing = false;
         let mut left_out = 0;
         let mut seen = HashSet::with_capacity(listed.len());
         for sandbox in listed {

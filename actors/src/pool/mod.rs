@@ -5,8 +5,9 @@
 //! (`refresh.rs`) reads the index and hands the actor what it found.
 //!
 //! A request that finds nothing waits in the actor: for a candidate that comes back, or for a refresh, whichever is
-//! first. "None" is the answer only after a refresh that began after the request came and during which no fitting
-//! candidate was in flight or in doubt: then the pool was empty while the index was read (I4).
+//! first. "None" is the answer only after a refresh that began after the request came, that found nothing for it (not
+//! even what went to others who waited longer), and during which no fitting candidate was in flight or in doubt: then
+//! the pool was empty while the index was read (I4).
 
 mod cache;
 mod walk;
@@ -328,7 +329,7 @@ impl Handler<EndRefresh> for PoolManager {
         let listed = match refresh.listed {
             Ok(listed) => listed,
             Err(error) => {
-                self.cache.abandon_refresh();
+                self.cache.end_refresh();
                 let reason = TakeError::RefreshFailed(error);
                 dismiss(&mut self.waiters, &reason, |waiter| waiter.last_begun < number);
                 return;
@@ -344,6 +345,7 @@ impl Handler<EndRefresh> for PoolManager {
         let Self { cache, waiters, .. } = self;
         let is_hopeless = |waiter: &Waiter| waiter.last_begun < number && cache.shows_none(waiter.prefix.as_deref());
         dismiss(waiters, &TakeError::Empty, is_hopeless);
+        cache.end_refresh();
         if !self.waiters.is_empty() || self.cache.has_unknown_after(number) {
             self.refresh_wanted.notify_one();
         }
