@@ -207,6 +207,7 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
     let raw = &settings.raw;
     BrokerSettings {
         replica: ReplicaId::new(&settings.replica_id),
+        jitter_seed: fastrand::u64(..),
         allocation: AllocationSettings {
             lab_duration: settings.lab_duration,
             timeout: Duration::from_millis(raw.allocate_timeout_ms),

@@ -13,7 +13,7 @@ use crate::SPANS;
 use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError, WriteOutcome};
 use crate::reaper::{ExpiryTimers, Reaper};
-use crate::retry::RetryPolicy;
+use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{
     Claim, ClaimKey, Event, Holding, IdempotencyKey, Refused, Sandbox, SandboxId, Status, Timestamp, TrackId, Write,
 };
@@ -133,6 +133,7 @@ struct Shared {
     reaper: Reaper,
     timers: ExpiryTimers,
     settings: AllocationSettings,
+    jitter: Jitter,
     /// Claims that are running here, each with the channel that will carry its answer. An entry lives as long as its
     /// claim does; duplicates that come meanwhile wait for the same answer.
     running: DashMap<ClaimKey, watch::Receiver<Option<Answer>>>,
@@ -148,9 +149,11 @@ impl Allocator {
         reaper: Reaper,
         timers: ExpiryTimers,
         settings: AllocationSettings,
+        jitter: Jitter,
     ) -> Self {
         let permits = Arc::new(Semaphore::new(settings.max_in_flight));
-        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, running: DashMap::new(), permits }))
+        let running = DashMap::new();
+        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, jitter, running, permits }))
     }
 
     /// How many claims are under way.
@@ -197,7 +200,7 @@ impl Allocator {
         // that comes back knows the key.
         let mut claim_key = ClaimKey { track: track.clone(), key: IdempotencyKey::new(track.as_str()) };
         let mut write = Write::release_by_holder(sandbox_id.clone(), claim_key.clone(), now);
-        let mut waits = self.0.settings.retry.waits();
+        let mut waits = self.0.settings.retry.waits(&self.0.jitter);
         for _ in 0..MAX_WRITE_ATTEMPTS {
             let found = match self.0.reaper.end_holding(&write, &claim_key).await? {
                 WriteOutcome::Done => {
@@ -221,7 +224,7 @@ impl Allocator {
 
     /// Holds a sandbox for another full lab duration from now.
     pub async fn renew(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Claim, AccessError> {
-        let mut waits = self.0.settings.retry.waits();
+        let mut waits = self.0.settings.retry.waits(&self.0.jitter);
         let mut found = owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)?;
         for _ in 0..MAX_WRITE_ATTEMPTS {
             let now = self.0.clock.now();
@@ -285,7 +288,7 @@ impl Shared {
     /// Tries candidates until one is claimed, the key turns out to hold a sandbox, or none is left.
     async fn claim_any(&self, request: AllocateRequest) -> Answer {
         let deadline = Instant::now() + self.settings.timeout;
-        let mut waits = self.settings.retry.waits();
+        let mut waits = self.settings.retry.waits(&self.jitter);
         let mut misses = 0;
         loop {
             let taken = match timeout_at(deadline, self.pool.take(request.name_prefix.clone())).await {

@@ -54,9 +54,10 @@ impl Census {
             }
             let pause = if self.counts.receiver_count() > 0 { WATCHED_INTERVAL } else { INTERVAL };
             tokio::select! {
-                () = sleep(pause) => {}
-                () = self.watched.notified() => {}
+                biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = self.watched.notified() => {}
+                () = sleep(pause) => {}
             }
         }
     }

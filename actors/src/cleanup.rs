@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::concurrency::for_each;
 use crate::job::{Job, JobError, StopSignal};
 use crate::ports::{Clock, CspClient, CspError, Listing, SandboxStore, WriteOutcome};
-use crate::retry::RetryPolicy;
+use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Event, Sandbox, Status, Timestamp};
 
 /// The waits between the attempts to delete one sandbox: minutes, because what the CSP cannot delete now it rarely
@@ -57,6 +57,7 @@ pub struct Cleanup {
     pub(crate) csp: Arc<dyn CspClient>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) settings: CleanupSettings,
+    pub(crate) jitter: Jitter,
 }
 
 /// What became of one sandbox.
@@ -135,7 +136,8 @@ impl Cleanup {
             }
             Err(error) => {
                 let attempts = sandbox.deletion_retry_count.saturating_add(1);
-                let retry_at = (attempts < self.settings.max_attempts).then(|| now.plus(ATTEMPTS.wait_after(attempts)));
+                let wait = ATTEMPTS.wait_after(attempts, &self.jitter);
+                let retry_at = (attempts < self.settings.max_attempts).then(|| now.plus(wait));
                 let outcome = if retry_at.is_some() { Outcome::Failed } else { Outcome::GaveUp };
                 tracing::warn!(sandbox_id = %sandbox.sandbox_id, attempts, %error, "the CSP did not delete a sandbox");
                 (failure(&error, attempts, retry_at), outcome)

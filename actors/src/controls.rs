@@ -29,8 +29,9 @@ impl ControlLoop {
         let mut heartbeat_at = Instant::now() + self.heartbeat_interval();
         loop {
             tokio::select! {
-                () = sleep(self.broker.settings().control_poll) => {}
+                biased;
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = sleep(self.broker.settings().control_poll) => {}
             }
             match self.broker.ports().store.controls(&ACTORS).await {
                 Ok(controls) => self.broker.obey(&controls),

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::pool::{MAX_CACHED, Pool, TakeError};
 use crate::ports::{Listing, MAX_PAGE, SandboxStore, StoreError};
-use crate::retry::RetryPolicy;
+use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Sandbox, Status};
 use crate::supervision::Vital;
 
@@ -24,6 +24,7 @@ pub(crate) struct Refresher {
     pub(crate) pool: Pool,
     pub(crate) store: Arc<dyn SandboxStore>,
     pub(crate) interval: Duration,
+    pub(crate) jitter: Jitter,
     /// Counts the refreshes that ended well.
     pub(crate) done: watch::Sender<u64>,
     pub(crate) _vital: Vital,
@@ -32,19 +33,20 @@ pub(crate) struct Refresher {
 impl Refresher {
     /// Refreshes until the pool manager is gone.
     pub(crate) async fn run(self) {
-        let mut gaps = GAP_AFTER_FAILURE.waits();
+        let mut gaps = GAP_AFTER_FAILURE.waits(&self.jitter);
         loop {
             let gap = match self.refresh().await {
                 Err(TakeError::Gone) => return,
                 Err(_) => gaps.next_wait(),
                 Ok(()) => {
-                    gaps = GAP_AFTER_FAILURE.waits();
+                    gaps = GAP_AFTER_FAILURE.waits(&self.jitter);
                     GAP
                 }
             };
             let ended_at = Instant::now();
             sleep(gap).await;
             tokio::select! {
+                biased;
                 () = self.pool.refresh_wanted() => {}
                 () = sleep_until(ended_at + self.interval) => {}
             }

@@ -19,6 +19,7 @@ use crate::pool::{Pool, PoolSnapshot};
 use crate::ports::{Clock, Control, CspClient, Desired, SandboxStore, StoreError};
 use crate::reaper::{ExpiryReport, ExpiryTimers, Reaper};
 use crate::refresh::Refresher;
+use crate::retry::Jitter;
 use crate::sandbox::ReplicaId;
 use crate::stale::{DiscardReport, StaleCollector};
 use crate::supervision::Supervisor;
@@ -56,6 +57,8 @@ pub struct Ports {
 pub struct BrokerSettings {
     /// Names this process.
     pub replica: ReplicaId,
+    /// What the jitter of this replica's waits follows from; each replica should have another.
+    pub jitter_seed: u64,
     /// Allocation.
     pub allocation: AllocationSettings,
     /// How long a holding goes on past its end.
@@ -142,6 +145,7 @@ impl Broker {
     ) -> Result<Self, StoreError> {
         let Ports { store, clock, .. } = ports.clone();
         let supervisor = Supervisor::new();
+        let jitter = Jitter::seeded(settings.jitter_seed);
         let controls = store.controls(&ACTORS).await?;
         let csp = Arc::new(GuardedCsp::new(Arc::clone(&ports.csp), settings.breaker));
 
@@ -152,6 +156,7 @@ impl Broker {
             pool: pool.clone(),
             store: Arc::clone(&store),
             interval: settings.pool_refresh_interval,
+            jitter: jitter.clone(),
             done,
             _vital: supervisor.vital("pool refresh"),
         };
@@ -170,6 +175,7 @@ impl Broker {
             reaper.clone(),
             timers.clone(),
             settings.allocation,
+            jitter.clone(),
         );
         let sync_job = CspSync {
             store: Arc::clone(&store),
@@ -184,6 +190,7 @@ impl Broker {
             csp: csp.clone(),
             clock: Arc::clone(&clock),
             settings: settings.cleanup,
+            jitter,
         };
         let stale_job = StaleCollector {
             store: Arc::clone(&store),

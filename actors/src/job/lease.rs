@@ -82,6 +82,7 @@ async fn run_and_extend<J: Job>(
     tokio::pin!(overstay);
     loop {
         tokio::select! {
+            biased;
             ended = &mut run.0 => return ended.unwrap_or_else(|error| Err(JobError::Panicked(panic_message(error)))),
             () = &mut overstay => return Err(JobError::CutOff { patience }),
             () = sleep(surroundings.lease / 3) => expires_at = extend(surroundings, held, expires_at).await?,

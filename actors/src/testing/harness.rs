@@ -31,6 +31,7 @@ impl TestBroker {
         let day = Duration::from_secs(86_400);
         BrokerSettings {
             replica: ReplicaId::new(replica),
+            jitter_seed: 0,
             allocation: AllocationSettings {
                 lab_duration: Duration::from_secs(4 * 3600),
                 timeout: Duration::from_secs(10),
