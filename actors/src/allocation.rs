@@ -377,7 +377,8 @@ impl Shared {
     async fn resolve_unknown(&self, attempted: Claim, reason: String, deadline: Instant) -> Step {
         let unknown = || Step::Answer(Err(StoreError::OutcomeUnknown(reason.clone()).into()));
         match timeout_at(deadline, self.store.find_claim(&attempted.claim_key)).await {
-            Ok(Ok(Some(held))) if held.sandbox_id == attempted.sandbox_id => {
+            // The same sandbox may also be held since long ago, where a lagging index offered it once more.
+            Ok(Ok(Some(held))) if held == attempted => {
                 self.timers.watch(held.clone());
                 Step::Answer(Ok(Allocation { claim: held, replayed: false }))
             }

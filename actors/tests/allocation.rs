@@ -148,6 +148,22 @@ async fn a_lost_response_is_resolved_by_reading_the_claim_back() {
     broker.store.assert_consistent();
 }
 
+/// The candidate of an index that lags is what the key holds already, since too long; the answer gets lost.
+#[actix::test]
+async fn an_overdue_holding_is_not_the_answer_to_an_unknown_outcome() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    broker.broker.pause("expiry-reaper", "so that the holding stays", "test").await.unwrap();
+    broker.store.freeze_index();
+    let held = broker.allocate("t1").await.unwrap().claim;
+    sleep(Duration::from_secs(5 * 3600)).await;
+    let other = broker.replica("replica-2").await;
+    sleep(Duration::from_secs(1)).await;
+    broker.store.fail_next("claim", Fault::LostResponse);
+    let answer = other.allocate("t1").await;
+    assert!(matches!(answer, Err(AllocateError::NoneAvailable)), "its time is over: {answer:?}");
+    assert_eq!(broker.sandbox(&held.sandbox_id).status, Status::PendingDeletion, "it is ended first");
+}
+
 #[actix::test]
 async fn a_lost_request_is_followed_by_another_candidate() {
     let broker = TestBroker::with_sandboxes(2).await;
