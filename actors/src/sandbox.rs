@@ -143,7 +143,7 @@ impl fmt::Display for Status {
 }
 
 /// One sandbox, as its table item holds it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Sandbox {
     /// The CSP's numeric account id.
@@ -267,7 +267,7 @@ impl Sandbox {
 }
 
 /// Who claims a sandbox, and until when.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
     /// The owner.
     pub track: TrackId,
@@ -345,7 +345,7 @@ impl Event {
 }
 
 /// One named attribute that a change sets, or removes where the value is `None`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Field {
     /// `allocated_at`
     AllocatedAt(Timestamp),
@@ -372,7 +372,7 @@ pub enum Field {
 }
 
 /// A decided change: the new status and the attributes that go with it. `updated_at` becomes `at`, `epoch` grows by one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Change {
     /// The status after the change.
     pub to: Status,
@@ -383,7 +383,7 @@ pub struct Change {
 }
 
 /// What the writer believes of the sandbox; the write's condition (I5).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expect {
     /// The item is as the writer read it.
     View {
@@ -403,7 +403,7 @@ pub enum Expect {
 }
 
 /// A conditional change of one sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Write {
     /// Which sandbox.
     pub sandbox_id: SandboxId,
@@ -451,7 +451,7 @@ pub struct ClaimKey {
 }
 
 /// A claim item: what its owner holds, in full, so that a replay needs no second read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// Whose claim, under which key.
     pub claim_key: ClaimKey,

@@ -1,15 +1,19 @@
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::connection::{Connection, Trace};
 use crate::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
 use crate::sandbox::SandboxId;
 
 /// A CSP in memory, with scripted trouble.
-#[derive(Debug, Default)]
-pub struct FakeCsp(Mutex<State>);
+#[derive(Clone, Debug, Default)]
+pub struct FakeCsp {
+    state: Arc<Mutex<State>>,
+    connection: Connection,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,6 +25,7 @@ struct State {
     bad_accounts: BTreeMap<String, CspError>,
     lists: u64,
     deletes: BTreeMap<String, u64>,
+    trace: Option<Trace>,
 }
 
 impl FakeCsp {
@@ -29,6 +34,12 @@ impl FakeCsp {
         let csp = Self::default();
         (1..=n).for_each(|number| csp.add(number));
         csp
+    }
+
+    /// The same CSP, reached through this connection.
+    #[must_use]
+    pub fn through(&self, connection: Connection) -> Self {
+        Self { connection, ..self.clone() }
     }
 
     /// The account with this number.
@@ -51,6 +62,11 @@ impl FakeCsp {
     /// Takes an account away behind the broker's back.
     pub fn remove(&self, number: u32) {
         self.state().accounts.remove(&Self::account(number).external_id);
+    }
+
+    /// The `external_id` of each account that is there.
+    pub fn accounts(&self) -> BTreeSet<String> {
+        self.state().accounts.keys().cloned().collect()
     }
 
     /// Every call takes this long.
@@ -83,9 +99,27 @@ impl FakeCsp {
         };
     }
 
+    /// Every call is written down here.
+    pub fn set_trace(&self, trace: Trace) {
+        self.state().trace = Some(trace);
+    }
+
+    /// All trouble that was set is over.
+    pub fn heal_all(&self) {
+        let mut state = self.state();
+        (state.delay, state.down) = (Duration::ZERO, None);
+        state.bad_accounts.clear();
+        state.next_errors.clear();
+    }
+
     /// How many listings were asked for.
     pub fn lists(&self) -> u64 {
         self.state().lists
+    }
+
+    /// Whether the deletion of this account was ever asked for.
+    pub fn was_told_to_delete(&self, external_id: &str) -> bool {
+        self.state().deletes.contains_key(external_id)
     }
 
     /// How many deletions were asked for, by `external_id`.
@@ -94,9 +128,10 @@ impl FakeCsp {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What stands between a call and its being carried out.
     async fn trouble(&self) -> Result<(), CspError> {
         let (delay, error) = {
             let mut state = self.state();
@@ -107,19 +142,14 @@ impl FakeCsp {
         tokio::time::sleep(delay).await;
         error.map_or(Ok(()), Err)
     }
-}
 
-#[async_trait]
-impl CspClient for FakeCsp {
-    async fn list(&self) -> Result<CspListing, CspError> {
-        self.state().lists += 1;
-        self.trouble().await?;
-        Ok(CspListing { accounts: self.state().accounts.values().cloned().collect(), skipped: 0 })
+    fn note(&self, what: &str, outcome: &impl std::fmt::Debug) {
+        if let Some(trace) = &self.state().trace {
+            trace.note(|| format!("{} CSP {what}: {outcome:?}", self.connection.name()));
+        }
     }
 
-    async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
-        *self.state().deletes.entry(external_id.to_owned()).or_default() += 1;
-        self.trouble().await?;
+    fn carry_out_deletion(&self, external_id: &str) -> Result<CspDeletion, CspError> {
         let mut state = self.state();
         if let Some(error) = state.bad_accounts.get(external_id) {
             return Err(error.clone());
@@ -128,5 +158,27 @@ impl CspClient for FakeCsp {
             Some(_) => CspDeletion::Deleted,
             None => CspDeletion::AlreadyGone,
         })
+    }
+}
+
+#[async_trait]
+impl CspClient for FakeCsp {
+    async fn list(&self) -> Result<CspListing, CspError> {
+        self.connection.pass().await;
+        self.state().lists += 1;
+        let trouble = self.trouble().await;
+        self.connection.pass().await;
+        self.note("lists", &trouble);
+        trouble?;
+        Ok(CspListing { accounts: self.state().accounts.values().cloned().collect(), skipped: 0 })
+    }
+
+    async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
+        self.connection.pass().await;
+        *self.state().deletes.entry(external_id.to_owned()).or_default() += 1;
+        let carried_out = self.trouble().await.and_then(|()| self.carry_out_deletion(external_id));
+        self.note(external_id, &carried_out);
+        self.connection.pass().await;
+        carried_out
     }
 }

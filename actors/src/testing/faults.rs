@@ -17,17 +17,28 @@ pub enum Fault {
     Delay(Duration),
 }
 
-/// Which requests go wrong: each with a probability, by a seeded generator.
+/// Which requests go wrong, each with a probability, and how long all of them take, by a seeded generator.
 #[derive(Clone, Debug)]
 pub struct FaultPlan {
     random: fastrand::Rng,
     probability: f64,
+    longest_way: Duration,
 }
 
 impl FaultPlan {
     /// Every request goes wrong with this probability, in a way drawn from all.
     pub fn random(seed: u64, probability: f64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), probability }
+        Self { random: fastrand::Rng::with_seed(seed), probability, longest_way: Duration::ZERO }
+    }
+
+    /// Every request takes up to this long on its way to the store, and its answer on the way back.
+    #[must_use]
+    pub fn with_longest_way(self, longest_way: Duration) -> Self {
+        Self { longest_way, ..self }
+    }
+
+    pub(super) fn draw_way(&mut self) -> Duration {
+        Duration::from_millis(self.random.u64(0..=self.longest_way.as_millis() as u64))
     }
 
     pub(super) fn draw(&mut self) -> Option<Fault> {

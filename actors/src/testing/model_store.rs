@@ -1,34 +1,38 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::time::sleep;
 
+use super::connection::{Connection, Trace};
 use super::faults::{Fault, FaultPlan};
+use super::tables::{Flaw, Tables};
+use super::watch::Watch;
 use crate::ports::{
-    ClaimOutcome, Control, Coordination, CspAccount, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore,
-    StoreError, WriteOutcome,
+    ClaimOutcome, Control, Coordination, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore, StoreError,
+    WriteOutcome,
 };
-use crate::sandbox::{Claim, ClaimKey, Epoch, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
+use crate::sandbox::{Claim, ClaimKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
 
 /// What the store should be, as simply as it can be said, with faults to inject.
 #[derive(Clone, Debug, Default)]
 pub struct ModelStore {
-    tables: Arc<Mutex<Tables>>,
+    contents: Arc<Mutex<Contents>>,
     trouble: Arc<Mutex<Trouble>>,
+    connection: Connection,
 }
 
 #[derive(Debug, Default)]
-struct Tables {
-    sandboxes: BTreeMap<SandboxId, Sandbox>,
-    claims: BTreeMap<ClaimKey, Claim>,
+struct Contents {
+    tables: Tables,
     leases: BTreeMap<String, JobLease>,
     controls: BTreeMap<String, Control>,
     replicas: BTreeMap<ReplicaId, Timestamp>,
-    /// When the table last had no available sandbox.
-    last_empty_at: Option<Instant>,
     /// What the status index shows while it lags.
-    lagging_index: Option<BTreeMap<SandboxId, Sandbox>>,
+    lagging_index: Option<Tables>,
+    watch: Option<Watch>,
 }
 
 #[derive(Debug, Default)]
@@ -37,23 +41,26 @@ struct Trouble {
     next: BTreeMap<&'static str, VecDeque<Fault>>,
     is_down: bool,
     requests: BTreeMap<&'static str, u64>,
+    trace: Option<Trace>,
 }
 
 impl ModelStore {
     /// A store with these sandboxes available: `lab-00001` to `lab-{n}`.
     pub fn with_sandboxes(n: u32) -> Self {
         let store = Self::default();
-        for number in 1..=n {
-            let sandbox = Self::sandbox(number);
-            store.tables().sandboxes.insert(sandbox.sandbox_id.clone(), sandbox);
-        }
+        store.contents().tables = Tables::with_sandboxes(n);
         store
     }
 
     /// The available sandbox with this number.
     pub fn sandbox(number: u32) -> Sandbox {
-        let account: CspAccount = super::FakeCsp::account(number);
-        Sandbox::discovered(&account, super::PausedClock::BEGIN)
+        Tables::sandbox(number)
+    }
+
+    /// The same store, reached through this connection.
+    #[must_use]
+    pub fn through(&self, connection: Connection) -> Self {
+        Self { connection, ..self.clone() }
     }
 
     /// Requests go wrong by this plan, until `None`.
@@ -71,32 +78,57 @@ impl ModelStore {
         self.trouble().is_down = is_down;
     }
 
+    /// From now on the writes are wrong in this way.
+    pub fn set_flaw(&self, flaw: Flaw) {
+        self.contents().tables.flaw = Some(flaw);
+    }
+
+    /// Every request is written down here.
+    pub fn set_trace(&self, trace: Trace) {
+        self.trouble().trace = Some(trace);
+    }
+
     /// From now on the status index shows what the table holds now.
     pub fn freeze_index(&self) {
-        let mut tables = self.tables();
-        tables.lagging_index = Some(tables.sandboxes.clone());
+        self.change_index(|contents| contents.lagging_index = Some(contents.tables.clone()));
     }
 
     /// The status index catches up with the table.
     pub fn thaw_index(&self) {
-        self.tables().lagging_index = None;
+        self.change_index(|contents| contents.lagging_index = None);
+    }
+
+    /// Looks at the tables as they are.
+    pub fn look_at<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
+        look(&self.contents().tables)
     }
 
     /// All sandboxes.
     pub fn sandboxes(&self) -> Vec<Sandbox> {
-        self.tables().sandboxes.values().cloned().collect()
+        self.contents().tables.sandboxes().cloned().collect()
     }
 
     /// All claims.
     pub fn claims(&self) -> Vec<Claim> {
-        self.tables().claims.values().cloned().collect()
+        self.contents().tables.claims.values().cloned().collect()
     }
 
-    /// When the table last had no available sandbox; now, if it has none.
-    pub fn last_empty_at(&self) -> Option<Instant> {
-        let mut tables = self.tables();
-        tables.note_if_empty();
-        tables.last_empty_at
+    /// Panics, naming the invariant, if the tables contradict themselves.
+    pub fn assert_consistent(&self) {
+        assert_eq!(self.contents().tables.contradiction(), None);
+    }
+
+    /// From now on every write is watched: what it contradicts, which holdings it ends, and whether it leaves a
+    /// sandbox for these prefixes. Costs a look at the whole table each time.
+    pub fn watch(&self, prefixes: &[Option<&str>]) {
+        let mut contents = self.contents();
+        contents.watch = Some(Watch::new(prefixes));
+        contents.look();
+    }
+
+    /// What the watch saw so far.
+    pub fn watched<T>(&self, read: impl FnOnce(&Watch) -> T) -> T {
+        read(self.contents().watch.as_ref().expect("a watch was set"))
     }
 
     /// How many requests of each operation were asked for.
@@ -104,8 +136,8 @@ impl ModelStore {
         self.trouble().requests.clone()
     }
 
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
@@ -122,57 +154,106 @@ impl ModelStore {
         Ok(scripted.or_else(|| trouble.plan.as_mut().and_then(FaultPlan::draw)))
     }
 
-    async fn read<T>(
-        &self,
-        operation: &'static str,
-        read: impl FnOnce(&Tables) -> Result<T, StoreError> + Send,
-    ) -> Result<T, StoreError> {
-        match self.draw(operation)? {
-            None => {}
-            Some(Fault::Throttle | Fault::Conflict) => return Err(StoreError::Throttled("injected".to_owned())),
-            Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
-            Some(Fault::LostRequest | Fault::LostResponse | Fault::LateRequest(_)) => {
-                return Err(StoreError::Unavailable("injected".to_owned()));
-            }
+    /// The time that one way takes.
+    async fn travel(&self) {
+        let way = self.trouble().plan.as_mut().map_or(Duration::ZERO, FaultPlan::draw_way);
+        if !way.is_zero() {
+            sleep(way).await;
         }
-        read(&self.tables())
     }
 
-    async fn write<T: Send + 'static>(
+    fn note(&self, operation: &str, what: &impl Debug) {
+        if let Some(trace) = &self.trouble().trace {
+            trace.note(|| format!("{} {operation}: {what:?}", self.connection.name()));
+        }
+    }
+
+    /// One request, as its sender sees it: nothing goes out of a dead replica, and no answer comes in.
+    async fn request<T: Debug>(
+        &self,
+        operation: &'static str,
+        carried_out: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        self.connection.pass().await;
+        let answer = carried_out.await;
+        self.connection.pass().await;
+        self.note(operation, &answer);
+        answer
+    }
+
+    async fn read<T: Debug + Send>(
+        &self,
+        operation: &'static str,
+        read: impl FnOnce(&Contents) -> Result<T, StoreError> + Send,
+    ) -> Result<T, StoreError> {
+        let carried_out = async {
+            match self.draw(operation)? {
+                None => {}
+                Some(Fault::Throttle | Fault::Conflict) => return Err(StoreError::Throttled("injected".to_owned())),
+                Some(Fault::Delay(delay)) => sleep(delay).await,
+                Some(Fault::LostRequest | Fault::LostResponse | Fault::LateRequest(_)) => {
+                    return Err(StoreError::Unavailable("injected".to_owned()));
+                }
+            }
+            self.travel().await;
+            let result = read(&self.contents());
+            self.travel().await;
+            result
+        };
+        self.request(operation, carried_out).await
+    }
+
+    async fn write<T: Debug + Send + 'static>(
         &self,
         operation: &'static str,
         on_conflict: Result<T, StoreError>,
-        write: impl FnOnce(&mut Tables) -> T + Send + 'static,
+        write: impl FnOnce(&mut Contents) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let unknown = || Err(StoreError::OutcomeUnknown("injected".to_owned()));
-        match self.draw(operation)? {
-            None => {}
-            Some(Fault::Throttle) => return Err(StoreError::Throttled("injected".to_owned())),
-            Some(Fault::Conflict) => return on_conflict,
-            Some(Fault::LostRequest) => return unknown(),
-            Some(Fault::LateRequest(delay)) => {
-                let store = self.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(delay).await;
-                    store.carry_out(write);
-                });
-                return unknown();
+        let carried_out = async {
+            match self.draw(operation)? {
+                None => {}
+                Some(Fault::Throttle) => return Err(StoreError::Throttled("injected".to_owned())),
+                Some(Fault::Conflict) => return on_conflict,
+                Some(Fault::LostRequest) => return unknown(),
+                Some(Fault::LateRequest(delay)) => {
+                    let store = self.clone();
+                    tokio::spawn(async move {
+                        sleep(delay).await;
+                        store.carry_out(operation, write);
+                    });
+                    return unknown();
+                }
+                Some(Fault::LostResponse) => {
+                    self.travel().await;
+                    self.carry_out(operation, write);
+                    return unknown();
+                }
+                Some(Fault::Delay(delay)) => sleep(delay).await,
             }
-            Some(Fault::LostResponse) => {
-                self.carry_out(write);
-                return unknown();
-            }
-            Some(Fault::Delay(delay)) => tokio::time::sleep(delay).await,
-        }
-        Ok(self.carry_out(write))
+            self.travel().await;
+            let result = self.carry_out(operation, write);
+            self.travel().await;
+            Ok(result)
+        };
+        self.request(operation, carried_out).await
     }
 
-    fn carry_out<T>(&self, write: impl FnOnce(&mut Tables) -> T) -> T {
-        let mut tables = self.tables();
-        tables.note_if_empty();
-        let result = write(&mut tables);
-        tables.note_if_empty();
+    fn carry_out<T: Debug>(&self, operation: &str, write: impl FnOnce(&mut Contents) -> T) -> T {
+        let result = {
+            let mut contents = self.contents();
+            let result = write(&mut contents);
+            contents.look();
+            result
+        };
+        self.note(operation, &("carried out", &result));
         result
+    }
+
+    fn change_index(&self, change: impl FnOnce(&mut Contents)) {
+        let mut contents = self.contents();
+        change(&mut contents);
+        contents.look();
     }
 }
 
@@ -180,39 +261,15 @@ fn throttled<T>() -> Result<T, StoreError> {
     Err(StoreError::Throttled("injected".to_owned()))
 }
 
-impl Tables {
-    /// Carries the write out if its condition holds.
-    fn change(&mut self, write: &Write) -> WriteOutcome {
-        let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else {
-            return WriteOutcome::Moved { found: None };
-        };
-        if !write.expects(found) {
-            return WriteOutcome::Moved { found: Some(found.clone()) };
-        }
-        *found = found.changed(&write.change);
-        WriteOutcome::Done
+impl Contents {
+    fn index(&self) -> &Tables {
+        self.lagging_index.as_ref().unwrap_or(&self.tables)
     }
 
-    fn change_with_claim(&mut self, write: &Write, key: &ClaimKey, may_be_gone: bool) -> WriteOutcome {
-        let claim_is_ours = match self.claims.get(key) {
-            Some(claim) => claim.sandbox_id == write.sandbox_id,
-            None => may_be_gone,
-        };
-        let expected = self.sandboxes.get(&write.sandbox_id).is_some_and(|found| write.expects(found));
-        if expected && !claim_is_ours {
-            return WriteOutcome::ClaimMoved;
+    fn look(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.look(&self.tables, self.lagging_index.as_ref());
         }
-        self.change(write)
-    }
-
-    fn note_if_empty(&mut self) {
-        if self.sandboxes.values().all(|sandbox| sandbox.status != Status::Available) {
-            self.last_empty_at = Some(Instant::now());
-        }
-    }
-
-    fn index(&self) -> &BTreeMap<SandboxId, Sandbox> {
-        self.lagging_index.as_ref().unwrap_or(&self.sandboxes)
     }
 }
 
@@ -220,72 +277,47 @@ impl Tables {
 impl SandboxStore for ModelStore {
     async fn claim(&self, write: &Write, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
         let (write, claim) = (write.clone(), claim.clone());
-        self.write("claim", Ok(ClaimOutcome::Conflict), move |tables| {
-            if let Some(held) = tables.claims.get(&claim.claim_key) {
-                return ClaimOutcome::AlreadyHeld(held.clone());
-            }
-            if let WriteOutcome::Moved { found } = tables.change(&write) {
-                return ClaimOutcome::CandidateMoved { found };
-            }
-            tables.claims.insert(claim.claim_key.clone(), claim);
-            ClaimOutcome::Claimed
-        })
-        .await
+        self.write("claim", Ok(ClaimOutcome::Conflict), move |contents| contents.tables.claim(&write, &claim)).await
     }
 
     async fn find_claim(&self, claim_key: &ClaimKey) -> Result<Option<Claim>, StoreError> {
-        self.read("find_claim", |tables| Ok(tables.claims.get(claim_key).cloned())).await
+        self.read("find_claim", |contents| Ok(contents.tables.find_claim(claim_key).cloned())).await
     }
 
     async fn end_claim(&self, write: &Write, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
         let (write, key) = (write.clone(), claim_key.clone());
-        self.write("end_claim", Ok(WriteOutcome::Conflict), move |tables| {
-            let outcome = tables.change_with_claim(&write, &key, true);
-            if outcome == WriteOutcome::Done {
-                tables.claims.remove(&key);
-            }
-            outcome
-        })
-        .await
+        self.write("end_claim", Ok(WriteOutcome::Conflict), move |contents| contents.tables.end_claim(&write, &key))
+            .await
     }
 
     async fn renew_claim(&self, write: &Write, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
         let (write, renewed) = (write.clone(), renewed.clone());
-        self.write("renew_claim", Ok(WriteOutcome::Conflict), move |tables| {
-            let outcome = tables.change_with_claim(&write, &renewed.claim_key, false);
-            if outcome == WriteOutcome::Done {
-                tables.claims.insert(renewed.claim_key.clone(), renewed);
-            }
-            outcome
+        self.write("renew_claim", Ok(WriteOutcome::Conflict), move |contents| {
+            contents.tables.renew_claim(&write, &renewed)
         })
         .await
     }
 
     async fn get(&self, sandbox_id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
-        self.read("get", |tables| Ok(tables.sandboxes.get(sandbox_id).cloned())).await
+        self.read("get", |contents| Ok(contents.tables.get(sandbox_id).cloned())).await
     }
 
     async fn create(&self, sandbox: &Sandbox) -> Result<bool, StoreError> {
         let sandbox = sandbox.clone();
-        self.write("create", throttled(), move |tables| {
-            let is_new = !tables.sandboxes.contains_key(&sandbox.sandbox_id);
-            tables.sandboxes.entry(sandbox.sandbox_id.clone()).or_insert(sandbox);
-            is_new
-        })
-        .await
+        self.write("create", throttled(), move |contents| contents.tables.create(&sandbox)).await
     }
 
     async fn update(&self, write: &Write) -> Result<WriteOutcome, StoreError> {
         let write = write.clone();
-        self.write("update", Ok(WriteOutcome::Conflict), move |tables| tables.change(&write)).await
+        self.write("update", Ok(WriteOutcome::Conflict), move |contents| contents.tables.update(&write)).await
     }
 
     async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
         let after = listing.after.as_ref().map(read_cursor).transpose()?;
-        self.read("list", |tables| {
-            let mut listed: Vec<_> = tables
+        self.read("list", |contents| {
+            let mut listed: Vec<_> = contents
                 .index()
-                .values()
+                .sandboxes()
                 .filter(|sandbox| sandbox.status == listing.status)
                 .filter(|sandbox| listing.allocated_until.is_none_or(|until| sandbox.allocated_at <= until))
                 .map(|sandbox| ((sandbox.allocated_at, sandbox.sandbox_id.clone()), sandbox))
@@ -302,8 +334,8 @@ impl SandboxStore for ModelStore {
     }
 
     async fn count(&self, status: Status) -> Result<u64, StoreError> {
-        self.read("count", |tables| {
-            Ok(tables.index().values().filter(|sandbox| sandbox.status == status).count() as u64)
+        self.read("count", |contents| {
+            Ok(contents.index().sandboxes().filter(|sandbox| sandbox.status == status).count() as u64)
         })
         .await
     }
@@ -324,8 +356,8 @@ impl Coordination for ModelStore {
         due_since: Option<Timestamp>,
     ) -> Result<LeaseOutcome, StoreError> {
         let (job, holder) = (job.to_owned(), holder.clone());
-        self.write("acquire_lease", throttled(), move |tables| {
-            let found = tables.leases.get(&job).cloned();
+        self.write("acquire_lease", throttled(), move |contents| {
+            let found = contents.leases.get(&job).cloned();
             if let Some(found) = &found {
                 let is_due = due_since.is_none_or(|since| found.ran_at.is_none_or(|ran_at| ran_at <= since));
                 if found.expires_at > now || !is_due {
@@ -335,7 +367,7 @@ impl Coordination for ModelStore {
             let (term, ran_at, last_run) =
                 found.map_or((1, None, None), |found| (found.term + 1, found.ran_at, found.last_run));
             let lease = JobLease { job: job.clone(), holder, expires_at: until, term, ran_at, last_run };
-            tables.leases.insert(job, lease.clone());
+            contents.leases.insert(job, lease.clone());
             LeaseOutcome::Acquired(lease)
         })
         .await
@@ -343,8 +375,8 @@ impl Coordination for ModelStore {
 
     async fn extend_lease(&self, lease: &JobLease, until: Timestamp) -> Result<bool, StoreError> {
         let lease = lease.clone();
-        self.write("extend_lease", throttled(), move |tables| {
-            let held = tables.leases.get_mut(&lease.job).filter(|found| is_same_term(found, &lease));
+        self.write("extend_lease", throttled(), move |contents| {
+            let held = contents.leases.get_mut(&lease.job).filter(|found| is_same_term(found, &lease));
             held.map(|held| held.expires_at = until).is_some()
         })
         .await
@@ -352,8 +384,8 @@ impl Coordination for ModelStore {
 
     async fn release_lease(&self, lease: &JobLease) -> Result<bool, StoreError> {
         let lease = lease.clone();
-        self.write("release_lease", throttled(), move |tables| {
-            let Some(held) = tables.leases.get_mut(&lease.job).filter(|found| is_same_term(found, &lease)) else {
+        self.write("release_lease", throttled(), move |contents| {
+            let Some(held) = contents.leases.get_mut(&lease.job).filter(|found| is_same_term(found, &lease)) else {
                 return false;
             };
             held.expires_at = Timestamp(0);
@@ -365,23 +397,23 @@ impl Coordination for ModelStore {
     }
 
     async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError> {
-        self.read("read_lease", |tables| Ok(tables.leases.get(job).cloned())).await
+        self.read("read_lease", |contents| Ok(contents.leases.get(job).cloned())).await
     }
 
     async fn put_control(&self, control: &Control) -> Result<(), StoreError> {
         let control = control.clone();
-        self.write("put_control", throttled(), move |tables| {
-            let is_newer = tables.controls.get(&control.actor).is_none_or(|found| found.at <= control.at);
+        self.write("put_control", throttled(), move |contents| {
+            let is_newer = contents.controls.get(&control.actor).is_none_or(|found| found.at <= control.at);
             if is_newer {
-                tables.controls.insert(control.actor.clone(), control);
+                contents.controls.insert(control.actor.clone(), control);
             }
         })
         .await
     }
 
     async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
-        self.read("controls", |tables| {
-            Ok(actors.iter().filter_map(|actor| tables.controls.get(*actor).cloned()).collect())
+        self.read("controls", |contents| {
+            Ok(actors.iter().filter_map(|actor| contents.controls.get(*actor).cloned()).collect())
         })
         .await
     }
@@ -393,17 +425,17 @@ impl Coordination for ModelStore {
         until: Timestamp,
     ) -> Result<Vec<ReplicaId>, StoreError> {
         let replica = replica.clone();
-        self.write("heartbeat", throttled(), move |tables| {
-            tables.replicas.insert(replica, until);
-            tables.replicas.iter().filter(|(_, until)| **until > now).map(|(replica, _)| replica.clone()).collect()
+        self.write("heartbeat", throttled(), move |contents| {
+            contents.replicas.insert(replica, until);
+            contents.replicas.iter().filter(|(_, until)| **until > now).map(|(replica, _)| replica.clone()).collect()
         })
         .await
     }
 
     async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError> {
         let replica = replica.clone();
-        self.write("leave", throttled(), move |tables| {
-            tables.replicas.remove(&replica);
+        self.write("leave", throttled(), move |contents| {
+            contents.replicas.remove(&replica);
         })
         .await
     }
@@ -417,19 +449,4 @@ fn read_cursor(cursor: &Cursor) -> Result<(Timestamp, SandboxId), StoreError> {
     let (at, sandbox_id) = cursor.0.split_once('#').ok_or(StoreError::BadCursor)?;
     let at = at.parse().map_err(|_| StoreError::BadCursor)?;
     Ok((Timestamp(at), SandboxId::new(sandbox_id)))
-}
-
-/// What must hold of any state of the store (I1, I2, I3): claims and allocated sandboxes match one to one.
-impl ModelStore {
-    /// Panics, naming the invariant, if the tables contradict themselves.
-    pub fn assert_consistent(&self) {
-        let tables = self.tables();
-        for claim in tables.claims.values() {
-            let sandbox = &tables.sandboxes[&claim.sandbox_id];
-            assert_eq!(Claim::held(sandbox).as_ref(), Some(claim), "I1/I3: a claim without its sandbox: {sandbox:?}");
-        }
-        let allocated = tables.sandboxes.values().filter(|sandbox| sandbox.status == Status::Allocated);
-        assert_eq!(allocated.count(), tables.claims.len(), "I2/I3: an allocated sandbox without its claim");
-        assert!(tables.sandboxes.values().all(|sandbox| sandbox.epoch >= Epoch::FIRST), "I5: an epoch went back");
-    }
 }

@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+
+use super::{FakeCsp, PausedClock};
+use crate::ports::{ClaimOutcome, WriteOutcome};
+use crate::sandbox::{Claim, ClaimKey, Epoch, Sandbox, SandboxId, Status, Write};
+
+/// The sandbox and claim items as a plain value, and what each conditional write does to them. The model store puts
+/// faults around it; the model of the claim protocol explores it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tables {
+    pub(super) sandboxes: BTreeMap<SandboxId, Sandbox>,
+    pub(super) claims: BTreeMap<ClaimKey, Claim>,
+    /// What is wrong with the writes, on purpose.
+    pub flaw: Option<Flaw>,
+}
+
+/// A condition left out of the writes, or a write left out: for tests that show that the checks notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flaw {
+    /// A claim does not look whether its key holds a sandbox already.
+    HeldKeyIgnored,
+    /// A change is written whatever has become of the sandbox since its author looked.
+    ViewIgnored,
+    /// A claim is answered and not kept.
+    ClaimForgotten,
+}
+
+impl Tables {
+    /// These sandboxes are available: `lab-00001` to `lab-{n}`.
+    pub fn with_sandboxes(n: u32) -> Self {
+        let sandboxes = (1..=n).map(Self::sandbox).map(|sandbox| (sandbox.sandbox_id.clone(), sandbox));
+        Self { sandboxes: sandboxes.collect(), ..Self::default() }
+    }
+
+    /// The available sandbox with this number.
+    pub fn sandbox(number: u32) -> Sandbox {
+        Sandbox::discovered(&FakeCsp::account(number), PausedClock::BEGIN)
+    }
+
+    /// All sandboxes, by id.
+    pub fn sandboxes(&self) -> impl Iterator<Item = &Sandbox> {
+        self.sandboxes.values()
+    }
+
+    /// The sandbox with this id.
+    pub fn get(&self, sandbox_id: &SandboxId) -> Option<&Sandbox> {
+        self.sandboxes.get(sandbox_id)
+    }
+
+    /// All claims, by key.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.claims.values()
+    }
+
+    /// The claim under this key.
+    pub fn find_claim(&self, claim_key: &ClaimKey) -> Option<&Claim> {
+        self.claims.get(claim_key)
+    }
+
+    /// See [`crate::ports::SandboxStore::claim`].
+    pub fn claim(&mut self, write: &Write, claim: &Claim) -> ClaimOutcome {
+        if let Some(held) = self.claims.get(&claim.claim_key)
+            && self.flaw != Some(Flaw::HeldKeyIgnored)
+        {
+            return ClaimOutcome::AlreadyHeld(held.clone());
+        }
+        if self.flaw == Some(Flaw::ClaimForgotten) {
+            return ClaimOutcome::Claimed;
+        }
+        if let WriteOutcome::Moved { found } = self.update(write) {
+            return ClaimOutcome::CandidateMoved { found };
+        }
+        self.claims.insert(claim.claim_key.clone(), claim.clone());
+        ClaimOutcome::Claimed
+    }
+
+    /// See [`crate::ports::SandboxStore::end_claim`].
+    pub fn end_claim(&mut self, write: &Write, claim_key: &ClaimKey) -> WriteOutcome {
+        let outcome = self.change_with_claim(write, claim_key, true);
+        if outcome == WriteOutcome::Done {
+            self.claims.remove(claim_key);
+        }
+        outcome
+    }
+
+    /// See [`crate::ports::SandboxStore::renew_claim`].
+    pub fn renew_claim(&mut self, write: &Write, renewed: &Claim) -> WriteOutcome {
+        let outcome = self.change_with_claim(write, &renewed.claim_key, false);
+        if outcome == WriteOutcome::Done {
+            self.claims.insert(renewed.claim_key.clone(), renewed.clone());
+        }
+        outcome
+    }
+
+    /// See [`crate::ports::SandboxStore::create`].
+    pub fn create(&mut self, sandbox: &Sandbox) -> bool {
+        let is_new = !self.sandboxes.contains_key(&sandbox.sandbox_id);
+        if is_new {
+            self.sandboxes.insert(sandbox.sandbox_id.clone(), sandbox.clone());
+        }
+        is_new
+    }
+
+    /// See [`crate::ports::SandboxStore::update`].
+    pub fn update(&mut self, write: &Write) -> WriteOutcome {
+        let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else {
+            return WriteOutcome::Moved { found: None };
+        };
+        if !write.expects(found) && self.flaw != Some(Flaw::ViewIgnored) {
+            return WriteOutcome::Moved { found: Some(found.clone()) };
+        }
+        *found = found.changed(&write.change);
+        WriteOutcome::Done
+    }
+
+    fn change_with_claim(&mut self, write: &Write, key: &ClaimKey, may_be_gone: bool) -> WriteOutcome {
+        let claim_is_ours = match self.claims.get(key) {
+            Some(claim) => claim.sandbox_id == write.sandbox_id,
+            None => may_be_gone,
+        };
+        let expected = self.sandboxes.get(&write.sandbox_id).is_some_and(|found| write.expects(found));
+        if expected && !claim_is_ours {
+            return WriteOutcome::ClaimMoved;
+        }
+        self.update(write)
+    }
+
+    /// What must hold at any moment (I1, I2, I3): claims and allocated sandboxes match one to one. Names the invariant
+    /// that does not hold, if one does not.
+    pub fn contradiction(&self) -> Option<String> {
+        for claim in self.claims.values() {
+            let sandbox = self.sandboxes.get(&claim.sandbox_id);
+            if sandbox.and_then(Claim::held).as_ref() != Some(claim) {
+                return Some(format!("I1/I3: a claim without its sandbox: {claim:?}, {sandbox:?}"));
+            }
+        }
+        let allocated = self.sandboxes().filter(|sandbox| sandbox.status == Status::Allocated).count();
+        if allocated != self.claims.len() {
+            return Some(format!("I2/I3: {allocated} sandboxes are allocated under {} claims", self.claims.len()));
+        }
+        let went_back = self.sandboxes().find(|sandbox| sandbox.epoch < Epoch::FIRST);
+        went_back.map(|sandbox| format!("I5: an epoch went back: {sandbox:?}"))
+    }
+}
