@@ -6,7 +6,7 @@ use std::time::Duration;
 use broker_actors::ports::{SandboxStore, StoreError};
 use broker_actors::sandbox::{Event, Status};
 use broker_actors::store_contract;
-use broker_actors::testing::{Fault, ModelStore};
+use broker_actors::testing::{Connection, Fault, ModelStore};
 
 async fn model() -> Arc<dyn SandboxStore> {
     Arc::new(ModelStore::default())
@@ -35,6 +35,26 @@ async fn faults_decide_whether_a_write_is_carried_out() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert_eq!(store.sandboxes()[0].status, later, "{fault:?}, later");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_replica_has_sent_arrives_and_it_hears_and_sends_no_more() {
+    let now = broker_actors::testing::PausedClock::BEGIN;
+    let (store, connection) = (ModelStore::with_sandboxes(2), Connection::of("replica"));
+    let [first, second] = [0, 1].map(|n| store.sandboxes()[n].write(Event::Missing { keep_until: now }, now).unwrap());
+    let replica = store.through(connection.clone());
+    store.fail_next("update", Fault::Delay(Duration::from_secs(1)));
+    let life = tokio::spawn(async move {
+        replica.update(&first).await.unwrap();
+        replica.update(&second).await.unwrap();
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    connection.cut();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let statuses: Vec<_> = store.sandboxes().iter().map(|sandbox| sandbox.status).collect();
+    assert_eq!(statuses, [Status::Stale, Status::Available]);
+    assert!(!life.is_finished(), "no answer came");
+    store.ping().await.expect("others reach the store");
 }
 
 #[tokio::test]
