@@ -35,6 +35,10 @@ use crate::connection::HttpConnection;
 use crate::helpers::eventually;
 use crate::program::Broker;
 
+/// The broker's, so that neither side has an advantage.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const IN_FLIGHT: [usize; 3] = [1, 16, 64];
 const ROUNDS: u32 = 5;
 

@@ -105,8 +105,14 @@ async fn the_runbooks_can_be_followed_to_the_letter() {
 async fn every_answer_is_explained_and_none_that_there_is_not() {
     let document = TestApp::start_empty(&[]).await.get("/v1/openapi.json").await.body;
     // What is answered before a route is found, or by the framework.
-    let mut answers: BTreeSet<(String, String)> =
-        [("400", "BAD_REQUEST"), ("405", "METHOD_NOT_ALLOWED"), ("408", "REQUEST_TIMEOUT")].map(owned).into();
+    let unrouted = [
+        ("400", "BAD_REQUEST"),
+        ("405", "METHOD_NOT_ALLOWED"),
+        ("408", "REQUEST_TIMEOUT"),
+        ("431", "HEAD_TOO_LARGE"),
+        ("503", "TOO_MANY_CONNECTIONS"),
+    ];
+    let mut answers: BTreeSet<(String, String)> = unrouted.map(owned).into();
     let operations =
         document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
     for (status, response) in operations.flat_map(|operation| operation["responses"].as_object().unwrap()) {
