@@ -122,6 +122,9 @@ pub struct AllocationSettings {
 
 type Answer = Result<Allocation, AllocateError>;
 
+/// What duplicates have in common: the key, and the prefix, since "none" under one prefix says nothing of another (I4).
+type Wish = (ClaimKey, Option<String>);
+
 /// Allocates, renews, reads and releases.
 #[derive(Clone)]
 pub struct Allocator(Arc<Shared>);
@@ -136,7 +139,7 @@ struct Shared {
     jitter: Jitter,
     /// Claims that are running here, each with the channel that will carry its answer. An entry lives as long as its
     /// claim does; duplicates that come meanwhile wait for the same answer.
-    running: DashMap<ClaimKey, watch::Receiver<Option<Answer>>>,
+    running: DashMap<Wish, watch::Receiver<Option<Answer>>>,
     /// One permit for each claim that may run. The claim holds it, not the caller, who may go away.
     permits: Arc<Semaphore>,
 }
@@ -166,17 +169,30 @@ impl Allocator {
     /// Duplicates of a request that is being served get its answer. A caller that goes away cancels nothing: the
     /// claim runs to its end in a task of its own, so that its outcome is always known here.
     pub async fn allocate(&self, request: AllocateRequest) -> Answer {
+        match self.claim_or_join(&request).await {
+            // The claim that it joined began before it, and may have found the pool empty before it came (I4). Whatever
+            // runs under this key now began after that.
+            (Err(AllocateError::NoneAvailable), true) => self.claim_or_join(&request).await.0,
+            (answer, _) => answer,
+        }
+    }
+
+    /// Claims, or waits for the answer of a duplicate that does; tells which.
+    async fn claim_or_join(&self, request: &AllocateRequest) -> (Answer, bool) {
         let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
-        let (mut answer, is_duplicate) = match self.0.running.entry(claim_key.clone()) {
+        let wish = (claim_key, request.name_prefix.clone());
+        let (mut answer, is_duplicate) = match self.0.running.entry(wish.clone()) {
             Entry::Occupied(running) => (running.get().clone(), true),
             Entry::Vacant(free) => {
                 let limit = self.0.settings.max_in_flight;
-                let permit = Arc::clone(&self.0.permits).try_acquire_owned();
-                let permit = permit.map_err(|_| AllocateError::Overloaded { limit })?;
+                let Ok(permit) = Arc::clone(&self.0.permits).try_acquire_owned() else {
+                    return (Err(AllocateError::Overloaded { limit }), false);
+                };
                 let (sender, receiver) = watch::channel(None);
                 free.insert(receiver.clone());
-                let running = Running { shared: Arc::clone(&self.0), claim_key };
+                let running = Running { shared: Arc::clone(&self.0), wish };
                 let span = tracing::info_span!(target: SPANS, "claim", track_id = request.track.as_str());
+                let request = request.clone();
                 let claim = async move {
                     let answer = running.shared.claim_any(request).await;
                     drop((running, permit));
@@ -187,10 +203,12 @@ impl Allocator {
             }
         };
         // The sender goes without a word only if the claim panicked.
-        let answered = answer.wait_for(Option::is_some).await.map_err(|_| AllocateError::Stopping)?;
-        let mut allocation = answered.clone().unwrap_or(Err(AllocateError::Stopping))?;
-        allocation.replayed |= is_duplicate;
-        Ok(allocation)
+        let answered = answer.wait_for(Option::is_some).await.ok().and_then(|answered| answered.clone());
+        let mut answered = answered.unwrap_or(Err(AllocateError::Stopping));
+        if let Ok(allocation) = &mut answered {
+            allocation.replayed |= is_duplicate;
+        }
+        (answered, is_duplicate)
     }
 
     /// Gives a sandbox back. Again by the same track, it answers the same until the sandbox is deleted.
@@ -268,12 +286,12 @@ fn owned(found: Option<Sandbox>, sandbox_id: &SandboxId, track: &TrackId) -> Res
 /// Marks a claim as running here; the mark goes with it, also if the claim panics.
 struct Running {
     shared: Arc<Shared>,
-    claim_key: ClaimKey,
+    wish: Wish,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.running.remove(&self.claim_key);
+        self.shared.running.remove(&self.wish);
     }
 }
 

@@ -103,6 +103,34 @@ async fn i4_a_sandbox_that_was_just_added_is_found() {
 }
 
 #[actix::test]
+async fn i4_none_under_one_prefix_is_no_answer_to_the_same_key_under_another() {
+    let broker = TestBroker::with_sandboxes(2).await;
+    // The first is told "none" only after a while.
+    broker.store.fail_next("find_claim", Fault::Delay(Duration::from_millis(500)));
+    let (first, second) = tokio::join!(broker.allocate_with("t1", "key", Some("gpu-")), async {
+        sleep(Duration::from_millis(200)).await;
+        broker.allocate_with("t1", "key", Some("lab-")).await
+    });
+    let second = second.expect("I4: there are two with its prefix");
+    assert!(first.is_err() || first.unwrap().claim == second.claim, "I2");
+    assert_eq!(broker.count(Status::Allocated), 1, "I2");
+}
+
+#[actix::test]
+async fn i4_a_duplicate_is_not_told_of_an_emptiness_before_it_came() {
+    let broker = TestBroker::with_sandboxes(0).await;
+    // The first has found the pool empty, and looks whether its key holds one.
+    broker.store.fail_next("find_claim", Fault::Delay(Duration::from_millis(800)));
+    let (first, second) = tokio::join!(broker.allocate("t1"), async {
+        sleep(Duration::from_millis(300)).await;
+        assert!(broker.store.create(&ModelStore::sandbox(1)).await.unwrap());
+        broker.allocate("t1").await
+    });
+    assert!(matches!(first, Err(AllocateError::NoneAvailable)), "{first:?}");
+    second.expect("I4: there was one all the time");
+}
+
+#[actix::test]
 async fn a_lagging_index_costs_conflicts_but_no_double_allocation() {
     let broker = TestBroker::with_sandboxes(20).await;
     let other = broker.replica("replica-2").await;
