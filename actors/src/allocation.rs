@@ -409,11 +409,13 @@ impl Shared {
     /// A replay gets its sandbox whatever keeps new allocations from it.
     async fn replay_or(&self, request: &AllocateRequest, error: AllocateError) -> Answer {
         let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
-        let found = timeout(REPLAY_PATIENCE, self.store.find_claim(&claim_key)).await;
-        match found.unwrap_or(Ok(None)) {
-            Ok(Some(held)) if !self.reaper.is_overdue(&held) => Ok(Allocation { claim: held, replayed: true }),
-            Ok(_) => Err(error),
-            Err(store_error) => Err(store_error.into()),
+        match timeout(REPLAY_PATIENCE, self.store.find_claim(&claim_key)).await {
+            Ok(Ok(Some(held))) if !self.reaper.is_overdue(&held) => Ok(Allocation { claim: held, replayed: true }),
+            Ok(Ok(_)) => Err(error),
+            Ok(Err(store_error)) => Err(store_error.into()),
+            // "None" would be a guess: the key may hold one.
+            Err(_) if matches!(error, AllocateError::NoneAvailable) => Err(self.timed_out()),
+            Err(_) => Err(error),
         }
     }
 

@@ -224,6 +224,16 @@ async fn an_outcome_that_stays_unknown_is_said_and_resolved_by_the_same_request_
 }
 
 #[actix::test]
+async fn a_replay_is_not_told_none_while_its_claim_cannot_be_read() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    let first = broker.allocate("t1").await.unwrap();
+    broker.store.fail_next("find_claim", Fault::Delay(Duration::from_secs(5)));
+    let unknown = broker.allocate("t1").await;
+    assert!(matches!(unknown, Err(AllocateError::TimedOut { .. })), "I3: {unknown:?}");
+    assert_eq!(broker.allocate("t1").await.unwrap().claim, first.claim);
+}
+
+#[actix::test]
 async fn throttling_is_told_and_loses_nothing() {
     let broker = TestBroker::with_sandboxes(1).await;
     broker.store.fail_next("claim", Fault::Throttle);
