@@ -240,13 +240,14 @@ impl Allocator {
         Err(AccessError::Contended(sandbox_id.clone()))
     }
 
-    /// Holds a sandbox for another full lab duration from now.
+    /// Holds a sandbox for another full lab duration from now, and at least as long as was promised before: the promise
+    /// may be that of a replica whose clock is ahead of this one's.
     pub async fn renew(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Claim, AccessError> {
         let mut waits = self.0.settings.retry.waits(&self.0.jitter);
         let mut found = owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)?;
         for _ in 0..MAX_WRITE_ATTEMPTS {
             let now = self.0.clock.now();
-            let expires_at = now.plus(self.0.settings.lab_duration);
+            let expires_at = found.expires_at.unwrap_or_default().max(now.plus(self.0.settings.lab_duration));
             let write = found.write(Event::Renew { expires_at }, now)?;
             let Some(renewed) = Claim::held(&found.changed(&write.change)) else {
                 return Err(AccessError::NotOwner(sandbox_id.clone()));

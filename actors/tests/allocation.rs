@@ -381,3 +381,14 @@ fn of_tracks(broker: &TestBroker) -> Vec<(&'static str, u64)> {
     let of_tracks = ["claim", "end_claim", "find_claim", "get", "renew_claim", "update"];
     broker.store.requests().into_iter().filter(|(operation, _)| of_tracks.contains(operation)).collect()
 }
+
+#[actix::test]
+async fn a_replica_whose_clock_is_behind_shortens_no_holding_by_renewing_it() {
+    let broker = TestBroker::with_sandboxes(1).await;
+    let held = broker.allocate("t1").await.unwrap().claim;
+    broker.clock.set_skew(-600);
+    let renewed = broker.broker.allocator().renew(&held.sandbox_id, &track("t1")).await.unwrap();
+    assert_eq!(renewed.expires_at, held.expires_at);
+    assert_eq!(broker.sandbox(&held.sandbox_id).expires_at, Some(held.expires_at));
+    broker.store.assert_consistent();
+}
