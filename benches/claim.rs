@@ -5,11 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
-#[path = "../tests/api/helpers.rs"]
-mod helpers;
-#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
-#[path = "../tests/api/program.rs"]
-mod program;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use broker_actors::ports::{ClaimOutcome, SandboxStore};
 use broker_actors::sandbox::{Holding, IdempotencyKey, SandboxId, Timestamp, TrackId};
@@ -20,7 +17,7 @@ use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use sandbox_broker::dynamo::table::{TableNames, create_table};
 use tokio::time::Instant;
 
-use crate::program::DynamoServer;
+use crate::support::processes::DynamoServer;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 

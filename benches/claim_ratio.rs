@@ -14,6 +14,9 @@ mod helpers;
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
 #[path = "../tests/api/program.rs"]
 mod program;
+#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

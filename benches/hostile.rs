@@ -14,6 +14,9 @@ mod helpers;
 #[path = "../tests/api/program.rs"]
 #[allow(dead_code, reason = "tests use more of it")]
 mod program;
+#[path = "../tests/support/mod.rs"]
+#[allow(dead_code, reason = "tests use more of it")]
+mod support;
 #[path = "support/token_timing.rs"]
 mod token_timing;
 

@@ -1,7 +1,6 @@
 //! Boots the application as `main` does, and has one method for each endpoint.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use clap::Parser as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -9,10 +8,8 @@ use sandbox_broker::app::Application;
 use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, Settings};
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
 
-/// How long anything may take to do what a test waits for. Far longer than anything needs on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub use crate::support::eventually;
 
 #[derive(clap::Parser)]
 struct Flags {
@@ -165,16 +162,4 @@ pub fn assert_error(answer: &Answer, status: u16, code: &str) {
     let retry_after = answer.headers.get("retry-after").map(|value| value.to_str().unwrap().parse::<u64>().unwrap());
     assert_eq!(error["retry_after"].as_u64(), retry_after, "the header goes with the field: {answer:?}");
     assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{answer:?}");
-}
-
-/// Asks again and again until there is an answer.
-pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        sleep(Duration::from_millis(20)).await;
-    }
 }

@@ -18,4 +18,6 @@ mod processes;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
 mod sandboxes;
+#[path = "../support/mod.rs"]
+mod support;
 mod traces;

@@ -17,6 +17,9 @@ mod helpers;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
 mod requests;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod support;
 mod table_items;
 
 use proptest::prelude::ProptestConfig;
