@@ -87,6 +87,11 @@ pub struct Application {
 impl Application {
     /// Builds everything and starts the actors; requests are served once it runs.
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
+        Self::build_on(settings, Arc::new(SystemClock)).await
+    }
+
+    /// The same with another time of day than the machine's, for tests of replicas whose clocks differ.
+    pub async fn build_on(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         prometheus::recorder();
         let listener = TcpListener::bind(settings.address)
             .map_err(|source| StartError::Listen { address: settings.address, source })?;
@@ -99,7 +104,6 @@ impl Application {
             None => check_table(&client, &names).await?,
         }
         let (csp, simulator) = csp(&settings)?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ports = Ports { store: Arc::new(DynamoStore::new(client, names)), csp, clock: Arc::clone(&clock) };
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
@@ -262,7 +266,7 @@ async fn sweep(engine: EmbeddedEngine) {
 
 /// The machine's time of day.
 #[derive(Debug)]
-struct SystemClock;
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the time of day")]
