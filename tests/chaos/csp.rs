@@ -22,6 +22,8 @@ pub struct Csp {
     door: Door,
     simulator: CspSim,
     random: fastrand::Rng,
+    /// The accounts that its listing lacked for a while though they were there.
+    pub hidden: BTreeSet<SandboxId>,
     /// How often each trouble was made.
     pub troubles: BTreeMap<&'static str, u64>,
 }
@@ -34,7 +36,7 @@ impl Csp {
         tokio::spawn(relay(listener, door.clone()));
         let simulator = simulator(sandboxes, &state_file, &door).await;
         let random = fastrand::Rng::with_seed(seed);
-        Self { url, sandboxes, state_file, door, simulator, random, troubles: BTreeMap::new() }
+        Self { url, sandboxes, state_file, door, simulator, random, hidden: BTreeSet::new(), troubles: BTreeMap::new() }
     }
 
     /// The settings of a broker that uses it.
@@ -65,6 +67,7 @@ impl Csp {
         let newest: u64 = self.accounts().await.last().expect("it replaces what is deleted").parse().unwrap();
         let mut recent = |count: u64| (0..count).map(|_| newest - self.random.u64(0..120)).collect::<BTreeSet<_>>();
         let (missing, undeletable) = (recent(40), recent(80));
+        self.hidden.extend(missing.iter().map(u64::to_string));
         let faults = [
             ("latency", json!({ "latency_ms": 700 })),
             ("some errors", json!({ "error_rate": 0.5, "error_status": 500 })),

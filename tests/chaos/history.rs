@@ -131,6 +131,12 @@ pub struct Table {
 }
 
 impl Table {
+    /// What is available here but no account there, or the other way round.
+    pub fn differences(&self, accounts: &BTreeSet<SandboxId>) -> BTreeSet<SandboxId> {
+        let available = self.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("available")).map(|(id, _)| id.clone());
+        accounts.symmetric_difference(&available.collect()).cloned().collect()
+    }
+
     pub fn apply(&mut self, written: &Written) {
         match written {
             Written::Sandbox(id, Some(item)) => drop(self.sandboxes.insert(id.clone(), item.clone())),
@@ -154,4 +160,6 @@ pub struct Evidence {
     pub table: Table,
     /// The accounts that the CSP lists at the end.
     pub accounts: BTreeSet<SandboxId>,
+    /// The accounts that it once left out of its listing though they were there.
+    pub hidden: BTreeSet<SandboxId>,
 }

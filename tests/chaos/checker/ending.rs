@@ -1,10 +1,8 @@
 //! I3: nothing is stuck. Once nothing is disturbed any more, every sandbox that was used is deleted, everywhere, and
 //! every replica serves again.
 
-use std::collections::BTreeSet;
-
 use super::Violation;
-use crate::history::{Call, Evidence, Told};
+use crate::history::{Call, Evidence, Told, Written};
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     let stuck = |what: String| Violation::new("I3", what);
@@ -16,11 +14,11 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
         }
     }
     violations.extend(table.claims.iter().map(|(key, claim)| stuck(format!("{key:?} is stuck with {claim:?}"))));
-    let available = table.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("available")).map(|(id, _)| id.clone());
-    let available: BTreeSet<_> = available.collect();
-    for id in evidence.accounts.symmetric_difference(&available) {
-        let (at_csp, in_table) = (evidence.accounts.contains(id), table.sandboxes.get(id));
-        violations.push(stuck(format!("the table and the CSP disagree on {id}: {at_csp}, {in_table:?}")));
+    for id in table.differences(&evidence.accounts) {
+        if !is_believed_gone(&id, evidence) {
+            let (at_csp, in_table) = (evidence.accounts.contains(&id), table.sandboxes.get(&id));
+            violations.push(stuck(format!("the table and the CSP disagree on {id}: {at_csp}, {in_table:?}")));
+        }
     }
     for replica in 0..evidence.replicas {
         let is_calm = |call: &&Call| call.replica == replica && call.sent >= evidence.calm_since;
@@ -32,4 +30,16 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
         }
     }
     violations
+}
+
+/// By the specification, a sandbox whose deletion failed is deleted once the CSP's listing lacks it. A listing that lies
+/// about it is believed, and there is no second one to ask.
+fn is_believed_gone(id: &str, evidence: &Evidence) -> bool {
+    let written = evidence.journal.iter().flat_map(|commit| &commit.written);
+    let states = written.filter_map(|written| match written {
+        Written::Sandbox(of, Some(item)) if of == id => Some(item.status.as_str()),
+        _ => None,
+    });
+    let states: Vec<_> = states.collect();
+    evidence.hidden.contains(id) && states.ends_with(&["deletion_failed", "deleted"])
 }

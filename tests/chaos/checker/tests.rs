@@ -260,6 +260,22 @@ fn i3_a_sandbox_that_is_stuck() {
     }
 }
 
+/// A listing that lies is believed of a sandbox whose deletion failed, and of no other.
+#[test]
+fn i3_a_sandbox_that_is_alive_at_the_csp_though_deleted() {
+    for (hidden, failed) in [(true, true), (true, false), (false, true)] {
+        let mut story = Story::of_two();
+        story.told("a", Asked::Release("1".to_owned()), Told::Nothing);
+        story.release("1", "a");
+        if failed {
+            story.write("1", "deletion_failed", Some("a"));
+        }
+        story.write("1", "deleted", Some("a"));
+        story.evidence.hidden.extend(hidden.then(|| "1".to_owned()));
+        assert_eq!(story.verdict().is_empty(), hidden && failed, "hidden: {hidden}, failed: {failed}");
+    }
+}
+
 #[test]
 fn i3_a_replica_that_serves_no_more() {
     let mut story = Story::of_two();
