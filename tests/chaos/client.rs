@@ -198,6 +198,8 @@ async fn told(asked: &Asked, request: RequestBuilder) -> Told {
         (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Told::NotYours),
         (Asked::Renew(_), 409, "WRONG_STATE") => Some(Told::WrongState),
         (_, 503, code) if !code.is_empty() => Some(Told::TryAgain),
+        // A process that was stopped meanwhile takes the request to have come too slowly, and does not look at it.
+        (_, 408, "") => Some(Told::Nothing),
         _ => None,
     };
     known.unwrap_or_else(|| Told::Unheard(format!("{status} {text}")))
