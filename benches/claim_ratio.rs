@@ -11,7 +11,7 @@ mod connection;
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
 #[path = "../tests/api/helpers.rs"]
 mod helpers;
-#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
+#[allow(dead_code, unreachable_pub, unused_imports, reason = "the tests use all of it")]
 #[path = "../tests/api/program.rs"]
 mod program;
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]

@@ -12,7 +12,7 @@ mod attacks;
 #[allow(dead_code, reason = "tests use more of it")]
 mod helpers;
 #[path = "../tests/api/program.rs"]
-#[allow(dead_code, reason = "tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "tests use more of it")]
 mod program;
 #[path = "../tests/support/mod.rs"]
 #[allow(dead_code, reason = "tests use more of it")]

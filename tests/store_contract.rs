@@ -3,13 +3,18 @@
 
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use broker_actors::ports::SandboxStore;
 use broker_actors::store_contract;
 use broker_actors::testing::ModelStore;
 use sandbox_broker::dynamo::embedded::{EmbeddedEngine, OpenError};
 use sandbox_broker::dynamo::table::{TableError, TableNames, check_table, create_table};
 use sandbox_broker::dynamo::{DynamoStore, connect};
+
+use crate::support::processes::DynamoServer;
+
+#[path = "support/mod.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other tests use more of it")]
+mod support;
 
 type Store = Arc<dyn SandboxStore>;
 
@@ -27,25 +32,12 @@ async fn on_engine(engine: &EmbeddedEngine) -> Store {
 }
 
 async fn over_http() -> Store {
-    on_client(client_of_server_in_this_process().await).await
+    on_client(DynamoServer::start().await.client()).await
 }
 
 async fn on_client(client: aws_sdk_dynamodb::Client) -> Store {
     create_table(&client, &TableNames::default()).await.unwrap();
     Arc::new(DynamoStore::new(client, TableNames::default()))
-}
-
-async fn client_of_server_in_this_process() -> aws_sdk_dynamodb::Client {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(dynoxide::server::serve_on(listener, dynoxide::Database::memory().unwrap()));
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .endpoint_url(url)
-        .build();
-    aws_sdk_dynamodb::Client::from_conf(config)
 }
 
 /// The server that the environment names; without one, the engine once more.

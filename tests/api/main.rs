@@ -19,5 +19,6 @@ mod processes;
 mod program;
 mod sandboxes;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
 mod support;
 mod traces;

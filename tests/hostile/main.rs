@@ -14,7 +14,7 @@ mod guessing;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod helpers;
 #[path = "../api/program.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
+#[allow(dead_code, unused_imports, reason = "other tests use more of it")]
 mod program;
 mod requests;
 #[path = "../support/mod.rs"]
