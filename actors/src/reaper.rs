@@ -133,9 +133,12 @@ impl Job for Reaper {
 pub struct ExpiryTimers(Addr<TimerActor>);
 
 impl ExpiryTimers {
-    pub(crate) fn start(arbiter: &ArbiterHandle, reaper: Reaper, vital: Vital) -> Self {
-        Self(TimerActor::start_in_arbiter(arbiter, |_| TimerActor {
+    /// Starts the timers in the pool manager's arbiter: each claim has news for both, and so wakes one thread, not two.
+    /// What comes due is ended in `background`.
+    pub(crate) fn start(pool_arbiter: &ArbiterHandle, background: ArbiterHandle, reaper: Reaper, vital: Vital) -> Self {
+        Self(TimerActor::start_in_arbiter(pool_arbiter, |_| TimerActor {
             reaper,
+            background,
             claims: HashMap::new(),
             queue: BTreeSet::new(),
             paused: false,
@@ -162,6 +165,7 @@ impl ExpiryTimers {
 
 struct TimerActor {
     reaper: Reaper,
+    background: ArbiterHandle,
     claims: HashMap<SandboxId, Claim>,
     /// When each is due, soonest first.
     queue: BTreeSet<(Timestamp, SandboxId)>,
@@ -210,7 +214,8 @@ impl TimerActor {
         }
         if !self.paused && !due_now.is_empty() {
             let reaper = self.reaper.clone();
-            tokio::spawn(async move {
+            // An error means that the broker is ending; the sweep of another replica, or after the next start, ends them.
+            let _ = self.background.spawn(async move {
                 let (_switch, never) = StopSignal::new();
                 if let Err(error) = reaper.expire_all(due_now, &mut ExpiryReport::default(), &never).await {
                     tracing::warn!(%error, "holdings could not be ended on time; the next sweep will end them");

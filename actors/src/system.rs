@@ -133,7 +133,8 @@ struct Parts {
 }
 
 impl Broker {
-    /// Starts all actors: the pool manager in `pool_arbiter`, everything else in `background_arbiter`.
+    /// Starts all actors: the pool manager and the expiry timers in `pool_arbiter`, everything else in
+    /// `background_arbiter`.
     ///
     /// Reads first what operators want, so that what was paused stays at rest from the first moment; a store that
     /// does not answer that is an error.
@@ -167,7 +168,8 @@ impl Broker {
             grace: settings.grace,
             lab_duration: settings.allocation.lab_duration,
         };
-        let timers = ExpiryTimers::start(background_arbiter, reaper.clone(), supervisor.vital("expiry timers"));
+        let vital = supervisor.vital("expiry timers");
+        let timers = ExpiryTimers::start(pool_arbiter, background_arbiter.clone(), reaper.clone(), vital);
         let allocator = Allocator::new(
             pool.clone(),
             Arc::clone(&store),

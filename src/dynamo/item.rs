@@ -16,6 +16,8 @@ pub type Item = HashMap<String, AttributeValue>;
 pub(super) const PK: &str = "PK";
 /// The sort key of every item.
 pub(super) const SK: &str = "SK";
+/// Those of a sandbox's attributes whose names are reserved words in expressions.
+const RESERVED: [&str; 3] = ["name", "status", "ttl"];
 /// The sort key of items that are alone under their partition key.
 const META: &str = "META";
 /// The partition of the live replicas' items.
@@ -237,8 +239,11 @@ pub fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
 }
 
 impl UpdateParts {
-    /// A placeholder for an attribute's name; many of ours are reserved words.
+    /// An attribute's name as expressions take it: reserved words need a placeholder, and each costs time to write and read.
     fn name(&mut self, name: &str) -> String {
+        if !RESERVED.contains(&name) {
+            return name.to_owned();
+        }
         let placeholder = format!("#{name}");
         self.names.insert(placeholder.clone(), name.to_owned());
         placeholder
