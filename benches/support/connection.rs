@@ -23,10 +23,19 @@ impl HttpConnection {
 
     /// Asks for a sandbox; tells the answer's status.
     pub(crate) async fn allocate(&mut self, track: &str) -> u16 {
-        let request = format!(
+        self.send(&format!(
             "POST /v1/allocate HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {TRACK_TOKEN}\r\n\
              X-Track-ID: {track}\r\nContent-Length: 0\r\n\r\n"
-        );
+        ))
+        .await
+    }
+
+    /// Asks for what needs neither actors nor store.
+    pub(crate) async fn health(&mut self) -> u16 {
+        self.send("GET /healthz HTTP/1.1\r\nHost: broker\r\n\r\n").await
+    }
+
+    async fn send(&mut self, request: &str) -> u16 {
         self.stream.write_all(request.as_bytes()).await.expect("the broker reads");
         self.answer.clear();
         while !is_whole(&self.answer) {
