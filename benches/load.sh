@@ -36,6 +36,7 @@ broker=$(realpath "${BROKER:-target/release/sandbox-broker}")
 [ "$store" != dynamodb ] || cargo build --release --locked --quiet --example dynamodb-server
 scratch=$(mktemp -d)
 processes=()
+# shellcheck disable=SC2329 # the trap invokes it
 stop() {
   [ ${#processes[@]} -eq 0 ] || kill "${processes[@]}" 2>/dev/null || true
   wait
@@ -97,7 +98,7 @@ for number in $(seq "$brokers"); do
 done
 ids=("${processes[@]:$others}")
 echo "filling a pool of $pool sandboxes" >&2
-until stats "${urls[0]}" | grep --quiet "\"available\":$pool[,}]"; do sleep 0.5; done
+until stats "${urls[0]}" | grep --quiet "\"available\":${pool}[,}]"; do sleep 0.5; done
 # Every cache has read them then.
 sleep 11
 

@@ -288,14 +288,14 @@ async fn sandboxes_come_go_and_come_back_with_the_csps_listing() {
 
 #[actix::test]
 async fn a_steady_pool_costs_no_writes() {
-    let broker = TestBroker::with_sandboxes(500).await;
+    let broker = TestBroker::with_sandboxes(10_000).await;
     let writes = |broker: &TestBroker| {
         let requests = broker.store.requests();
         ["create", "update", "claim", "end_claim"].map(|write| requests.get(write).copied().unwrap_or(0))
     };
     let before = writes(&broker);
     let report = broker.broker.sync(SyncOptions::default()).await.unwrap();
-    assert_eq!((report.synced, writes(&broker)), (500, before));
+    assert_eq!((report.synced, writes(&broker)), (10_000, before));
 }
 
 #[actix::test]
