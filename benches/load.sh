@@ -100,7 +100,7 @@ ids=("${processes[@]:$others}")
 echo "filling a pool of $pool sandboxes" >&2
 until stats "${urls[0]}" | grep --quiet "\"available\":${pool}[,}]"; do sleep 0.5; done
 # Every cache has read them then.
-sleep 11
+sleep 16
 
 sample() { # <file>
   for index in "${!ids[@]}"; do

@@ -95,8 +95,9 @@ pub struct Listing {
     pub after: Option<Cursor>,
 }
 
-/// The most that one page may hold; a page of sandboxes stays far below DynamoDB's 1 MB.
-pub const MAX_PAGE: u32 = 500;
+/// The most that one page may hold. Claims wait behind a page where the store does one thing at a time, as the embedded
+/// engine does; behind this many for about a millisecond. It is also far below DynamoDB's 1 MB.
+pub const MAX_PAGE: u32 = 100;
 
 impl Listing {
     /// The first page of all sandboxes of `status`.
