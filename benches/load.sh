@@ -19,7 +19,12 @@ script=${1:-load}
 [ -f "benches/k6/$script.js" ] || { echo "there is no benches/k6/$script.js" >&2; exit 2; }
 brokers=${BROKERS:-1}
 store=${STORE:-$([ "$brokers" -gt 1 ] && echo dynamodb || echo memory)}
-seconds=${DURATION:-60s} seconds=${seconds%s}
+duration=${DURATION:-60s}
+case $duration in
+  *h) seconds=$((${duration%h} * 3600)) ;;
+  *m) seconds=$((${duration%m} * 60)) ;;
+  *) seconds=${duration%s} ;;
+esac
 case $script in
   load) pool=$((${RATE:-1000} * seconds + 1000)) ;;
   spike) pool=$((${PEAK:-2000} * 14)) ;;
