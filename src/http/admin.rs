@@ -129,7 +129,7 @@ pub(super) struct SyncQuery {
     params(SyncQuery),
     responses((status = 200, description = "It ran to its end", body = Completed<SyncReport>))
 )]
-pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
+pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     ordered(&state, &request, None)?;
     let SyncQuery { dry_run, force } = query(&request)?;
     let began = Instant::now();
@@ -144,7 +144,7 @@ pub(super) async fn sync(state: web::Data<AppState>, request: HttpRequest, _body
     tag = ADMIN,
     responses((status = 200, description = "It ran to its end", body = Completed<CleanupReport>))
 )]
-pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
+pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     ordered(&state, &request, None)?;
     no_query(&request)?;
     let began = Instant::now();
@@ -159,7 +159,7 @@ pub(super) async fn cleanup(state: web::Data<AppState>, request: HttpRequest, _b
     tag = ADMIN,
     responses((status = 200, description = "It ran to its end", body = Completed<ExpiryReport>))
 )]
-pub(super) async fn auto_expire(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
+pub(super) async fn auto_expire(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     ordered(&state, &request, None)?;
     no_query(&request)?;
     let began = Instant::now();
@@ -184,7 +184,7 @@ pub(super) struct StaleQuery {
     params(StaleQuery),
     responses((status = 200, description = "It ran to its end", body = Completed<DiscardReport>))
 )]
-pub(super) async fn auto_delete_stale(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
+pub(super) async fn auto_delete_stale(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     ordered(&state, &request, None)?;
     let query: StaleQuery = query(&request)?;
     let grace = match query.grace_period_hours {
@@ -225,7 +225,7 @@ pub(super) enum Discardable {
     params(BulkDeleteQuery),
     responses((status = 200, description = "All of them are gone from the table", body = Completed<DiscardReport>))
 )]
-pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest, _body: web::Bytes) -> Answer {
+pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     ordered(&state, &request, None)?;
     let query: BulkDeleteQuery = query(&request)?;
     let Some(status @ (Status::Stale | Status::DeletionFailed)) = query.status else {
@@ -315,12 +315,7 @@ pub(super) async fn pause(
     params(ActorPath),
     responses((status = 200, description = "The actor works", body = ActorStatus))
 )]
-pub(super) async fn resume(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    name: web::Path<String>,
-    _body: web::Bytes,
-) -> Answer {
+pub(super) async fn resume(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     let by = ordered(&state, &request, None)?;
     tracing::info!(actor = name.as_str(), by, "an operator resumes an actor");
     Ok(HttpResponse::Ok().json(state.broker.resume(&name, &by).await?))
@@ -334,12 +329,7 @@ pub(super) async fn resume(
     params(ActorPath),
     responses((status = 200, description = "It ran to its end", body = ActorStatus))
 )]
-pub(super) async fn run(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    name: web::Path<String>,
-    _body: web::Bytes,
-) -> Answer {
+pub(super) async fn run(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     ordered(&state, &request, None)?;
     Ok(HttpResponse::Ok().json(state.broker.run(&name).await?))
 }
@@ -352,12 +342,7 @@ pub(super) async fn run(
     params(SandboxPath),
     responses((status = 200, description = "It waits for its deletion", body = Sandbox))
 )]
-pub(super) async fn release(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    id: web::Path<String>,
-    _body: web::Bytes,
-) -> Answer {
+pub(super) async fn release(state: web::Data<AppState>, request: HttpRequest, id: web::Path<String>) -> Answer {
     let id = sandbox_id(&id)?;
     ordered(&state, &request, Some(&id))?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().force_release(&id).await?))
@@ -371,12 +356,7 @@ pub(super) async fn release(
     params(SandboxPath),
     responses((status = 200, description = "It waits for its deletion", body = Sandbox))
 )]
-pub(super) async fn retry_deletion(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    id: web::Path<String>,
-    _body: web::Bytes,
-) -> Answer {
+pub(super) async fn retry_deletion(state: web::Data<AppState>, request: HttpRequest, id: web::Path<String>) -> Answer {
     let id = sandbox_id(&id)?;
     ordered(&state, &request, Some(&id))?;
     Ok(HttpResponse::Ok().json(state.broker.inventory().retry_deletion(&id).await?))

@@ -27,11 +27,7 @@ use super::openapi::{AllocateHeaderParams, SANDBOXES, SandboxPath};
         (status = 200, description = "The sandbox that this key holds already", body = ClaimBody),
     )
 )]
-pub(super) async fn allocate(
-    state: web::Data<AppState>,
-    request: HttpRequest,
-    _body: web::Bytes,
-) -> Result<HttpResponse, ApiError> {
+pub(super) async fn allocate(state: web::Data<AppState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let AllocateHeaders { track, track_name, key, name_prefix } = allocate_headers(request.headers())?;
     let mut log = LogFields { track_id: Some(track.to_string()), ..LogFields::default() };
     let began = Instant::now();
@@ -82,7 +78,6 @@ pub(super) async fn renew(
     state: web::Data<AppState>,
     request: HttpRequest,
     id: web::Path<String>,
-    _body: web::Bytes,
 ) -> Result<HttpResponse, ApiError> {
     let (id, track) = named(&request, &id)?;
     let claim = state.broker.allocator().renew(&id, &track).await?;
@@ -103,7 +98,6 @@ pub(super) async fn mark_for_deletion(
     state: web::Data<AppState>,
     request: HttpRequest,
     id: web::Path<String>,
-    _body: web::Bytes,
 ) -> Result<HttpResponse, ApiError> {
     let (id, track) = named(&request, &id)?;
     let released = state.broker.allocator().release(&id, &track).await;
