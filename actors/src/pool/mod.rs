@@ -1,8 +1,9 @@
 //! PoolManager: caches the available sandboxes and hands out candidates.
 //!
 //! The actor does no I/O. [`Pool`] is its address as callers see it: [`Pool::take`] yields a [`Candidate`], a guard
-//! that tells the actor what became of it, also when its holder is dropped half-way. The refresh loop
-//! (`refresh.rs`) reads the index and hands the actor what it found.
+//! that tells the actor what became of it, also when its holder is dropped half-way. The first candidates lie ready for
+//! takers (`prefetch.rs`), who ask the actor only when none of them fits. The refresh loop (`refresh.rs`) reads the index
+//! and hands the actor what it found.
 //!
 //! A request that finds nothing waits in the actor: for a candidate that comes back, or for a refresh, whichever is
 //! first. "None" is the answer only after a refresh that began after the request came, that found nothing for it (not
@@ -10,6 +11,7 @@
 //! the pool was empty while the index was read (I4).
 
 mod cache;
+mod prefetch;
 mod walk;
 
 use std::collections::VecDeque;
@@ -22,6 +24,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::cache::MAX_CACHED;
 use self::cache::{Cache, Fate, RefreshNumber, fits};
+use self::prefetch::Prefetched;
 use crate::ports::StoreError;
 use crate::sandbox::{ReplicaId, Sandbox};
 use crate::supervision::Vital;
@@ -62,15 +65,18 @@ pub struct PoolSnapshot {
 #[derive(Clone, Debug)]
 pub struct Pool {
     address: Addr<PoolManager>,
+    prefetched: Prefetched,
     refresh_wanted: Arc<Notify>,
 }
 
 impl Pool {
     /// Starts the pool manager in `arbiter`; `low_water` candidates or fewer make it ask for a refresh.
     pub fn start(arbiter: &ArbiterHandle, replica: ReplicaId, low_water: usize, vital: Vital) -> Self {
+        let prefetched = Prefetched::default();
         let refresh_wanted = Arc::new(Notify::new());
         let manager = PoolManager {
             cache: Cache::new(replica),
+            prefetched: prefetched.clone(),
             waiters: VecDeque::new(),
             paused: false,
             low_water,
@@ -78,12 +84,15 @@ impl Pool {
             refresh_wanted: Arc::clone(&refresh_wanted),
             _vital: vital,
         };
-        Self { address: PoolManager::start_in_arbiter(arbiter, |_| manager), refresh_wanted }
+        Self { address: PoolManager::start_in_arbiter(arbiter, |_| manager), prefetched, refresh_wanted }
     }
 
     /// Hands out a candidate whose name starts with `prefix`. Waits while one might come back; bound it with a
     /// timeout. Dropping the future gives up the place in the queue and loses no candidate.
     pub async fn take(&self, prefix: Option<String>) -> Result<Candidate, TakeError> {
+        if let Some(sandbox) = self.prefetched.take(prefix.as_deref()) {
+            return Ok(Candidate::new(sandbox, self.address.clone()));
+        }
         let (reply, answer) = oneshot::channel();
         // `do_send` ignores the mailbox's capacity; the bound is the number of claims that may be under way.
         self.address.do_send(Take { prefix, reply });
@@ -138,6 +147,10 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    fn new(sandbox: Arc<Sandbox>, manager: Addr<PoolManager>) -> Self {
+        Self { sandbox, manager, fate_if_dropped: Some(Fate::Untouched) }
+    }
+
     /// The sandbox as the pool knows it.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
@@ -187,6 +200,7 @@ type TakeReply = oneshot::Sender<Result<Candidate, TakeError>>;
 #[derive(Debug)]
 pub struct PoolManager {
     cache: Cache,
+    prefetched: Prefetched,
     /// Requests that found nothing, oldest first. No more than claims may be under way.
     waiters: VecDeque<Waiter>,
     paused: bool,
@@ -206,9 +220,38 @@ struct Waiter {
 
 impl PoolManager {
     fn hand_out(&self, sandbox: Arc<Sandbox>, manager: Addr<Self>, reply: TakeReply) {
-        let candidate = Candidate { sandbox, manager, fate_if_dropped: Some(Fate::Untouched) };
         // If the taker is gone, the candidate is dropped here and so comes back as a message.
-        let _ = reply.send(Ok(candidate));
+        let _ = reply.send(Ok(Candidate::new(sandbox, manager)));
+    }
+
+    fn take(&mut self, prefix: Option<&str>) -> Option<Arc<Sandbox>> {
+        self.prefetched.take(prefix).or_else(|| self.cache.take(prefix))
+    }
+
+    /// Lays out candidates for those to come; whoever waits is served before.
+    fn replenish(&mut self) {
+        if !self.paused {
+            self.prefetched.fill(|| self.cache.take(None));
+        }
+    }
+
+    /// Asks for a refresh if few are left to hand out.
+    fn refresh_if_low(&self) {
+        if self.cached() < self.low_water {
+            self.refresh_wanted.notify_one();
+        }
+    }
+
+    /// Takes candidates back that lie ready, because something is to be decided about all that are free.
+    fn recall(&mut self, now: Instant) {
+        for sandbox in self.prefetched.recall() {
+            self.cache.settle(&sandbox, Fate::Untouched, now);
+        }
+    }
+
+    /// How many may be handed out.
+    fn cached(&self) -> usize {
+        self.cache.free_count() + self.prefetched.count()
     }
 
     /// After a refill: serves whoever can be served, in order of arrival.
@@ -217,7 +260,7 @@ impl PoolManager {
             if waiter.reply.is_closed() {
                 continue;
             }
-            match self.cache.take(waiter.prefix.as_deref()) {
+            match self.take(waiter.prefix.as_deref()) {
                 Some(sandbox) => self.hand_out(sandbox, manager.clone(), waiter.reply),
                 None => self.waiters.push_back(waiter),
             }
@@ -230,7 +273,8 @@ impl PoolManager {
         let Some(index) = self.waiters.iter().position(|waiter| fits(returned, waiter.prefix.as_deref())) else {
             return;
         };
-        let Some(sandbox) = self.cache.take(self.waiters[index].prefix.as_deref()) else { return };
+        let prefix = self.waiters[index].prefix.clone();
+        let Some(sandbox) = self.take(prefix.as_deref()) else { return };
         if let Some(waiter) = self.waiters.remove(index) {
             self.hand_out(sandbox, manager.clone(), waiter.reply);
         }
@@ -265,18 +309,16 @@ impl Handler<Take> for PoolManager {
             let _ = take.reply.send(Err(TakeError::Paused));
             return;
         }
-        let taken = self.cache.take(take.prefix.as_deref());
-        if taken.is_none() || self.cache.free_count() < self.low_water {
-            self.refresh_wanted.notify_one();
-        }
-        match taken {
+        match self.take(take.prefix.as_deref()) {
             Some(sandbox) => self.hand_out(sandbox, context.address(), take.reply),
-            None => self.waiters.push_back(Waiter {
-                prefix: take.prefix,
-                reply: take.reply,
-                last_begun: self.cache.last_begun(),
-            }),
+            None => {
+                self.refresh_wanted.notify_one();
+                let last_begun = self.cache.last_begun();
+                self.waiters.push_back(Waiter { prefix: take.prefix, reply: take.reply, last_begun });
+            }
         }
+        self.replenish();
+        self.refresh_if_low();
     }
 }
 
@@ -295,10 +337,11 @@ impl Handler<Settle> for PoolManager {
             self.refresh_wanted.notify_one();
         }
         self.cache.settle(&settle.candidate, settle.fate, Instant::now());
-        if self.waiters.is_empty() {
-            return;
+        if !self.waiters.is_empty() {
+            self.serve_waiter_of(&settle.candidate, &context.address());
         }
-        self.serve_waiter_of(&settle.candidate, &context.address());
+        self.replenish();
+        self.refresh_if_low();
     }
 }
 
@@ -336,6 +379,7 @@ impl Handler<EndRefresh> for PoolManager {
             }
         };
         let now = Instant::now();
+        self.recall(now);
         let left_out = self.cache.refill(number, listed, now);
         self.refreshed_at = Some(now);
         if left_out > 0 {
@@ -349,6 +393,7 @@ impl Handler<EndRefresh> for PoolManager {
         if !self.waiters.is_empty() || self.cache.has_unknown_after(number) {
             self.refresh_wanted.notify_one();
         }
+        self.replenish();
     }
 }
 
@@ -362,8 +407,10 @@ impl Handler<SetPaused> for PoolManager {
     fn handle(&mut self, message: SetPaused, _: &mut Self::Context) {
         self.paused = message.0;
         if self.paused {
+            self.recall(Instant::now());
             dismiss(&mut self.waiters, &TakeError::Paused, |_| true);
         }
+        self.replenish();
     }
 }
 
@@ -375,7 +422,9 @@ impl Handler<SetReplicas> for PoolManager {
     type Result = ();
 
     fn handle(&mut self, message: SetReplicas, _: &mut Self::Context) {
+        self.recall(Instant::now());
         self.cache.set_replicas(message.0);
+        self.replenish();
     }
 }
 
@@ -388,8 +437,8 @@ impl Handler<Snapshot> for PoolManager {
 
     fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
         MessageResult(PoolSnapshot {
-            cached: self.cache.free_count(),
-            in_flight: self.cache.unsettled_count(),
+            cached: self.cached(),
+            in_flight: self.cache.unsettled_count() - self.prefetched.count(),
             waiting: self.waiters.len(),
             age_seconds: self.refreshed_at.map(|at| Instant::now().duration_since(at).as_secs()),
             paused: self.paused,
