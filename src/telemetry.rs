@@ -61,11 +61,13 @@ impl Telemetry {
         // Beside our own spans, those of the SDK's operations: each is one call of DynamoDB.
         let spans =
             Targets::new().with_target(SPANS, Level::INFO).with_target("aws_sdk_dynamodb::operation", Level::DEBUG);
-        let exported = traces.as_ref().map(|traces| {
-            tracing_opentelemetry::layer().with_tracer(traces.tracer(env!("CARGO_PKG_NAME"))).with_filter(spans)
-        });
+        let mut layers = vec![lines.with_filter(filter).boxed()];
+        // Left out rather than `None`, which has no filter: spans that nobody exports are not made.
+        layers.extend(traces.as_ref().map(|traces| {
+            tracing_opentelemetry::layer().with_tracer(traces.tracer(env!("CARGO_PKG_NAME"))).with_filter(spans).boxed()
+        }));
         // An error means that a test in this process was first.
-        let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(exported).try_init();
+        let _ = tracing_subscriber::registry().with(layers).try_init();
         Ok(Self { traces })
     }
 

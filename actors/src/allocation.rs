@@ -198,7 +198,7 @@ impl Allocator {
                     drop((running, permit));
                     sender.send_replace(Some(answer));
                 };
-                tokio::spawn(claim.instrument(span));
+                tokio::spawn(Box::pin(claim).instrument(span));
                 (receiver, false)
             }
         };
