@@ -1,11 +1,15 @@
 //! What the broker costs on top of DynamoDB: allocations a second over HTTP, divided by the same claims by the bare SDK
-//! in a loop, on the same engine, in the same run.
+//! in a loop, on the same engine, in the same run. Beside it the same for a bare handler, one that claims by the SDK and
+//! does nothing else: no service over HTTP gets further.
 //!
 //! `cargo bench --bench claim_ratio` prints a row for each engine (in memory, on a file) and each number of requests in
-//! flight. The two sides take turns, so that what else the machine does meets both. One request in flight is bound by
-//! the way there and back, which a request that does nothing shows. `CLAIMS=<n>` sets the claims of one round.
+//! flight. The sides take turns, so that what else the machine does meets all. `CLAIMS=<n>` sets the claims of one round.
 #![allow(clippy::print_stdout, reason = "this prints its results")]
 
+#[path = "support/bare_handler.rs"]
+mod bare_handler;
+#[path = "support/claims.rs"]
+mod claims;
 #[path = "support/connection.rs"]
 mod connection;
 #[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
@@ -18,22 +22,18 @@ mod program;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{
-    AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
-};
-use broker_actors::ports::SandboxStore as _;
-use broker_actors::testing::ModelStore;
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
-use sandbox_broker::dynamo::DynamoStore;
 use sandbox_broker::dynamo::embedded::EmbeddedEngine;
-use sandbox_broker::dynamo::table::{TableNames, create_table};
 use tokio::time::Instant;
 
+use crate::bare_handler::BareHandler;
+use crate::claims::Claims;
 use crate::connection::HttpConnection;
 use crate::helpers::eventually;
 use crate::program::Broker;
@@ -45,7 +45,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const IN_FLIGHT: [usize; 3] = [1, 16, 64];
 const ROUNDS: u32 = 5;
 
-/// One side's claims at one number in flight.
+/// One side's claims at one number in flight; displays as claims a second, p50 and p99 in milliseconds.
 struct Measured {
     claims: u64,
     busy: Duration,
@@ -59,10 +59,6 @@ impl Measured {
 
     fn per_second(&self) -> f64 {
         self.claims as f64 / self.busy.as_secs_f64()
-    }
-
-    fn milliseconds_at(&self, quantile: f64) -> f64 {
-        self.latencies.value_at_quantile(quantile) as f64 / 1000.0
     }
 
     /// Makes `claims` claims with so many connections of work at once; `claim` makes one.
@@ -92,139 +88,80 @@ impl Measured {
     }
 }
 
+impl fmt::Display for Measured {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p50, p99] = [0.5, 0.99].map(|quantile| self.latencies.value_at_quantile(quantile) as f64 / 1000.0);
+        write!(formatter, "{:>6.0} {p50:>7.3} {p99:>7.3}", self.per_second())
+    }
+}
+
+fn main() {
+    match BareHandler::pool_to_serve() {
+        Some(pool) => bare_handler::serve(pool),
+        None => measure(),
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn measure() {
     // `cargo test` runs this too, to see that it works; only `cargo bench` measures.
     let is_measuring = std::env::args().any(|argument| argument == "--bench");
     let claims = std::env::var("CLAIMS").map_or(1000, |claims| claims.parse().expect("CLAIMS is a number"));
     let claims = if is_measuring { claims } else { 5 };
     println!(
-        "{:<10} {:>9}   {:>9} {:>8} {:>8}   {:>9} {:>8} {:>8}   {:>5}",
-        "engine", "in flight", "SDK/s", "p50 ms", "p99 ms", "HTTP/s", "p50 ms", "p99 ms", "ratio"
+        "{:<10} {:>9}   {:>21}   {:>27}   {:>27}",
+        "engine", "in flight", "SDK/s, p50, p99 ms", "bare handler/s, ms, ratio", "broker/s, ms, ratio"
     );
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the file");
-    let in_memory = EmbeddedEngine::in_memory().expect("the engine opens");
-    compare("in memory", &in_memory, &[("BROKER_STORE", "memory")], claims).await;
-    let on_disk = EmbeddedEngine::on_disk(&directory.path().join("sdk")).expect("the engine opens");
-    let broker_directory = directory.path().join("broker");
-    let broker_directory = broker_directory.to_str().expect("the path is text");
-    compare("on a file", &on_disk, &[("BROKER_STORE", "embedded"), ("BROKER_DATA_DIR", broker_directory)], claims)
-        .await;
+    compare("in memory", None, claims).await;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the files");
+    compare("on a file", Some(directory.path()), claims).await;
 }
 
-async fn compare(name: &str, engine: &EmbeddedEngine, store: &[(&str, &str)], claims: u64) {
+/// Prints the rows of one engine; its files, if it has any, are in this directory.
+async fn compare(engine: &str, directory: Option<&Path>, claims: u64) {
     let pool = claims * u64::from(ROUNDS) * IN_FLIGHT.len() as u64;
-    let client = engine.client();
-    fill(&client, pool).await;
-    let broker = full_broker(store, pool).await;
-    let mut round_trips = Measured::new();
-    let mut connections = [HttpConnection::open(broker.address).await];
-    round_trips.round(claims, &mut connections, async |connection, _| assert_eq!(connection.health().await, 200)).await;
-    println!("{name:<10} {:>9}   a request that does nothing: p50 {:.3} ms", 1, round_trips.milliseconds_at(0.5));
-    // In no order, as a broker walks its pool: neighbours in a B-tree are cheaper.
-    let mut sandboxes: Vec<u64> = (1..=pool).collect();
-    fastrand::Rng::with_seed(pool).shuffle(&mut sandboxes);
-    let next_sandbox = AtomicUsize::new(0);
+    let in_directory = |name| directory.map(|directory| directory.join(name));
+    let sdk_engine = match in_directory("sdk") {
+        Some(directory) => EmbeddedEngine::on_disk(&directory),
+        None => EmbeddedEngine::in_memory(),
+    };
+    let sdk_claims = Claims::of(sdk_engine.expect("the engine opens").client(), pool).await;
+    let handler = BareHandler::start(in_directory("handler").as_deref(), pool).await;
+    let broker = full_broker(in_directory("broker").as_deref(), pool).await;
     for in_flight in IN_FLIGHT {
-        let (mut sdk, mut http) = (Measured::new(), Measured::new());
-        let mut clients = vec![client.clone(); in_flight];
-        let mut connections = join_all((0..in_flight).map(|_| HttpConnection::open(broker.address))).await;
+        let [mut sdk, mut bare, mut http] = [(); 3].map(|()| Measured::new());
+        let mut loops = vec![(); in_flight];
+        let connect = async |address| join_all((0..in_flight).map(|_| HttpConnection::open(address))).await;
+        let (mut to_handler, mut to_broker) = (connect(handler.address).await, connect(broker.address).await);
+        let allocate = async |connection: &mut HttpConnection, number| {
+            assert_eq!(connection.allocate(&format!("track-{number}")).await, 201);
+        };
         for _ in 0..ROUNDS {
-            sdk.round(claims, &mut clients, async |client, number| {
-                claim(client, sandboxes[next_sandbox.fetch_add(1, Ordering::Relaxed)], number).await;
+            sdk.round(claims, &mut loops, async |(), number| {
+                sdk_claims.make(&format!("track-{number}")).await;
             })
             .await;
-            http.round(claims, &mut connections, async |connection, number| {
-                assert_eq!(connection.allocate(&format!("track-{number}")).await, 201);
-            })
-            .await;
+            bare.round(claims, &mut to_handler, allocate).await;
+            http.round(claims, &mut to_broker, allocate).await;
         }
-        println!(
-            "{name:<10} {in_flight:>9}   {:>9.0} {:>8.3} {:>8.3}   {:>9.0} {:>8.3} {:>8.3}   {:>5.2}",
-            sdk.per_second(),
-            sdk.milliseconds_at(0.5),
-            sdk.milliseconds_at(0.99),
-            http.per_second(),
-            http.milliseconds_at(0.5),
-            http.milliseconds_at(0.99),
-            http.per_second() / sdk.per_second(),
-        );
+        let ratio = |side: &Measured| side.per_second() / sdk.per_second();
+        let (bare_ratio, ratio) = (ratio(&bare), ratio(&http));
+        println!("{engine:<10} {in_flight:>9}   {sdk}   {bare} {bare_ratio:>5.2}   {http} {ratio:>5.2}");
     }
 }
 
 /// A broker in a process of its own, with so many sandboxes to give.
-async fn full_broker(store: &[(&str, &str)], pool: u64) -> Broker {
+async fn full_broker(directory: Option<&Path>, pool: u64) -> Broker {
     let pool_size = pool.to_string();
-    let mut settings = store.to_vec();
-    settings.push(("CSP_SIM_SANDBOXES", &pool_size));
+    let mut settings = vec![("CSP_SIM_SANDBOXES", pool_size.as_str())];
+    match directory {
+        Some(directory) => {
+            let directory = directory.to_str().expect("the path is text");
+            settings.extend([("BROKER_STORE", "embedded"), ("BROKER_DATA_DIR", directory)]);
+        }
+        None => settings.push(("BROKER_STORE", "memory")),
+    }
     let broker = Broker::start(&settings).await;
     eventually("the pool is full", async || (broker.stats().await.body["available"] == pool).then_some(())).await;
     broker
-}
-
-async fn fill(client: &Client, pool: u64) {
-    create_table(client, &TableNames::default()).await.expect("the table is made");
-    let store = DynamoStore::new(client.clone(), TableNames::default());
-    for number in 1..=pool as u32 {
-        let mut sandbox = ModelStore::sandbox(number);
-        sandbox.external_id = external_id(number.into());
-        sandbox.sfdc_account_id = Some(format!("crm-{number:05}"));
-        assert!(store.create(&sandbox).await.expect("the engine answers"));
-    }
-}
-
-/// As long as those of the simulated CSP.
-fn external_id(sandbox: u64) -> String {
-    format!("identity/accounts/00000000-0000-4000-8000-{sandbox:012}")
-}
-
-/// The broker's transaction, as one writes it against the SDK.
-async fn claim(client: &Client, sandbox: u64, track: u64) {
-    let text = |value: String| AttributeValue::S(value);
-    let number = |value: u64| AttributeValue::N(value.to_string());
-    let (sandbox_id, track, name) = (2_000_000 + sandbox, format!("track-{track}"), format!("lab-{sandbox:05}"));
-    let (now, until) = (1_800_000_000, 1_800_014_400);
-    let put = Put::builder()
-        .table_name("sandbox-broker-pool")
-        .item("PK", text(format!("TRACK#{track}")))
-        .item("SK", text(format!("CLAIM#{track}")))
-        .item("sandbox_id", text(sandbox_id.to_string()))
-        .item("name", text(name))
-        .item("external_id", text(external_id(sandbox)))
-        .item("sfdc_account_id", text(format!("crm-{sandbox:05}")))
-        .item("held_since", number(now))
-        .item("expires_at", number(until))
-        .item("epoch", number(2))
-        .item("ttl", number(until + 2_592_000))
-        .condition_expression("attribute_not_exists(PK)")
-        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-        .build()
-        .expect("the put is whole");
-    let update = Update::builder()
-        .table_name("sandbox-broker-pool")
-        .key("PK", text(format!("SBX#{sandbox_id}")))
-        .key("SK", text("META".to_owned()))
-        .update_expression(
-            "SET #status = :status, updated_at = :now, allocated_at = :now, expires_at = :until, \
-             allocated_to_track = :track, idempotency_key = :track, epoch = epoch + :one REMOVE track_name",
-        )
-        .condition_expression("#status = :expected_status AND epoch = :one")
-        .expression_attribute_names("#status", "status")
-        .expression_attribute_values(":status", text("allocated".to_owned()))
-        .expression_attribute_values(":now", number(now))
-        .expression_attribute_values(":until", number(until))
-        .expression_attribute_values(":track", text(track))
-        .expression_attribute_values(":one", number(1))
-        .expression_attribute_values(":expected_status", text("available".to_owned()))
-        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-        .build()
-        .expect("the update is whole");
-    client
-        .transact_write_items()
-        .transact_items(TransactWriteItem::builder().put(put).build())
-        .transact_items(TransactWriteItem::builder().update(update).build())
-        .return_consumed_capacity(ReturnConsumedCapacity::Total)
-        .send()
-        .await
-        .expect("the claim is written");
 }

@@ -30,11 +30,6 @@ impl HttpConnection {
         .await
     }
 
-    /// Asks for what needs neither actors nor store.
-    pub(crate) async fn health(&mut self) -> u16 {
-        self.send("GET /healthz HTTP/1.1\r\nHost: broker\r\n\r\n").await
-    }
-
     async fn send(&mut self, request: &str) -> u16 {
         self.stream.write_all(request.as_bytes()).await.expect("the broker reads");
         self.answer.clear();

@@ -1,0 +1,74 @@
+//! The least that serves claims over HTTP: one actix-web handler around the bare SDK, with nothing that makes it a broker.
+//! It is no measure of usefulness but of what is to be had: what it costs, every service costs here.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use actix_web::web::{Data, post};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use sandbox_broker::dynamo::embedded::EmbeddedEngine;
+use serde_json::json;
+
+use crate::claims::{Claims, external_id};
+use crate::helpers::eventually;
+use crate::support::processes::{Process, executable, listening_address};
+
+/// Set in the process that serves: how many sandboxes it has.
+const POOL: &str = "BARE_HANDLER_POOL";
+/// Where its engine's file is; without it the engine is in memory.
+const DIRECTORY: &str = "BARE_HANDLER_DIRECTORY";
+
+/// The handler in a process of its own.
+pub(crate) struct BareHandler {
+    pub(crate) address: SocketAddr,
+    _process: Process,
+    _output: tempfile::NamedTempFile,
+}
+
+impl BareHandler {
+    /// Starts this program again, to be the server.
+    pub(crate) async fn start(directory: Option<&Path>, pool: u64) -> Self {
+        let output = tempfile::NamedTempFile::new().expect("a file for the output");
+        let mut command: Command = executable(&std::env::current_exe().expect("this program has a path"), &[]);
+        command.env(POOL, pool.to_string()).envs(directory.map(|directory| (DIRECTORY, directory)));
+        let process = Process::spawn(&mut command, output.path());
+        let log = || std::fs::read_to_string(output.path()).expect("the output is text");
+        let address = eventually("the bare handler listens", async || listening_address(&log())).await;
+        Self { address, _process: process, _output: output }
+    }
+
+    /// How many sandboxes this process is to serve, if it was started for that.
+    pub(crate) fn pool_to_serve() -> Option<u64> {
+        std::env::var(POOL).ok().map(|pool| pool.parse().expect("the pool is a number"))
+    }
+}
+
+/// Serves until it is killed.
+#[actix_web::main]
+pub(crate) async fn serve(pool: u64) {
+    let engine = match std::env::var(DIRECTORY) {
+        Ok(directory) => EmbeddedEngine::on_disk(directory.as_ref()),
+        Err(_) => EmbeddedEngine::in_memory(),
+    };
+    let claims = Data::new(Claims::of(engine.expect("the engine opens").client(), pool).await);
+    let server =
+        HttpServer::new(move || App::new().app_data(claims.clone()).route("/v1/allocate", post().to(allocate)))
+            .bind("127.0.0.1:0")
+            .expect("a port is free");
+    println!("{}", json!({"message": "listening", "address": server.addrs()[0].to_string()}));
+    server.run().await.expect("the server runs");
+}
+
+async fn allocate(claims: Data<Claims>, request: HttpRequest) -> HttpResponse {
+    let track = request.headers().get("x-track-id").and_then(|track| track.to_str().ok()).expect("the track is text");
+    let sandbox = claims.make(track).await;
+    HttpResponse::Created().json(json!({
+        "sandbox_id": sandbox.to_string(),
+        "name": format!("lab-{sandbox:05}"),
+        "external_id": external_id(sandbox),
+        "allocated_at": 1_800_000_000,
+        "expires_at": 1_800_014_400,
+        "sfdc_account_id": format!("crm-{sandbox:05}"),
+    }))
+}
