@@ -10,6 +10,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _, HttpResponse, web};
+use tokio::task::yield_now;
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
@@ -53,7 +54,12 @@ pub(super) async fn edge<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<Answer>, Error> {
     let began = Instant::now();
     let progress = request.conn_data::<Rc<Progress>>();
+    let is_pipelined = progress.is_some_and(|progress| progress.is_pipelined());
     let exchange = progress.map(|progress| Exchange::begin(progress, has_body(request.headers())));
+    if is_pipelined {
+        // Whoever has sent many at once lets others have a turn in between.
+        yield_now().await;
+    }
     let request_id = request_id(request.headers());
     let span = telemetry::request_span(&request);
     let response = next.call(request).instrument(span.clone()).await?;

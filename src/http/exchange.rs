@@ -57,6 +57,11 @@ impl Progress {
         }
     }
 
+    /// Whether the request that is about to begin came together with the one before it.
+    pub(super) fn is_pipelined(&self) -> bool {
+        self.head_bytes.get() == 0
+    }
+
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(Instant::now());
