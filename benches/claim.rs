@@ -19,6 +19,10 @@ use tokio::time::Instant;
 
 use crate::support::processes::DynamoServer;
 
+/// The broker's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
 /// Claims so many new sandboxes, one after another; tells how long the claims alone took.

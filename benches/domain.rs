@@ -7,6 +7,10 @@ use broker_actors::testing::ModelStore;
 use criterion::{Criterion, criterion_group, criterion_main};
 use sandbox_broker::dynamo::item::{claim_item, read_claim, read_sandbox, sandbox_item, update_of};
 
+/// The broker's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
 fn holding() -> Holding {

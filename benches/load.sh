@@ -5,7 +5,7 @@
 #   benches/load.sh [smoke | load | spike | soak | multi-student | drain]       (load is the default)
 #
 # Environment:
-#   STORE       memory (the default), embedded, or dynamodb: a DynamoDB server of its own
+#   STORE       memory (the default), embedded, or dynamodb (the default of soak): a DynamoDB server of its own
 #   BROKERS     how many brokers (1); more than one share a DynamoDB server
 #   POOL        how many sandboxes there are; each script has a default that suffices
 #   BROKER      the program (target/release/sandbox-broker, which is built)
@@ -18,7 +18,8 @@ cd "$(dirname "$0")/.."
 script=${1:-load}
 [ -f "benches/k6/$script.js" ] || { echo "there is no benches/k6/$script.js" >&2; exit 2; }
 brokers=${BROKERS:-1}
-store=${STORE:-$([ "$brokers" -gt 1 ] && echo dynamodb || echo memory)}
+# Of a long run the broker's own memory is of interest, without the table's.
+store=${STORE:-$([ "$brokers" -gt 1 ] || [ "$script" = soak ] && echo dynamodb || echo memory)}
 duration=${DURATION:-60s}
 case $duration in
   *h) seconds=$((${duration%h} * 3600)) ;;
@@ -30,7 +31,7 @@ case $script in
   spike) pool=$((${PEAK:-2000} * 14)) ;;
   multi-student) pool=$((${STUDENTS:-200} * ${LABS:-20} * 2 + 100)) ;;
   drain) pool=${TRACKS:-1000} ;;
-  soak) pool=10000 ;;
+  soak) pool=$((${RATE:-50} * 60)) ;;
   *) pool=50 ;;
 esac
 pool=${POOL:-$pool}
@@ -85,6 +86,8 @@ wait "${processes[0]}"
 processes=()
 
 settings=(BROKER_STORE="$store" BROKER_DATA_DIR="$scratch/data" CSP_SIM_SANDBOXES="$pool" MAX_IN_FLIGHT=2048)
+# What a long run uses up must come back in time, and what it leaves must go.
+[ "$script" != soak ] || settings+=(CLEANUP_INTERVAL_SEC=15 SYNC_INTERVAL_SEC=15 DELETED_RETENTION_HOURS=0.02)
 if [ "$store" = dynamodb ]; then
   target/release/examples/dynamodb-server 0 > "$scratch/dynamodb.log" &
   processes+=($!)

@@ -6,6 +6,10 @@ use broker_actors::sandbox::Sandbox;
 use broker_actors::testing::{LonePool, ModelStore};
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 
+/// The broker's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const SANDBOXES: u32 = 10_000;
 
 fn pool_manager(criterion: &mut Criterion) {

@@ -6,13 +6,38 @@ use std::time::Duration;
 use broker_actors::ports::{SandboxStore, StoreError};
 use broker_actors::sandbox::{Event, Status};
 use broker_actors::store_contract;
-use broker_actors::testing::{Connection, Fault, ModelStore};
+use broker_actors::testing::{Connection, Fault, Flaw, ModelStore, contract};
 
-async fn model() -> Arc<dyn SandboxStore> {
+type Store = Arc<dyn SandboxStore>;
+
+async fn model() -> Store {
     Arc::new(ModelStore::default())
 }
 
 store_contract!(model_store, model());
+
+#[tokio::test]
+async fn the_contract_finds_a_store_out_that_leaves_a_condition_out() {
+    let held_key = Flaw::HeldKeyIgnored;
+    assert_found_out(held_key, contract::claim_under_a_held_key_answers_with_the_holding).await;
+    assert_found_out(held_key, contract::a_key_gets_one_sandbox_from_many_at_once).await;
+    let view = Flaw::ViewIgnored;
+    assert_found_out(view, contract::claim_of_a_moved_candidate_answers_with_what_is_there).await;
+    assert_found_out(view, contract::a_candidate_is_claimed_once_by_many_at_once).await;
+    assert_found_out(view, contract::end_claim_by_a_stranger_changes_nothing).await;
+    assert_found_out(view, contract::update_is_fenced_by_the_epoch).await;
+    let forgotten = Flaw::ClaimForgotten;
+    assert_found_out(forgotten, contract::claim_allocates_and_can_be_read_back).await;
+    assert_found_out(forgotten, contract::end_claim_frees_the_key).await;
+}
+
+/// Whether a store with this flaw breaks this promise; the sound one keeps it, as the tests above show.
+async fn assert_found_out<F: Future<Output = ()> + Send + 'static>(flaw: Flaw, promise: impl FnOnce(Store) -> F) {
+    let store = ModelStore::default();
+    store.set_flaw(flaw);
+    let kept = tokio::spawn(promise(Arc::new(store))).await;
+    assert!(kept.is_err_and(|error| error.is_panic()), "{flaw:?} passes {}", std::any::type_name::<F>());
+}
 
 #[tokio::test(start_paused = true)]
 async fn faults_decide_whether_a_write_is_carried_out() {
