@@ -1,6 +1,6 @@
 //! What the broker costs on top of DynamoDB: allocations a second over HTTP, divided by the same claims by the bare SDK
 //! in a loop, on the same engine, in the same run. Beside it the same for a bare handler, one that claims by the SDK and
-//! does nothing else: no service over HTTP gets further.
+//! does nothing else: what that costs, every service over HTTP costs.
 //!
 //! `cargo bench --bench claim_ratio` prints a row for each engine (in memory, on a file) and each number of requests in
 //! flight. The sides take turns, so that what else the machine does meets all. `CLAIMS=<n>` sets the claims of one round.
@@ -29,7 +29,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
-use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use tokio::time::Instant;
 
 use crate::bare_handler::BareHandler;
@@ -121,11 +120,7 @@ async fn measure() {
 async fn compare(engine: &str, directory: Option<&Path>, claims: u64) {
     let pool = claims * u64::from(ROUNDS) * IN_FLIGHT.len() as u64;
     let in_directory = |name| directory.map(|directory| directory.join(name));
-    let sdk_engine = match in_directory("sdk") {
-        Some(directory) => EmbeddedEngine::on_disk(&directory),
-        None => EmbeddedEngine::in_memory(),
-    };
-    let sdk_claims = Claims::of(sdk_engine.expect("the engine opens").client(), pool).await;
+    let sdk_claims = Claims::on_engine(in_directory("sdk").as_deref(), pool).await;
     let handler = BareHandler::start(in_directory("handler").as_deref(), pool).await;
     let broker = full_broker(in_directory("broker").as_deref(), pool).await;
     for in_flight in IN_FLIGHT {

@@ -3,11 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use actix_web::web::{Data, post};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
-use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use serde_json::json;
 
 use crate::claims::{Claims, external_id};
@@ -30,7 +28,7 @@ impl BareHandler {
     /// Starts this program again, to be the server.
     pub(crate) async fn start(directory: Option<&Path>, pool: u64) -> Self {
         let output = tempfile::NamedTempFile::new().expect("a file for the output");
-        let mut command: Command = executable(&std::env::current_exe().expect("this program has a path"), &[]);
+        let mut command = executable(&std::env::current_exe().expect("this program has a path"), &[]);
         command.env(POOL, pool.to_string()).envs(directory.map(|directory| (DIRECTORY, directory)));
         let process = Process::spawn(&mut command, output.path());
         let log = || std::fs::read_to_string(output.path()).expect("the output is text");
@@ -47,11 +45,8 @@ impl BareHandler {
 /// Serves until it is killed.
 #[actix_web::main]
 pub(crate) async fn serve(pool: u64) {
-    let engine = match std::env::var(DIRECTORY) {
-        Ok(directory) => EmbeddedEngine::on_disk(directory.as_ref()),
-        Err(_) => EmbeddedEngine::in_memory(),
-    };
-    let claims = Data::new(Claims::of(engine.expect("the engine opens").client(), pool).await);
+    let directory = std::env::var_os(DIRECTORY);
+    let claims = Data::new(Claims::on_engine(directory.as_deref().map(Path::new), pool).await);
     let server =
         HttpServer::new(move || App::new().app_data(claims.clone()).route("/v1/allocate", post().to(allocate)))
             .bind("127.0.0.1:0")

@@ -1,5 +1,6 @@
 //! The broker's claims, as one makes them against the bare SDK.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_dynamodb::Client;
@@ -9,6 +10,7 @@ use aws_sdk_dynamodb::types::{
 use broker_actors::ports::SandboxStore as _;
 use broker_actors::testing::ModelStore;
 use sandbox_broker::dynamo::DynamoStore;
+use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use sandbox_broker::dynamo::table::{TableNames, create_table};
 
 /// A table of sandboxes, to be claimed once each.
@@ -19,8 +21,10 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Makes the table, with so many sandboxes.
-    pub(crate) async fn of(client: Client, pool: u64) -> Self {
+    /// Makes the table, with so many sandboxes, on a file in this directory or in memory.
+    pub(crate) async fn on_engine(directory: Option<&Path>, pool: u64) -> Self {
+        let engine = directory.map_or_else(EmbeddedEngine::in_memory, EmbeddedEngine::on_disk);
+        let client = engine.expect("the engine opens").client();
         create_table(&client, &TableNames::default()).await.expect("the table is made");
         let store = DynamoStore::new(client.clone(), TableNames::default());
         for number in 1..=pool as u32 {
