@@ -9,7 +9,6 @@ use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use serde_json::json;
 
 use crate::claims::{Claims, external_id};
-use crate::helpers::eventually;
 use crate::support::processes::{Process, executable, listening_address};
 
 /// Set in the process that serves: how many sandboxes it has.
@@ -21,19 +20,15 @@ const DIRECTORY: &str = "BARE_HANDLER_DIRECTORY";
 pub(crate) struct BareHandler {
     pub(crate) address: SocketAddr,
     _process: Process,
-    _output: tempfile::NamedTempFile,
 }
 
 impl BareHandler {
     /// Starts this program again, to be the server.
     pub(crate) async fn start(directory: Option<&Path>, pool: u64) -> Self {
-        let output = tempfile::NamedTempFile::new().expect("a file for the output");
         let mut command = executable(&std::env::current_exe().expect("this program has a path"), &[]);
         command.env(POOL, pool.to_string()).envs(directory.map(|directory| (DIRECTORY, directory)));
-        let process = Process::spawn(&mut command, output.path());
-        let log = || std::fs::read_to_string(output.path()).expect("the output is text");
-        let address = eventually("the bare handler listens", async || listening_address(&log())).await;
-        Self { address, _process: process, _output: output }
+        let (process, _, address) = Process::listening(&mut command, listening_address).await;
+        Self { address, _process: process }
     }
 
     /// How many sandboxes this process is to serve, if it was started for that.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::process::Command;
 
-use crate::helpers::{TestApp, eventually};
+use crate::helpers::TestApp;
 pub use crate::support::processes::{ADMIN_TOKEN, CspSim, DynamoServer, TRACK_TOKEN, program};
 use crate::support::processes::{Process, listening_address};
 
@@ -30,10 +30,7 @@ impl Broker {
 
     /// The same with a command that ends in the broker.
     pub async fn run(command: &mut Command) -> Self {
-        let output = tempfile::NamedTempFile::new().unwrap();
-        let process = Process::spawn(command, output.path());
-        let log = || std::fs::read_to_string(output.path()).unwrap();
-        let address = eventually("the broker listens", async || listening_address(&log())).await;
+        let (process, output, address) = Process::listening(command, listening_address).await;
         let app = TestApp::at(address, TRACK_TOKEN, ADMIN_TOKEN);
         app.is_ready().await;
         Self { process, app, output }

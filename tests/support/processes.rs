@@ -7,6 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 use super::eventually;
 
@@ -43,6 +44,18 @@ impl Process {
     pub fn spawn(command: &mut Command, output: &Path) -> Self {
         let file = OpenOptions::new().create(true).append(true).open(output).unwrap();
         Self(command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap())
+    }
+
+    /// Starts it, and waits until `address_in` finds in its output where it listens. The output goes on in the file.
+    pub async fn listening<A>(
+        command: &mut Command,
+        address_in: impl Fn(&str) -> Option<A>,
+    ) -> (Self, NamedTempFile, A) {
+        let output = NamedTempFile::new().unwrap();
+        let process = Self::spawn(command, output.path());
+        let written = || std::fs::read_to_string(output.path()).unwrap();
+        let address = eventually("the process listens", async || address_in(&written())).await;
+        (process, output, address)
     }
 
     pub fn id(&self) -> u32 {
@@ -142,15 +155,11 @@ impl CspSim {
 
     /// The same with these flags, among them the port.
     pub async fn start_with(sandboxes: u32, flags: &[&str]) -> Self {
-        let output = tempfile::NamedTempFile::new().unwrap();
         let sandboxes = sandboxes.to_string();
         let arguments = [&["csp-sim", "--sandboxes", &sandboxes, "--token", Self::TOKEN], flags].concat();
-        let process = Process::spawn(&mut program(&arguments), output.path());
-        let url = eventually("the simulator listens", async || {
-            let lines = std::fs::read_to_string(output.path()).unwrap();
-            lines.lines().find_map(|line| line.strip_prefix("simulated CSP on ").map(str::to_owned))
-        })
-        .await;
+        let url_in =
+            |output: &str| output.lines().find_map(|line| line.strip_prefix("simulated CSP on ").map(str::to_owned));
+        let (process, _, url) = Process::listening(&mut program(&arguments), url_in).await;
         Self { process, url, http: reqwest::Client::new() }
     }
 
