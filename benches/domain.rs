@@ -39,7 +39,7 @@ fn transitions(criterion: &mut Criterion) {
 fn items(criterion: &mut Criterion) {
     let available = ModelStore::sandbox(1);
     let (write, claim) = available.claim(holding(), NOW).expect("it is available");
-    let allocated: Sandbox = available.changed(&write.change);
+    let allocated: Sandbox = available.after(&write.mutation);
     let (allocated_item, held_item) = (sandbox_item(&allocated), claim_item(&claim));
     let mut group = criterion.benchmark_group("item");
     group.bench_function("sandbox to item", |bencher| bencher.iter(|| sandbox_item(black_box(&allocated))));
@@ -47,7 +47,7 @@ fn items(criterion: &mut Criterion) {
     group.bench_function("claim to item", |bencher| bencher.iter(|| claim_item(black_box(&claim))));
     group.bench_function("item to claim", |bencher| bencher.iter(|| read_claim(black_box(&held_item))));
     group.bench_function("change to update", |bencher| {
-        bencher.iter(|| update_of(black_box(&write.change), black_box(&write.expect)));
+        bencher.iter(|| update_of(black_box(&write.mutation), black_box(&write.precondition)));
     });
     group.finish();
 }

@@ -11,12 +11,13 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::web;
 use broker_actors::allocation::AllocationSettings;
 use broker_actors::breaker::BreakerSettings;
-use broker_actors::cleanup::CleanupSettings;
+use broker_actors::broker::Broker;
+use broker_actors::jobs::cleanup::CleanupSettings;
+use broker_actors::jobs::csp_sync::SyncSettings;
 use broker_actors::ports::{Clock, CspClient, StoreError};
 use broker_actors::retry::RetryPolicy;
 use broker_actors::sandbox::{ReplicaId, Timestamp};
-use broker_actors::sync::SyncSettings;
-use broker_actors::system::{Broker, BrokerSettings, Ports};
+use broker_actors::start::{BrokerSettings, Ports};
 use secrecy::SecretString;
 use tokio::time::{interval, timeout};
 use url::Url;
@@ -139,7 +140,7 @@ impl Application {
         let upkeep = actix_web::rt::spawn(prometheus::upkeep());
         let ended = tokio::select! {
             () = stop => Ok(()),
-            name = broker.death() => Err(RunError::PartDied(name)),
+            name = broker.first_failure() => Err(RunError::PartDied(name)),
         };
         tracing::info!("stopping");
         self.state.draining.store(true, Ordering::Release);
@@ -246,7 +247,7 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         job_lease: Duration::from_secs(raw.job_lease_sec),
         control_poll: Duration::from_secs(raw.control_poll_sec),
         // Half of the grace period is for requests, so a quarter leaves time to give leases back.
-        stop_patience: Duration::from_secs(raw.shutdown_grace_sec) / 4,
+        stop_timeout: Duration::from_secs(raw.shutdown_grace_sec) / 4,
     }
 }
 

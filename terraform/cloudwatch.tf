@@ -1,4 +1,4 @@
-# Log, alarms, dashboard. What only the broker knows comes from its log: one census line a minute from each task, one
+# Log, alarms, dashboard. What only the broker knows comes from its log: one line of pool stats a minute from each task, one
 # line for each job run, one for each request.
 
 resource "aws_cloudwatch_log_group" "broker" {
@@ -28,14 +28,14 @@ locals {
 
   # Each metric's log line and what of it counts.
   log_metrics = {
-    PoolAvailable       = { pattern = "{ $.message = \"pool census\" }", value = "$.available" }
-    PoolAllocated       = { pattern = "{ $.message = \"pool census\" }", value = "$.allocated" }
-    PoolPendingDeletion = { pattern = "{ $.message = \"pool census\" }", value = "$.pending_deletion" }
-    PoolStale           = { pattern = "{ $.message = \"pool census\" }", value = "$.stale" }
-    PoolDeletionFailed  = { pattern = "{ $.message = \"pool census\" }", value = "$.deletion_failed" }
-    BreakerOpen         = { pattern = "{ $.message = \"pool census\" && $.circuit_breaker = \"open\" }", value = "1" }
-    Allocations         = { pattern = "{ $.message = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "1" }
-    AllocateLatency     = { pattern = "{ $.message = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
+    PoolAvailable       = { pattern = "{ $.event = \"pool_stats\" }", value = "$.available" }
+    PoolAllocated       = { pattern = "{ $.event = \"pool_stats\" }", value = "$.allocated" }
+    PoolPendingDeletion = { pattern = "{ $.event = \"pool_stats\" }", value = "$.pending_deletion" }
+    PoolStale           = { pattern = "{ $.event = \"pool_stats\" }", value = "$.stale" }
+    PoolDeletionFailed  = { pattern = "{ $.event = \"pool_stats\" }", value = "$.deletion_failed" }
+    BreakerOpen         = { pattern = "{ $.event = \"pool_stats\" && $.circuit_breaker = \"open\" }", value = "1" }
+    Allocations         = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "1" }
+    AllocateLatency     = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
   }
 
   # A job that has not succeeded for three intervals rings. CloudWatch looks back seven days at most, so a job that
@@ -83,7 +83,7 @@ resource "aws_cloudwatch_log_metric_filter" "job_completed" {
 
   name           = "job-completed-${each.key}"
   log_group_name = aws_cloudwatch_log_group.broker.name
-  pattern        = "{ $.message = \"job run completed\" && $.job = \"${each.key}\" }"
+  pattern        = "{ $.event = \"job_run\" && $.outcome = \"completed\" && $.job = \"${each.key}\" }"
 
   metric_transformation {
     namespace = local.metric_namespace

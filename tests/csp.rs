@@ -77,8 +77,8 @@ async fn active_sandboxes_are_listed_and_nothing_else() {
 async fn a_deleted_account_is_replaced_and_gone_the_second_time() {
     let sim = Sim::start(2, None);
     let id = sim.client().list().await.unwrap().accounts[0].external_id.clone();
-    assert_eq!(sim.client().delete(&id).await, Ok(CspDeletion::Deleted));
-    assert_eq!(sim.client().delete(&id).await, Ok(CspDeletion::AlreadyGone));
+    assert_eq!(sim.client().delete(&id).await.unwrap(), CspDeletion::Deleted);
+    assert_eq!(sim.client().delete(&id).await.unwrap(), CspDeletion::AlreadyGone);
     let left = sim.client().list().await.unwrap().accounts;
     let names: Vec<_> = left.iter().map(|account| account.name.as_str()).collect();
     assert_eq!(names, ["lab-00002", "lab-00003"]);
@@ -111,10 +111,11 @@ async fn each_fault_is_the_error_that_it_should_be() {
     }
     for status in [401, 403] {
         let failed = listed(json!({ "error_rate": 1.0, "error_status": status })).await;
-        assert_eq!(failed, Err(CspError::Unauthorized { status }));
+        assert!(matches!(failed, Err(CspError::Unauthorized { status: found }) if found == status), "{failed:?}");
     }
     let throttled = listed(json!({ "error_rate": 1.0, "error_status": 429, "retry_after": 17 })).await;
-    assert_eq!(throttled, Err(CspError::Throttled { retry_after: Some(Duration::from_secs(17)) }));
+    let Err(CspError::Throttled { retry_after }) = throttled else { panic!("{throttled:?}") };
+    assert_eq!(retry_after, Some(Duration::from_secs(17)));
     let malformed = listed(json!({ "malformed_body": true })).await;
     assert!(matches!(malformed, Err(CspError::BadAnswer(_))), "{malformed:?}");
     let hanging = listed(json!({ "hang": true })).await;
@@ -126,7 +127,7 @@ async fn each_fault_is_the_error_that_it_should_be() {
     sim.set(json!({ "undeletable": [2_000_001] })).await;
     let accounts = csp.list().await.unwrap().accounts;
     assert!(matches!(csp.delete(&accounts[0].external_id).await, Err(CspError::Unavailable(_))));
-    assert_eq!(csp.delete(&accounts[1].external_id).await, Ok(CspDeletion::Deleted));
+    assert_eq!(csp.delete(&accounts[1].external_id).await.unwrap(), CspDeletion::Deleted);
     for nonsense in [json!({ "error_rate": 2.0 }), json!({ "latency": 5 }), json!({ "hang": "yes" })] {
         assert_eq!(sim.set(nonsense.clone()).await, 400, "{nonsense}");
     }
@@ -137,7 +138,7 @@ async fn a_wrong_token_is_told_and_no_token_is_shown() {
     let sim = Sim::start(1, None);
     let csp = client(&format!("http://{}", sim.address), "another-secret");
     let refused = csp.list().await.unwrap_err();
-    assert_eq!(refused, CspError::Unauthorized { status: 401 });
+    assert!(matches!(refused, CspError::Unauthorized { status: 401 }), "{refused:?}");
     assert!(refused.to_string().contains("CSP_API_TOKEN"));
     assert!(!format!("{csp:?} {refused:?} {refused}").contains("another-secret"));
 }

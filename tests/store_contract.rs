@@ -40,12 +40,13 @@ async fn on_client(client: aws_sdk_dynamodb::Client) -> Store {
     Arc::new(DynamoStore::new(client, TableNames::default()))
 }
 
-/// The server that the environment names; without one, the engine once more.
+/// The server that the environment names, with a table for each test; without one, the embedded engine.
 async fn on_named_server() -> Store {
-    match std::env::var("DDB_ENDPOINT_URL") {
-        Ok(url) => on_client(connect(None, Some(url)).await).await,
-        Err(_) => in_memory().await,
-    }
+    let Ok(url) = std::env::var("DDB_ENDPOINT_URL") else { return in_memory().await };
+    let client = connect(None, Some(url)).await;
+    let names = TableNames { table: format!("contract-{:016x}", fastrand::u64(..)), ..TableNames::default() };
+    create_table(&client, &names).await.unwrap();
+    Arc::new(DynamoStore::new(client, names))
 }
 
 store_contract!(embedded_in_memory, in_memory());
@@ -106,7 +107,7 @@ async fn a_table_of_another_shape_is_named_and_left_alone() {
 /// SPEC section 3: claim, lease, control and replica items are in no index.
 #[tokio::test]
 async fn only_sandboxes_are_indexed() {
-    use broker_actors::ports::{Control, Desired};
+    use broker_actors::actor::{ActorName, Control, DesiredState};
     use broker_actors::sandbox::{Holding, IdempotencyKey, ReplicaId, Timestamp, TrackId};
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
@@ -118,17 +119,18 @@ async fn only_sandboxes_are_indexed() {
     let (write, claim) = sandbox.claim(holding, now).unwrap();
     store.claim(&write, &claim).await.unwrap();
     let replica = ReplicaId::new("replica");
-    store.acquire_lease("job", &replica, now, until, None).await.unwrap();
+    store.acquire_lease(ActorName::Cleanup, &replica, now, until, None).await.unwrap();
     store.heartbeat(&replica, now, until).await.unwrap();
     let control = Control {
-        actor: "cleanup".to_owned(),
-        desired: Desired::Paused,
+        actor: ActorName::Cleanup,
+        desired_state: DesiredState::Paused,
         reason: String::new(),
-        by: "ops".to_owned(),
-        at: now,
+        requested_by: "ops".to_owned(),
+        updated_at: now,
     };
     store.put_control(&control).await.unwrap();
-    let keys = ["TRACK#track/CLAIM#key", "LEASE#job/META", "CTRL#cleanup/META", "LEASE#pool-manager/REPLICA#replica"];
+    let keys =
+        ["TRACK#track/CLAIM#key", "LEASE#cleanup/META", "CTRL#cleanup/META", "LEASE#pool-manager/REPLICA#replica"];
     for key in keys {
         let (partition, sort) = key.split_once('/').unwrap();
         let attribute = |value: &str| aws_sdk_dynamodb::types::AttributeValue::S(value.to_owned());

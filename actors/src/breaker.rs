@@ -1,32 +1,33 @@
-//! The circuit breaker before the CSP: a pure state machine, and the client that asks it before each call.
+//! The circuit breaker in front of the CSP: a pure state machine, and the client that asks it before each call.
 //!
-//! Closed lets calls through; `threshold` failures in a row open it. Open refuses calls until `timeout` is over.
-//! Half-open lets one probe through: its success closes the breaker, its failure opens it again.
+//! Closed, it lets calls through; `threshold` consecutive failures open it. Open, it refuses calls until `timeout` has
+//! passed. Half-open, it lets one probe through, whose success closes it and whose failure opens it again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::ports::{CspClient, CspDeletion, CspError, CspListing};
 
-/// The breaker's bounds.
+/// The parameters of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BreakerSettings {
-    /// So many failures in a row open it.
+    /// The number of consecutive failures that opens it.
     pub threshold: u32,
-    /// So long it stays open before it lets a probe through.
+    /// How long it stays open before it lets a probe through.
     pub timeout: Duration,
 }
 
-/// The state machine. It has no clock: its callers tell it the time.
+/// The state machine. It has no clock: callers pass the time.
 #[derive(Debug)]
 pub struct Breaker {
     settings: BreakerSettings,
     state: State,
-    /// Grows with each change of state, so that a call that was let through before says nothing about the state now.
+    /// Grows with each change of state, so that a call that started before the change says nothing about the new state.
     generation: u64,
 }
 
@@ -34,31 +35,55 @@ pub struct Breaker {
 enum State {
     Closed { failures: u32 },
     Open { until: Instant },
-    HalfOpen { probe_is_out: bool },
+    HalfOpen { is_probing: bool },
 }
 
-/// The right to make one call; goes back to [`Breaker::record`] with what became of it.
+/// The right to make one call. It goes back to [`Breaker::record`] with the outcome.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Permit(u64);
 
 /// What a call says about the CSP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answers.
+    /// The CSP answers.
     Success,
-    /// It does not work.
+    /// The CSP does not work.
     Failure,
 }
 
-/// The breaker as operators see it.
+/// The state of the breaker, as operators see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum BreakerState {
+    /// Calls go through.
+    Closed,
+    /// Calls are refused.
+    Open,
+    /// One probe goes through.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The name in the API and in logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// The breaker, as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct BreakerSnapshot {
-    /// `closed`, `open` or `half_open`.
-    pub state: &'static str,
-    /// Failures in a row, while closed.
+    /// The state.
+    pub state: BreakerState,
+    /// Consecutive failures, while closed.
     pub consecutive_failures: u32,
-    /// Until a probe is let through, while open.
+    /// The time until a probe goes through, while open.
     pub retry_in_seconds: Option<u64>,
 }
 
@@ -68,23 +93,27 @@ impl Breaker {
         Self { settings, state: State::Closed { failures: 0 }, generation: 0 }
     }
 
-    /// Lets a call through, or tells how long to wait.
+    /// Lets a call through.
+    ///
+    /// # Errors
+    ///
+    /// The time to wait, if the breaker is open or a probe is in flight.
     pub fn admit(&mut self, now: Instant) -> Result<Permit, Duration> {
         if let State::Open { until } = self.state
             && until <= now
         {
-            self.enter(State::HalfOpen { probe_is_out: false });
+            self.enter(State::HalfOpen { is_probing: false });
         }
         match &mut self.state {
             State::Closed { .. } => {}
             State::Open { until } => return Err(*until - now),
-            State::HalfOpen { probe_is_out: true } => return Err(self.settings.timeout),
-            State::HalfOpen { probe_is_out } => *probe_is_out = true,
+            State::HalfOpen { is_probing: true } => return Err(self.settings.timeout),
+            State::HalfOpen { is_probing } => *is_probing = true,
         }
         Ok(Permit(self.generation))
     }
 
-    /// Takes note of what became of a call.
+    /// Records the outcome of a call.
     pub fn record(&mut self, permit: Permit, outcome: Outcome, now: Instant) {
         if permit.0 != self.generation {
             return;
@@ -97,17 +126,18 @@ impl Breaker {
             }
             (State::Closed { .. } | State::HalfOpen { .. }, Outcome::Failure) => self.enter(open),
             (State::HalfOpen { .. }, Outcome::Success) => self.enter(State::Closed { failures: 0 }),
-            // No permit is given out while open.
+            // No permit is issued while open.
             (State::Open { .. }, _) => {}
         }
     }
 
-    /// The state at this time.
+    /// The state at `now`.
     pub fn snapshot(&self, now: Instant) -> BreakerSnapshot {
+        let threshold = self.settings.threshold;
         let (state, consecutive_failures, retry_in) = match self.state {
-            State::Closed { failures } => ("closed", failures, None),
-            State::Open { until } => ("open", self.settings.threshold, Some(until.saturating_duration_since(now))),
-            State::HalfOpen { .. } => ("half_open", self.settings.threshold, None),
+            State::Closed { failures } => (BreakerState::Closed, failures, None),
+            State::Open { until } => (BreakerState::Open, threshold, Some(until.saturating_duration_since(now))),
+            State::HalfOpen { .. } => (BreakerState::HalfOpen, threshold, None),
         };
         BreakerSnapshot { state, consecutive_failures, retry_in_seconds: retry_in.map(|wait| wait.as_secs()) }
     }
@@ -125,13 +155,13 @@ pub struct GuardedCsp {
 }
 
 impl GuardedCsp {
-    /// Puts a closed breaker before `csp`.
+    /// Puts a closed breaker in front of `csp`.
     pub fn new(csp: Arc<dyn CspClient>, settings: BreakerSettings) -> Self {
-        publish("closed");
+        set_gauge(BreakerState::Closed);
         Self { csp, breaker: Mutex::new(Breaker::new(settings)) }
     }
 
-    /// The breaker as operators see it.
+    /// The breaker, as operators see it.
     pub fn snapshot(&self) -> BreakerSnapshot {
         self.with_breaker(|breaker, now| breaker.snapshot(now))
     }
@@ -143,60 +173,64 @@ impl GuardedCsp {
     ) -> Result<T, CspError> {
         let admitted = self.with_breaker(Breaker::admit);
         let permit = admitted.map_err(|retry_in| CspError::BreakerOpen { retry_in })?;
-        let mut call_out = CallOut { guard: self, permit: Some(permit) };
+        let mut in_flight = CallInFlight { csp: self, permit: Some(permit) };
         let result = call.await;
-        let outcome = match &result {
+        in_flight.end(match &result {
             // A wrong token is our fault; the CSP is up.
             Ok(_) | Err(CspError::Unauthorized { .. }) => Outcome::Success,
             Err(CspError::BadAnswer(_)) => on_bad_answer,
             Err(_) => Outcome::Failure,
-        };
-        call_out.ended(outcome);
+        });
         result
     }
 
     fn with_breaker<R>(&self, act: impl FnOnce(&mut Breaker, Instant) -> R) -> R {
-        // The state is a plain value that is replaced whole, so it is good even after a panic elsewhere.
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut breaker = self.breaker.lock();
         let now = Instant::now();
         let before = breaker.snapshot(now).state;
         let result = act(&mut breaker, now);
         let after = breaker.snapshot(now).state;
         if before != after {
-            tracing::warn!(before, after, "the circuit breaker changed its state");
-            publish(after);
+            let (before, after_name) = (before.as_str(), after.as_str());
+            tracing::warn!(
+                event = "breaker_changed",
+                before,
+                after = after_name,
+                "the circuit breaker changed its state"
+            );
+            set_gauge(after);
         }
         result
     }
 }
 
-fn publish(state: &'static str) {
+fn set_gauge(state: BreakerState) {
     let value = match state {
-        "closed" => 0.0,
-        "half_open" => 1.0,
-        _ => 2.0,
+        BreakerState::Closed => 0.0,
+        BreakerState::HalfOpen => 1.0,
+        BreakerState::Open => 2.0,
     };
     metrics::gauge!("broker_circuit_breaker_state").set(value);
 }
 
-/// A call under way. If it is dropped, it counts as failed: a probe that nobody waits for must not keep the breaker
+/// A call in flight. If it is dropped it counts as failed: a probe that no one waits for must not keep the breaker
 /// half-open for ever.
-struct CallOut<'a> {
-    guard: &'a GuardedCsp,
+struct CallInFlight<'a> {
+    csp: &'a GuardedCsp,
     permit: Option<Permit>,
 }
 
-impl CallOut<'_> {
-    fn ended(&mut self, outcome: Outcome) {
+impl CallInFlight<'_> {
+    fn end(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
-            self.guard.with_breaker(|breaker, now| breaker.record(permit, outcome, now));
+            self.csp.with_breaker(|breaker, now| breaker.record(permit, outcome, now));
         }
     }
 }
 
-impl Drop for CallOut<'_> {
+impl Drop for CallInFlight<'_> {
     fn drop(&mut self) {
-        self.ended(Outcome::Failure);
+        self.end(Outcome::Failure);
     }
 }
 
@@ -207,7 +241,7 @@ impl CspClient for GuardedCsp {
     }
 
     async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
-        // An odd answer about one account says nothing about the others.
+        // An unexpected answer about one account says nothing about the others.
         self.call(self.csp.delete(external_id), Outcome::Success).await
     }
 }

@@ -1,29 +1,32 @@
-//! The doors to the outside: the store, the CSP and the clock, with their errors. Adapters live in the other package.
+//! The ports: store, CSP and clock, with their errors. The adapters are in the other package.
 
-use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::sandbox::{Claim, ClaimKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
+use crate::actor::{ActorName, Control};
+use crate::error::Cause;
+use crate::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, CspAccount, ReplicaId, Sandbox, SandboxId, Status, Timestamp,
+};
 
-/// Why the store gave no answer.
+/// Why a store request failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store is too busy; nothing was written. Waiting helps.
-    #[error("the store is throttling: {0}")]
-    Throttled(String),
-    /// The store was not reached or refused to work; nothing was written.
-    #[error("the store is unavailable: {0}")]
-    Unavailable(String),
-    /// The request may or may not have been carried out: it timed out or its answer was lost.
-    #[error("the outcome of the store request is unknown: {0}")]
-    OutcomeUnknown(String),
-    /// The store rejects the request for good: missing table, missing permission, invalid request.
-    #[error("the store rejects the request: {0}")]
-    Rejected(String),
-    /// An item is there but cannot be read as what it should be.
+    /// The store refuses for now, because too much is asked of it. Nothing was written.
+    #[error("the store is throttling")]
+    Throttled(#[source] Cause),
+    /// The store was not reached or refused to work. Nothing was written.
+    #[error("the store is unavailable")]
+    Unavailable(#[source] Cause),
+    /// The request timed out or its answer was lost. It may have been executed.
+    #[error("the outcome of the store request is unknown")]
+    OutcomeUnknown(#[source] Cause),
+    /// The store rejects the request, and will reject it again: invalid request, missing table.
+    #[error("the store rejects the request")]
+    Rejected(#[source] Cause),
+    /// An item cannot be read as what it should be.
     #[error("unreadable item {key}: {reason}")]
     Corrupt {
         /// The item's key.
@@ -32,71 +35,71 @@ pub enum StoreError {
         reason: String,
     },
     /// The cursor was not made by this store for this listing.
-    #[error("the cursor is not one that this listing handed out")]
+    #[error("the cursor is not one that this listing returned")]
     BadCursor,
 }
 
-/// What became of a claim transaction.
+/// The outcome of a claim transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
-    /// Claim item written, sandbox allocated.
+    /// The claim item is written, the sandbox is allocated.
     Claimed,
-    /// The key already holds a sandbox; nothing was written.
+    /// The key already holds a sandbox. Nothing was written.
     AlreadyHeld(Claim),
-    /// The candidate is not as the write expected; `found` is what is there (`None`: no such item).
-    CandidateMoved {
-        /// The candidate as it is.
-        found: Option<Sandbox>,
+    /// The candidate is not as expected. Nothing was written.
+    CandidateChanged {
+        /// The candidate as it is; `None` if there is no such item.
+        current: Option<Sandbox>,
     },
-    /// Another transaction touches one of the items right now; nothing was written.
+    /// Another transaction is working on one of the items. Nothing was written.
     Conflict,
 }
 
-/// What became of a conditional write.
+/// The outcome of a conditional update.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "it is looked at and gone; a box would cost an allocation")]
+#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
 pub enum WriteOutcome {
     /// Written.
     Done,
-    /// The sandbox is not as the write expected; `found` is what is there (`None`: no such item).
-    Moved {
-        /// The sandbox as it is.
-        found: Option<Sandbox>,
+    /// The sandbox is not as expected. Nothing was written.
+    PreconditionFailed {
+        /// The sandbox as it is; `None` if there is no such item.
+        current: Option<Sandbox>,
     },
-    /// The claim item belongs to another sandbox; nothing was written. Only for writes that touch a claim.
-    ClaimMoved,
-    /// Another transaction touches one of the items right now; nothing was written.
+    /// The claim item belongs to another sandbox. Nothing was written. Only for updates that include a claim.
+    ClaimMismatch,
+    /// Another transaction is working on one of the items. Nothing was written.
     Conflict,
 }
 
 /// One page of sandboxes of one status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
-    /// The sandboxes, by `allocated_at`.
+    /// The sandboxes, sorted by `allocated_at`.
     pub sandboxes: Vec<Sandbox>,
-    /// Where the next page starts; `None` at the end.
+    /// Where the next page starts; `None` on the last page.
     pub next: Option<Cursor>,
 }
 
-/// A place in a listing, opaque to everybody but the store that made it.
+/// A position in a listing, opaque to all but the store that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// Which sandboxes to list.
+/// The sandboxes to list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
     /// Their status.
     pub status: Status,
     /// Only those allocated at this time or before.
     pub allocated_until: Option<Timestamp>,
-    /// At most this many.
+    /// The largest page, in sandboxes.
     pub limit: u32,
-    /// Where to go on.
+    /// Where to continue.
     pub after: Option<Cursor>,
 }
 
-/// The most that one page may hold. Claims wait behind a page where the store does one thing at a time, as the embedded
-/// engine does; behind this many for about a millisecond. It is also far below DynamoDB's 1 MB.
+/// The largest page, in sandboxes. Claims wait behind a page where the store does one thing at a time, as the embedded
+/// engine does: about a millisecond for this many.
 pub const MAX_PAGE: u32 = 100;
 
 impl Listing {
@@ -106,126 +109,142 @@ impl Listing {
     }
 }
 
-/// The right to run one job, while it lasts.
+/// The right to run one job, for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JobLease {
-    /// Which job.
-    pub job: String,
-    /// Who runs it, or ran it last.
+    /// The job's actor.
+    pub job: ActorName,
+    /// The replica that runs the job, or ran it last.
     pub holder: ReplicaId,
-    /// When the right ends if it is not extended; the epoch's zero once it was given back.
+    /// When the lease ends unless it is extended; 0 once it was given back.
     pub expires_at: Timestamp,
-    /// Grows by one with each acquisition; fences the holder's own writes to the lease.
+    /// Grows by one with each acquisition. It fences the holder's writes to the lease.
     pub term: u64,
-    /// When the last finished run ended.
+    /// When the last completed or failed run ended.
     pub ran_at: Option<Timestamp>,
-    /// How the last finished run went, as JSON.
+    /// The record of that run, as JSON.
     pub last_run: Option<String>,
 }
 
-/// What became of an attempt to take a lease.
+/// The outcome of an attempt to acquire a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseOutcome {
-    /// It is ours.
+    /// The caller holds it.
     Acquired(JobLease),
-    /// Another replica holds it, or the job is not due; here is what is there.
+    /// Another replica holds it, or the job is not due. The lease as it is.
     Refused(JobLease),
 }
 
-/// What an operator wants of an actor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub enum Desired {
-    /// Work.
-    #[default]
-    Running,
-    /// Rest until resumed.
-    Paused,
-}
-
-/// A control item: an operator's word to one actor, on every replica.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct Control {
-    /// Which actor.
-    pub actor: String,
-    /// What it should do.
-    pub desired: Desired,
-    /// Why.
-    pub reason: String,
-    /// Who said so.
-    pub by: String,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// The table, seen from the broker. Each method is one request to the store unless it says otherwise; each write is
-/// conditional on what its caller believes (I5) and names the attributes it changes (I7).
+/// The table, as the core sees it. Each method is one request to the store unless it says otherwise. Each write is
+/// conditional on what its caller knows (I5) and names the attributes that it changes (I7).
+///
+/// # Errors
+///
+/// Reads fail with [`StoreError::Unavailable`] when they get no answer, writes with [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait SandboxStore: Coordination {
     /// Creates the claim and allocates the candidate, both or neither.
-    async fn claim(&self, write: &Write, claim: &Claim) -> Result<ClaimOutcome, StoreError>;
+    async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError>;
 
     /// Reads a claim, consistently.
     async fn find_claim(&self, claim_key: &ClaimKey) -> Result<Option<Claim>, StoreError>;
 
-    /// Changes the sandbox and deletes its claim, both or neither. A claim that is already gone is no obstacle.
-    async fn end_claim(&self, write: &Write, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError>;
+    /// Updates the sandbox and deletes its claim, both or neither. A claim that is already gone does not matter.
+    async fn end_claim(&self, update: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError>;
 
-    /// Changes the sandbox and sets its claim's end and epoch, both or neither.
-    async fn renew_claim(&self, write: &Write, renewed: &Claim) -> Result<WriteOutcome, StoreError>;
+    /// Updates the sandbox and sets its claim's end and epoch, both or neither.
+    async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError>;
 
-    /// Reads a sandbox, consistently; tombstones too.
+    /// Reads a sandbox, consistently. Tombstones too.
     async fn get(&self, sandbox_id: &SandboxId) -> Result<Option<Sandbox>, StoreError>;
 
-    /// Adds a sandbox that is not there; `false` if one with its id is.
+    /// Adds a sandbox; `false` if one with its id exists.
     async fn create(&self, sandbox: &Sandbox) -> Result<bool, StoreError>;
 
-    /// Changes the sandbox alone.
-    async fn update(&self, write: &Write) -> Result<WriteOutcome, StoreError>;
+    /// Updates the sandbox alone.
+    async fn update(&self, update: &ConditionalUpdate) -> Result<WriteOutcome, StoreError>;
 
-    /// Reads one page from the status index. The index lags behind the table.
+    /// Reads one page from the status index, which lags behind the table.
     async fn list(&self, listing: &Listing) -> Result<Page, StoreError>;
 
-    /// Counts the sandboxes of a status, over all pages of the status index: one request for each page.
+    /// Counts the sandboxes of a status in the status index. One request for each page.
     async fn count(&self, status: Status) -> Result<u64, StoreError>;
 
-    /// Proves that the table answers.
+    /// Checks that the table answers.
     async fn ping(&self) -> Result<(), StoreError>;
 }
 
-/// The part of the table by which replicas agree: job leases, operators' controls, the list of live replicas. Like all
-/// of the store, one request for each method unless it says otherwise.
+impl dyn SandboxStore {
+    /// All pages of a listing, from `listing.after` on.
+    pub fn pages(&self, listing: Listing) -> Pages<'_> {
+        Pages { store: self, next: Some(listing) }
+    }
+
+    /// Ends a holding: updates the sandbox and deletes its claim. Where the claim belongs to another sandbox by now
+    /// (possible only after the claim outlived its TTL), the sandbox is updated alone, so that it cannot get stuck.
+    pub(crate) async fn end_holding(
+        &self,
+        update: &ConditionalUpdate,
+        claim_key: &ClaimKey,
+    ) -> Result<WriteOutcome, StoreError> {
+        match self.end_claim(update, claim_key).await? {
+            WriteOutcome::ClaimMismatch => self.update(update).await,
+            outcome => Ok(outcome),
+        }
+    }
+}
+
+/// The pages of one listing, read one by one.
+pub struct Pages<'a> {
+    store: &'a dyn SandboxStore,
+    next: Option<Listing>,
+}
+
+impl Pages<'_> {
+    /// Reads the next page; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::list`].
+    pub async fn next(&mut self) -> Result<Option<Vec<Sandbox>>, StoreError> {
+        let Some(listing) = self.next.take() else { return Ok(None) };
+        let page = self.store.list(&listing).await?;
+        self.next = page.next.map(|cursor| Listing { after: Some(cursor), ..listing });
+        Ok(Some(page.sandboxes))
+    }
+}
+
+/// The part of the table that replicas coordinate by: job leases, operators' commands, the list of live replicas. One
+/// request for each method unless it says otherwise.
 #[async_trait]
 pub trait Coordination: Send + Sync + 'static {
-    /// Takes the lease of `job` for `holder` until `until`, if nobody holds it at `now` and, when `due_since` is
-    /// given, if its last run ended then or before.
+    /// Acquires the lease of `job` for `holder` until `until`, if no replica holds it at `now` and, with `due_since`,
+    /// if the last run ended then or before.
     async fn acquire_lease(
         &self,
-        job: &str,
+        job: ActorName,
         holder: &ReplicaId,
         now: Timestamp,
         until: Timestamp,
         due_since: Option<Timestamp>,
     ) -> Result<LeaseOutcome, StoreError>;
 
-    /// Extends a lease; `false` if it is no longer this holder's in this term.
+    /// Extends a lease; `false` if this holder lost it.
     async fn extend_lease(&self, lease: &JobLease, until: Timestamp) -> Result<bool, StoreError>;
 
-    /// Gives a lease back and stores how the run went in its `ran_at` and `last_run`; `false` if it was lost.
+    /// Gives a lease back, with `ran_at` and `last_run`; `false` if this holder lost it.
     async fn release_lease(&self, lease: &JobLease) -> Result<bool, StoreError>;
 
-    /// Reads the lease of `job`; `None` if it never ran.
-    async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError>;
+    /// Reads the lease of `job`; `None` if the job never ran.
+    async fn read_lease(&self, job: ActorName) -> Result<Option<JobLease>, StoreError>;
 
-    /// Stores an operator's word; an older one never replaces a newer.
+    /// Stores a command. An older command never replaces a newer one.
     async fn put_control(&self, control: &Control) -> Result<(), StoreError>;
 
-    /// Reads the controls of these actors; an actor without a word from an operator is missing in the answer.
-    async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError>;
+    /// Reads the commands for these actors. An actor without a command is absent from the answer.
+    async fn controls(&self, actors: &[ActorName]) -> Result<Vec<Control>, StoreError>;
 
-    /// Keeps `replica` listed until `until` and tells all replicas that are listed at `now`. Two requests.
+    /// Keeps `replica` listed until `until` and returns the replicas listed at `now`. Two requests.
     async fn heartbeat(
         &self,
         replica: &ReplicaId,
@@ -233,93 +252,69 @@ pub trait Coordination: Send + Sync + 'static {
         until: Timestamp,
     ) -> Result<Vec<ReplicaId>, StoreError>;
 
-    /// Takes `replica` off the list.
+    /// Removes `replica` from the list.
     async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError>;
 }
 
-/// An active sandbox account in the CSP's listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CspAccount {
-    /// `csp_id`, as text.
-    pub sandbox_id: SandboxId,
-    /// Its name.
-    pub name: String,
-    /// `id`, `identity/accounts/<uuid>`.
-    pub external_id: String,
-    /// The CRM account, where there is one.
-    pub sfdc_account_id: Option<String>,
-    /// When the CSP created it, where it tells.
-    pub created_at: Option<Timestamp>,
-}
-
-/// What the CSP lists.
+/// The CSP's listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CspListing {
-    /// The active sandboxes.
+    /// The active sandbox accounts.
     pub accounts: Vec<CspAccount>,
-    /// Records left out because they lack what is kept.
+    /// The number of records that lack a required field.
     pub skipped: u64,
 }
 
-/// What the CSP did about a deletion.
+/// The outcome of a deletion at the CSP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CspDeletion {
-    /// It deleted the account.
+    /// The account is deleted.
     Deleted,
-    /// It does not know the account (any more).
+    /// The CSP does not know the account.
     AlreadyGone,
 }
 
-/// Why the CSP did not do what was asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a call of the CSP failed.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CspError {
-    /// It rejects our token: a configuration error.
+    /// The CSP rejects the token: a configuration error.
     #[error("the CSP rejects the token (HTTP {status}); check CSP_API_TOKEN")]
     Unauthorized {
         /// 401 or 403.
         status: u16,
     },
-    /// It asks us to slow down.
+    /// The CSP asks for fewer calls.
     #[error("the CSP throttles (HTTP 429)")]
     Throttled {
-        /// How long it asks us to wait.
+        /// How long the CSP asks to wait.
         retry_after: Option<Duration>,
     },
-    /// It is down, slow or failing.
-    #[error("the CSP is unavailable: {0}")]
-    Unavailable(String),
-    /// It answered something that is not of the agreed form.
-    #[error("the CSP answered something unexpected: {0}")]
-    BadAnswer(String),
-    /// The circuit breaker holds calls back.
+    /// The CSP is down, slow or failing.
+    #[error("the CSP is unavailable")]
+    Unavailable(#[source] Cause),
+    /// The CSP's answer does not have the agreed form.
+    #[error("the CSP gave an unexpected answer")]
+    BadAnswer(#[source] Cause),
+    /// The circuit breaker is open.
     #[error("the circuit breaker is open; the next call goes out in {} s", retry_in.as_secs())]
     BreakerOpen {
-        /// Until the breaker lets a probe through.
+        /// The time until the breaker lets a probe through.
         retry_in: Duration,
     },
 }
 
-/// The cloud provider.
+/// The cloud service provider.
 #[async_trait]
 pub trait CspClient: Send + Sync + 'static {
-    /// Lists the active sandboxes.
+    /// Lists the active sandbox accounts.
     async fn list(&self) -> Result<CspListing, CspError>;
 
     /// Deletes an account.
     async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError>;
 }
 
-/// Tells the time of day. Durations and deadlines come from tokio's clock, which tests can pause.
+/// The time of day. Durations and deadlines use tokio's clock, which tests can pause.
 pub trait Clock: Send + Sync + 'static {
-    /// Now.
+    /// The current time.
     fn now(&self) -> Timestamp;
-}
-
-impl fmt::Display for Desired {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Running => "running",
-            Self::Paused => "paused",
-        })
-    }
 }

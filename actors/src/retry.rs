@@ -1,42 +1,43 @@
-//! Waiting times between attempts: exponential, jittered, bounded. The only place that knows the `backoff` crate,
-//! which its author no longer maintains (see deny.toml).
+//! Waits between attempts: exponential, jittered, bounded. The only module that uses the `backoff` crate
+//! (docs/decisions/0002-backoff.md).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
+use parking_lot::Mutex;
 
 /// Bounds of the waits between attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// The first wait, before jitter.
     pub base: Duration,
-    /// No wait is longer, before jitter.
+    /// The longest wait, before jitter.
     pub max: Duration,
 }
 
-/// Half of a wait is added or taken away at random, so that those who collided once do not collide again.
+/// The largest share of a wait that jitter adds or subtracts, so that callers that collided once do not collide again.
 const JITTER: f64 = 0.5;
 
-/// The chance in one broker's waits. One seed gives the same waits again, so that a simulation replays exactly.
+/// The randomness in one broker's waits. A seed reproduces the same waits, so that a simulation can be replayed.
 #[derive(Clone, Debug)]
 pub struct Jitter(Arc<Mutex<fastrand::Rng>>);
 
 impl Jitter {
-    /// The chance that follows from this seed.
+    /// The randomness that follows from `seed`.
     pub fn seeded(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
     }
 
-    /// A generator of its own for one series of waits.
+    /// An independent generator for one series of waits.
     fn fork(&self) -> fastrand::Rng {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).fork()
+        self.0.lock().fork()
     }
 }
 
 impl RetryPolicy {
-    /// An endless sequence of waits, each about twice as long as the one before it.
+    /// An endless series of waits, each about twice as long as the one before it.
     pub fn waits(self, jitter: &Jitter) -> Waits {
         let doubling = ExponentialBackoff {
             current_interval: self.base,
@@ -51,7 +52,7 @@ impl RetryPolicy {
         Waits { doubling, random: jitter.fork() }
     }
 
-    /// The wait after `attempts` failures, for those who keep only the count.
+    /// The wait after `attempts` failures, for callers that store only the count.
     pub fn wait_after(self, attempts: u32, jitter: &Jitter) -> Duration {
         let mut waits = self.waits(jitter);
         // Past 32 doublings every wait is the longest one.
@@ -70,7 +71,7 @@ pub struct Waits {
 }
 
 impl Waits {
-    /// How long to wait before the next attempt.
+    /// The wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.doubling.next_backoff().unwrap_or(self.doubling.max_interval);
         wait.mul_f64(1.0 + JITTER * (2.0 * self.random.f64() - 1.0))

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use broker_actors::allocation::{AccessError, AllocateError};
+use broker_actors::actor::ActorName;
+use broker_actors::allocation::AllocateError;
 use broker_actors::ports::{SandboxStore as _, StoreError};
 use broker_actors::sandbox::{Event, SandboxId, Status, TrackId};
 use broker_actors::testing::{Fault, ModelStore, TestBroker};
+use broker_actors::update::SandboxError;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
@@ -180,7 +182,7 @@ async fn a_lost_response_is_resolved_by_reading_the_claim_back() {
 #[actix::test]
 async fn an_overdue_holding_is_not_the_answer_to_an_unknown_outcome() {
     let broker = TestBroker::with_sandboxes(1).await;
-    broker.broker.pause("expiry-reaper", "so that the holding stays", "test").await.unwrap();
+    broker.broker.pause(ActorName::ExpiryReaper, "so that the holding stays", "test").await.unwrap();
     broker.store.freeze_index();
     let held = broker.allocate("t1").await.unwrap().claim;
     sleep(Duration::from_secs(5 * 3600)).await;
@@ -317,14 +319,14 @@ async fn only_the_owner_reads_renews_and_releases() {
     let allocator = broker.broker.allocator();
     let claim = broker.allocate("t1").await.unwrap().claim;
     let (id, stranger) = (&claim.sandbox_id, track("t2"));
-    assert!(matches!(allocator.read(id, &stranger).await, Err(AccessError::NotOwner(_))));
-    assert!(matches!(allocator.renew(id, &stranger).await, Err(AccessError::NotOwner(_))));
-    assert!(matches!(allocator.release(id, &stranger).await, Err(AccessError::NotOwner(_))));
+    assert!(matches!(allocator.read(id, &stranger).await, Err(SandboxError::NotOwner(_))));
+    assert!(matches!(allocator.renew(id, &stranger).await, Err(SandboxError::NotOwner(_))));
+    assert!(matches!(allocator.release(id, &stranger).await, Err(SandboxError::NotOwner(_))));
     assert_eq!(broker.sandbox(id).status, Status::Allocated);
     assert_eq!(allocator.read(id, &track("t1")).await.unwrap(), broker.sandbox(id));
     let nobodys = SandboxId::new("404");
-    assert!(matches!(allocator.read(&nobodys, &stranger).await, Err(AccessError::NotFound(_))));
-    assert!(matches!(allocator.release(&nobodys, &stranger).await, Err(AccessError::NotFound(_))));
+    assert!(matches!(allocator.read(&nobodys, &stranger).await, Err(SandboxError::NotFound(_))));
+    assert!(matches!(allocator.release(&nobodys, &stranger).await, Err(SandboxError::NotFound(_))));
 }
 
 #[actix::test]
@@ -333,11 +335,11 @@ async fn a_tombstone_is_not_found() {
     let claim = broker.allocate("t1").await.unwrap().claim;
     broker.broker.allocator().release(&claim.sandbox_id, &track("t1")).await.unwrap();
     let sandbox = broker.sandbox(&claim.sandbox_id);
-    let buried = sandbox.write(Event::DeletedAtCsp { keep_until: sandbox.updated_at }, sandbox.updated_at).unwrap();
-    broker.store.update(&buried).await.unwrap();
+    let tombstone = sandbox.update(Event::DeletedAtCsp { keep_until: sandbox.updated_at }, sandbox.updated_at).unwrap();
+    broker.store.update(&tombstone).await.unwrap();
     let allocator = broker.broker.allocator();
-    assert!(matches!(allocator.read(&claim.sandbox_id, &track("t1")).await, Err(AccessError::NotFound(_))));
-    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(AccessError::NotFound(_))));
+    assert!(matches!(allocator.read(&claim.sandbox_id, &track("t1")).await, Err(SandboxError::NotFound(_))));
+    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(SandboxError::NotFound(_))));
 }
 
 #[actix::test]
@@ -357,7 +359,7 @@ async fn a_release_whose_response_was_lost_is_answered_the_second_time() {
     let claim = broker.allocate("t1").await.unwrap().claim;
     broker.store.fail_next("end_claim", Fault::LostResponse);
     let allocator = broker.broker.allocator();
-    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(AccessError::Store(_))));
+    assert!(matches!(allocator.release(&claim.sandbox_id, &track("t1")).await, Err(SandboxError::Store(_))));
     allocator.release(&claim.sandbox_id, &track("t1")).await.unwrap();
     broker.store.assert_consistent();
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_actors::breaker::{Breaker, BreakerSettings, GuardedCsp, Outcome};
+use broker_actors::breaker::{Breaker, BreakerSettings, BreakerState, GuardedCsp, Outcome};
+use broker_actors::error::cause;
 use broker_actors::ports::{CspClient as _, CspError};
 use broker_actors::testing::FakeCsp;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,7 +20,7 @@ fn call(breaker: &mut Breaker, outcome: Outcome, now: Instant) {
 fn opened(now: Instant) -> Breaker {
     let mut breaker = Breaker::new(SETTINGS);
     (0..3).for_each(|_| call(&mut breaker, Outcome::Failure, now));
-    assert_eq!(breaker.snapshot(now).state, "open");
+    assert_eq!(breaker.snapshot(now).state, BreakerState::Open);
     breaker
 }
 
@@ -32,7 +33,7 @@ async fn failures_in_a_row_open_it_and_a_success_between_them_counts() {
         call(&mut breaker, Outcome::Failure, now);
         call(&mut breaker, Outcome::Success, now);
     }
-    assert_eq!(breaker.snapshot(now).state, "closed");
+    assert_eq!(breaker.snapshot(now).state, BreakerState::Closed);
     let mut breaker = opened(now);
     assert_eq!(breaker.admit(now + Duration::from_secs(20)), Err(Duration::from_secs(40)));
     assert_eq!(breaker.snapshot(now).retry_in_seconds, Some(60));
@@ -41,7 +42,7 @@ async fn failures_in_a_row_open_it_and_a_success_between_them_counts() {
 #[tokio::test(start_paused = true)]
 async fn after_the_timeout_one_probe_decides() {
     let now = Instant::now();
-    for (outcome, state) in [(Outcome::Success, "closed"), (Outcome::Failure, "open")] {
+    for (outcome, state) in [(Outcome::Success, BreakerState::Closed), (Outcome::Failure, BreakerState::Open)] {
         let mut breaker = opened(now);
         let later = now + TIMEOUT;
         let probe = breaker.admit(later).expect("the probe");
@@ -59,7 +60,7 @@ async fn a_call_from_before_the_change_of_state_says_nothing() {
     let slow = breaker.admit(now).unwrap();
     (0..3).for_each(|_| call(&mut breaker, Outcome::Failure, now));
     breaker.record(slow, Outcome::Success, now);
-    assert_eq!(breaker.snapshot(now).state, "open");
+    assert_eq!(breaker.snapshot(now).state, BreakerState::Open);
 }
 
 fn guarded() -> (Arc<FakeCsp>, GuardedCsp) {
@@ -70,7 +71,7 @@ fn guarded() -> (Arc<FakeCsp>, GuardedCsp) {
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_calls_nobody() {
     let (csp, guarded) = guarded();
-    csp.set_down(Some(CspError::Unavailable("down".to_owned())));
+    csp.set_down(Some(CspError::Unavailable(cause("down"))));
     for _ in 0..3 {
         guarded.list().await.unwrap_err();
     }
@@ -86,19 +87,19 @@ async fn an_open_breaker_calls_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_wrong_token_and_one_odd_account_do_not_open_it() {
     let (csp, guarded) = guarded();
-    for error in [CspError::Unauthorized { status: 401 }, CspError::BadAnswer("HTTP 409".to_owned())] {
+    for error in [CspError::Unauthorized { status: 401 }, CspError::BadAnswer(cause("HTTP 409"))] {
         csp.set_bad(1, Some(error));
         for _ in 0..10 {
             guarded.delete(&FakeCsp::account(1).external_id).await.unwrap_err();
         }
-        assert_eq!(guarded.snapshot().state, "closed");
+        assert_eq!(guarded.snapshot().state, BreakerState::Closed);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_is_dropped_counts_as_failed() {
     let (csp, guarded) = guarded();
-    csp.set_down(Some(CspError::Unavailable("down".to_owned())));
+    csp.set_down(Some(CspError::Unavailable(cause("down"))));
     for _ in 0..3 {
         guarded.list().await.unwrap_err();
     }
@@ -106,7 +107,7 @@ async fn a_probe_that_is_dropped_counts_as_failed() {
     csp.set_delay(Duration::from_secs(3600));
     sleep(TIMEOUT).await;
     assert!(timeout(Duration::from_secs(1), guarded.list()).await.is_err(), "the probe hangs and is given up");
-    assert_eq!(guarded.snapshot().state, "open");
+    assert_eq!(guarded.snapshot().state, BreakerState::Open);
     csp.set_delay(Duration::ZERO);
     sleep(TIMEOUT).await;
     guarded.list().await.expect("the next probe");

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_actors::job::{Activity, JobError};
-use broker_actors::ports::{Coordination as _, CspError, Desired, JobLease, LeaseOutcome, SandboxStore as _};
+use broker_actors::actor::{Activity, ActorName, DesiredState};
+use broker_actors::error::cause;
+use broker_actors::jobs::JobError;
+use broker_actors::jobs::csp_sync::SyncOptions;
+use broker_actors::ports::{Coordination as _, CspError, JobLease, LeaseOutcome, SandboxStore as _};
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status, Timestamp, TrackId};
-use broker_actors::sync::SyncOptions;
 use broker_actors::testing::{FakeCsp, Fault, ModelStore, PausedClock, TestBroker};
 use tokio::time::sleep;
 
@@ -29,7 +31,7 @@ async fn with_one_pending() -> (TestBroker, Sandbox) {
 }
 
 fn down() -> Option<CspError> {
-    Some(CspError::Unavailable("down".to_owned()))
+    Some(CspError::Unavailable(cause("down")))
 }
 
 // ---- expiry
@@ -94,7 +96,7 @@ async fn the_sweep_ends_what_no_timer_knows() {
 async fn an_overdue_holding_is_ended_by_its_own_track_asking_again() {
     let broker = TestBroker::with_sandboxes(2).await;
     let first = broker.allocate("t1").await.unwrap().claim;
-    broker.broker.pause("expiry-reaper", "test", "test").await.unwrap();
+    broker.broker.pause(ActorName::ExpiryReaper, "test", "test").await.unwrap();
     sleep(LAB + GRACE + MINUTE).await;
     assert_eq!(broker.sandbox(&first.sandbox_id).status, Status::Allocated, "the reaper rests");
     let second = broker.allocate("t1").await.unwrap();
@@ -110,9 +112,9 @@ async fn an_overdue_holding_is_ended_by_its_own_track_asking_again() {
 async fn a_released_sandbox_is_deleted_and_stays_a_tombstone() {
     let (broker, sandbox) = with_one_pending().await;
     sleep(MINUTE * 6).await;
-    let buried = broker.sandbox(&sandbox.sandbox_id);
-    assert_eq!(buried.status, Status::Deleted);
-    assert_eq!(buried.ttl.unwrap().since(buried.updated_at), Duration::from_secs(86_400));
+    let tombstone = broker.sandbox(&sandbox.sandbox_id);
+    assert_eq!(tombstone.status, Status::Deleted);
+    assert_eq!(tombstone.ttl.unwrap().since(tombstone.updated_at), Duration::from_secs(86_400));
     assert_eq!(broker.csp.deletes()[&sandbox.external_id], 1);
     // The CSP's listing lags behind its own delete: the tombstone stays one.
     broker.csp.add(1);
@@ -123,7 +125,7 @@ async fn a_released_sandbox_is_deleted_and_stays_a_tombstone() {
 #[actix::test]
 async fn deletion_is_tried_again_later_and_later_and_then_given_up() {
     let (broker, sandbox) = with_one_pending().await;
-    broker.csp.set_bad(1, Some(CspError::BadAnswer("HTTP 409".to_owned())));
+    broker.csp.set_bad(1, Some(CspError::BadAnswer(cause("HTTP 409"))));
     let mut waits = Vec::new();
     for attempt in 1..=2 {
         assert_eq!(broker.broker.cleanup().await.unwrap().failed, 1);
@@ -142,7 +144,7 @@ async fn deletion_is_tried_again_later_and_later_and_then_given_up() {
     assert_eq!(broker.csp.deletes()[&sandbox.external_id], 3);
 
     broker.csp.set_bad(1, None);
-    let retried = broker.broker.inventory().retry_deletion(&sandbox.sandbox_id).await.unwrap();
+    let retried = broker.broker.admin().retry_deletion(&sandbox.sandbox_id).await.unwrap();
     assert_eq!((retried.status, retried.deletion_retry_count), (Status::PendingDeletion, 0));
     broker.broker.cleanup().await.unwrap();
     assert_eq!(broker.sandbox(&sandbox.sandbox_id).status, Status::Deleted);
@@ -155,7 +157,7 @@ async fn one_bad_sandbox_delays_no_other() {
         let claim = broker.allocate(&format!("t{track}")).await.unwrap().claim;
         release(&broker, &claim).await;
     }
-    broker.csp.set_bad(1, Some(CspError::BadAnswer("HTTP 409".to_owned())));
+    broker.csp.set_bad(1, Some(CspError::BadAnswer(cause("HTTP 409"))));
     let report = broker.broker.cleanup().await.unwrap();
     assert_eq!((report.deleted, report.failed), (19, 1));
 }
@@ -182,7 +184,7 @@ async fn an_open_breaker_skips_the_run_and_says_so() {
     let skipped = broker.broker.cleanup().await;
     assert!(matches!(skipped, Err(JobError::Csp(CspError::BreakerOpen { .. }))), "{skipped:?}");
     assert_eq!(broker.sandbox(&sandbox.sandbox_id), sandbox, "nothing was used up");
-    let status = broker.broker.actor("cleanup").await.unwrap();
+    let status = broker.broker.actor(ActorName::Cleanup).await.unwrap();
     assert!(status.last_run.unwrap().error.unwrap().contains("circuit breaker"));
     assert_eq!(status.details.unwrap()["circuit_breaker"]["state"], "open");
 }
@@ -249,14 +251,14 @@ async fn a_pause_in_the_middle_of_a_run_ends_it_between_two_sandboxes() {
         async move { broker.cleanup().await }
     });
     sleep(Duration::from_millis(5500)).await;
-    let paused = broker.broker.pause("cleanup", "freeze", "ops").await.unwrap();
-    assert_eq!(paused.desired_state, Desired::Paused);
+    let paused = broker.broker.pause(ActorName::Cleanup, "freeze", "ops").await.unwrap();
+    assert_eq!(paused.desired_state, DesiredState::Paused);
     let report = run.await.unwrap().expect("what was done is reported");
     assert!((20..=28).contains(&report.deleted), "{report:?}");
     assert_eq!(broker.count(Status::Deleted) as u64, report.deleted, "what was begun was ended");
     sleep(HOUR).await;
     assert_eq!(broker.count(Status::Deleted) as u64, report.deleted, "at rest");
-    broker.broker.resume("cleanup", "ops").await.unwrap();
+    broker.broker.resume(ActorName::Cleanup, "ops").await.unwrap();
     sleep(MINUTE * 10).await;
     assert_eq!(broker.count(Status::Deleted), 100);
     assert!(broker.csp.deletes().values().all(|times| *times == 1), "each exactly once");
@@ -334,7 +336,7 @@ async fn bulk_deletion_takes_stale_and_failed_ones_only() {
         broker.store.create(&Sandbox { status, ..ModelStore::sandbox(number) }).await.unwrap();
     }
     for status in Status::ALL {
-        let deleted = broker.broker.inventory().bulk_delete(status).await.unwrap().deleted;
+        let deleted = broker.broker.admin().bulk_delete(status).await.unwrap().deleted;
         assert_eq!(deleted, u64::from(matches!(status, Status::Stale | Status::DeletionFailed)), "{status}");
     }
     assert_eq!(broker.csp.deletes().len(), 0, "without a call to the CSP");
@@ -360,15 +362,16 @@ async fn a_dead_leader_is_replaced_within_the_lease() {
     // A replica that took the lease and died with it in its hands.
     let (now, until) = (Timestamp(PausedClock::BEGIN.0 + 301), Timestamp(PausedClock::BEGIN.0 + 331));
     sleep(MINUTE * 5 - Duration::from_secs(1)).await;
-    let taken = broker.store.acquire_lease("csp-sync", &ReplicaId::new("dead"), now, until, None).await.unwrap();
+    let taken =
+        broker.store.acquire_lease(ActorName::CspSync, &ReplicaId::new("dead"), now, until, None).await.unwrap();
     assert!(matches!(taken, LeaseOutcome::Acquired(_)), "{taken:?}");
     let before = broker.csp.lists();
     sleep(Duration::from_secs(25)).await;
     assert_eq!(broker.csp.lists(), before, "while the lease lasts nobody runs the job");
-    assert_eq!(broker.broker.actor("csp-sync").await.unwrap().leader, Some(ReplicaId::new("dead")));
+    assert_eq!(broker.broker.actor(ActorName::CspSync).await.unwrap().leader, Some(ReplicaId::new("dead")));
     sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.csp.lists(), before + 1, "taken over");
-    assert_eq!(broker.broker.actor("csp-sync").await.unwrap().leader, Some(ReplicaId::new("replica-1")));
+    assert_eq!(broker.broker.actor(ActorName::CspSync).await.unwrap().leader, Some(ReplicaId::new("replica-1")));
 }
 
 #[actix::test]
@@ -398,9 +401,9 @@ async fn a_run_whose_lease_is_lost_is_broken_off() {
     // Another replica believes that the lease has expired: its clock is an hour ahead.
     let ahead = Timestamp(PausedClock::BEGIN.0 + 3600);
     let thief = ReplicaId::new("thief");
-    broker.store.acquire_lease("csp-sync", &thief, ahead, Timestamp(ahead.0 + 30), None).await.unwrap();
+    broker.store.acquire_lease(ActorName::CspSync, &thief, ahead, Timestamp(ahead.0 + 30), None).await.unwrap();
     assert!(matches!(run.await.unwrap(), Err(JobError::LeaseLost)));
-    let lease: JobLease = broker.store.read_lease("csp-sync").await.unwrap().unwrap();
+    let lease: JobLease = broker.store.read_lease(ActorName::CspSync).await.unwrap().unwrap();
     assert_eq!(lease.holder, thief, "the thief's lease was not given back by the loser");
 }
 
@@ -410,7 +413,7 @@ async fn a_store_that_fails_during_a_run_is_reported_and_the_job_runs_again() {
     broker.csp.add(6);
     broker.store.fail_next("create", Fault::LostRequest);
     assert!(matches!(broker.broker.sync(SyncOptions::default()).await, Err(JobError::Store(_))));
-    let status = broker.broker.actor("csp-sync").await.unwrap();
+    let status = broker.broker.actor(ActorName::CspSync).await.unwrap();
     assert!(status.last_run.unwrap().error.unwrap().contains("unknown"));
     sleep(MINUTE * 6).await;
     assert_eq!(broker.count(Status::Available), 6);
@@ -425,7 +428,7 @@ async fn a_panicking_run_is_reported_and_the_job_runs_again() {
         matches!(&panicked, Err(JobError::Panicked(message)) if message.contains("as it was told")),
         "{panicked:?}"
     );
-    let status = broker.broker.actor("csp-sync").await.unwrap();
+    let status = broker.broker.actor(ActorName::CspSync).await.unwrap();
     assert_eq!(status.status, Activity::Idle);
     assert!(status.last_run.unwrap().error.unwrap().contains("panicked"));
     let before = broker.csp.lists();
@@ -442,7 +445,7 @@ async fn a_dead_actor_fails_readiness_and_is_reported_for_the_process_to_end() {
     sleep(LAB + GRACE - Duration::from_millis(500)).await;
     // The next to ask is the actor of the expiry timers, in its own handler.
     broker.clock.panic_next();
-    let died = tokio::time::timeout(MINUTE, broker.broker.death()).await.expect("the death is noticed");
+    let died = tokio::time::timeout(MINUTE, broker.broker.first_failure()).await.expect("the death is noticed");
     assert_eq!(died, "expiry timers");
     assert!(!is_ready().await);
     assert_eq!(broker.sandbox(&claim.sandbox_id).status, Status::Allocated);
@@ -469,12 +472,12 @@ async fn activations_during_a_run_are_joined_into_one() {
 async fn pause_reaches_every_replica_and_outlives_restarts() {
     let broker = TestBroker::with_sandboxes(5).await;
     let other = broker.replica("replica-2").await;
-    broker.broker.pause("csp-sync", "maintenance", "ops").await.unwrap();
-    broker.broker.pause("pool-manager", "maintenance", "ops").await.unwrap();
+    broker.broker.pause(ActorName::CspSync, "maintenance", "ops").await.unwrap();
+    broker.broker.pause(ActorName::PoolManager, "maintenance", "ops").await.unwrap();
     sleep(Duration::from_secs(5)).await;
     for replica in [&broker, &other, &broker.replica("newborn").await] {
-        let status = replica.broker.actor("csp-sync").await.unwrap();
-        assert_eq!((status.status, status.desired_state), (Activity::Paused, Desired::Paused));
+        let status = replica.broker.actor(ActorName::CspSync).await.unwrap();
+        assert_eq!((status.status, status.desired_state), (Activity::Paused, DesiredState::Paused));
         assert_eq!(status.control.unwrap().reason, "maintenance");
         assert!(matches!(replica.broker.sync(SyncOptions::default()).await, Err(JobError::Paused)));
         assert!(replica.allocate("t").await.is_err());
@@ -482,7 +485,7 @@ async fn pause_reaches_every_replica_and_outlives_restarts() {
     let before = broker.csp.lists();
     sleep(HOUR).await;
     assert_eq!(broker.csp.lists(), before, "nobody syncs");
-    other.broker.resume("csp-sync", "ops").await.unwrap();
+    other.broker.resume(ActorName::CspSync, "ops").await.unwrap();
     sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.csp.lists(), before + 1, "whoever comes first runs what is overdue");
 }
@@ -492,10 +495,10 @@ async fn pause_reaches_every_replica_and_outlives_restarts() {
 async fn the_last_word_counts_whatever_the_clocks_say() {
     let broker = TestBroker::with_sandboxes(1).await;
     broker.clock.set_skew(3600);
-    broker.broker.pause("cleanup", "by the one that is ahead", "ops").await.unwrap();
+    broker.broker.pause(ActorName::Cleanup, "by the one that is ahead", "ops").await.unwrap();
     broker.clock.set_skew(0);
-    let resumed = broker.broker.resume("cleanup", "ops").await.unwrap();
-    assert_eq!(resumed.desired_state, Desired::Running);
+    let resumed = broker.broker.resume(ActorName::Cleanup, "ops").await.unwrap();
+    assert_eq!(resumed.desired_state, DesiredState::Running);
 }
 
 #[actix::test]
@@ -511,7 +514,7 @@ async fn stopping_gives_leases_back_and_ends_the_run_under_way() {
     broker.broker.stop().await;
     assert!(began.elapsed() <= Duration::from_secs(7), "{:?}", began.elapsed());
     assert!(matches!(run.await.unwrap(), Err(JobError::CutOff { .. })));
-    let lease = broker.store.read_lease("csp-sync").await.unwrap().unwrap();
+    let lease = broker.store.read_lease(ActorName::CspSync).await.unwrap().unwrap();
     assert_eq!(lease.expires_at, Timestamp(0), "given back");
 }
 
@@ -521,8 +524,8 @@ async fn a_store_that_is_down_at_the_start_is_an_error() {
     let store = ModelStore::with_sandboxes(1);
     store.set_down(true);
     let csp = Arc::new(FakeCsp::default());
-    let ports = broker_actors::system::Ports { store: Arc::new(store), csp, clock: Arc::new(PausedClock::new()) };
+    let ports = broker_actors::start::Ports { store: Arc::new(store), csp, clock: Arc::new(PausedClock::new()) };
     let here = actix::Arbiter::current();
-    let started = broker_actors::system::Broker::start(ports, TestBroker::settings("r"), &here, &here).await;
+    let started = broker_actors::broker::Broker::start(ports, TestBroker::settings("r"), &here, &here).await;
     assert!(started.is_err());
 }

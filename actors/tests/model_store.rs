@@ -52,7 +52,7 @@ async fn faults_decide_whether_a_write_is_carried_out() {
     for (fault, at_once, later) in cases {
         let store = ModelStore::with_sandboxes(1);
         store.fail_next("update", fault);
-        let write = store.sandboxes()[0].write(Event::Missing { keep_until: now }, now).unwrap();
+        let write = store.sandboxes()[0].update(Event::Missing { keep_until: now }, now).unwrap();
         let answer = store.update(&write).await;
         let failed = !matches!(fault, Fault::Delay(_));
         assert_eq!(answer.is_err(), failed, "{fault:?} gives {answer:?}");
@@ -66,7 +66,7 @@ async fn faults_decide_whether_a_write_is_carried_out() {
 async fn what_a_dead_replica_has_sent_arrives_and_it_hears_and_sends_no_more() {
     let now = broker_actors::testing::PausedClock::BEGIN;
     let (store, connection) = (ModelStore::with_sandboxes(2), Connection::of("replica"));
-    let [first, second] = [0, 1].map(|n| store.sandboxes()[n].write(Event::Missing { keep_until: now }, now).unwrap());
+    let [first, second] = [0, 1].map(|n| store.sandboxes()[n].update(Event::Missing { keep_until: now }, now).unwrap());
     let replica = store.through(connection.clone());
     store.fail_next("update", Fault::Delay(Duration::from_secs(1)));
     let life = tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! The transition function as a table: every status with every event (SPEC section 2).
 
 use broker_actors::sandbox::{
-    Change, Event, Field, Holding, IdempotencyKey, Refused, Sandbox, Status, Timestamp, TrackId, transition,
+    Event, Field, Holding, IdempotencyKey, Mutation, Refused, Sandbox, Status, Timestamp, TrackId, transition,
 };
 use broker_actors::testing::ModelStore;
 use proptest::prelude::*;
@@ -42,7 +42,7 @@ fn events() -> Vec<Event> {
 /// What the specification allows: from, event, to, and the fields that change.
 fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
     use Status::*;
-    let buried = || vec![Field::Ttl(LATER), Field::NextAttemptAt(None)];
+    let tombstone = || vec![Field::Ttl(LATER), Field::NextAttemptAt(None)];
     let released = || vec![Field::DeletionRequestedAt(NOW)];
     let attempt = |retry_at| {
         vec![Field::DeletionRetryCount(2), Field::NextAttemptAt(retry_at), Field::LastError(Some("no".to_owned()))]
@@ -61,14 +61,14 @@ fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
         (Allocated, Event::Renew { expires_at: LATER }, Allocated, vec![Field::ExpiresAt(LATER)]),
         (Allocated, Event::Release, PendingDeletion, released()),
         (Allocated, Event::Expire { due: NOW }, PendingDeletion, released()),
-        (PendingDeletion, Event::DeletedAtCsp { keep_until: LATER }, Deleted, buried()),
+        (PendingDeletion, Event::DeletedAtCsp { keep_until: LATER }, Deleted, tombstone()),
         (PendingDeletion, failed(Some(LATER)), PendingDeletion, attempt(Some(LATER))),
         (PendingDeletion, failed(None), DeletionFailed, attempt(None)),
         (Stale, Event::Listed, Available, vec![Field::LastSynced(NOW)]),
-        (Stale, Event::Discard { keep_until: LATER }, Deleted, buried()),
+        (Stale, Event::Discard { keep_until: LATER }, Deleted, tombstone()),
         (DeletionFailed, Event::RetryDeletion, PendingDeletion, again),
-        (DeletionFailed, Event::Missing { keep_until: LATER }, Deleted, buried()),
-        (DeletionFailed, Event::Discard { keep_until: LATER }, Deleted, buried()),
+        (DeletionFailed, Event::Missing { keep_until: LATER }, Deleted, tombstone()),
+        (DeletionFailed, Event::Discard { keep_until: LATER }, Deleted, tombstone()),
     ]
 }
 
@@ -81,7 +81,11 @@ fn every_status_takes_the_events_of_the_specification_and_no_others() {
             let expected = allowed.iter().find(|(from, on, ..)| *from == status && *on == event);
             match expected {
                 Some((_, _, to, fields)) => {
-                    assert_eq!(decided, Ok(Change { to: *to, at: NOW, fields: fields.clone() }), "{status}, {event:?}");
+                    assert_eq!(
+                        decided,
+                        Ok(Mutation { to: *to, at: NOW, fields: fields.clone() }),
+                        "{status}, {event:?}"
+                    );
                 }
                 None => assert_eq!(decided, Err(Refused { status, event: event.name() }), "{status}, {event:?}"),
             }
@@ -113,10 +117,10 @@ proptest! {
         let mut sandbox: Sandbox = ModelStore::sandbox(1);
         let mut changes = 0;
         for step in steps {
-            let Ok(write) = sandbox.write(events()[step].clone(), NOW) else { continue };
-            prop_assert!(write.expects(&sandbox));
-            let after = sandbox.changed(&write.change);
-            prop_assert!(!write.expects(&after), "I5: the same write must not apply twice");
+            let Ok(write) = sandbox.update(events()[step].clone(), NOW) else { continue };
+            prop_assert!(write.is_met_by(&sandbox));
+            let after = sandbox.after(&write.mutation);
+            prop_assert!(!write.is_met_by(&after), "I5: the same write must not apply twice");
             changes += 1;
             prop_assert_eq!(after.epoch.0, 1 + changes);
             sandbox = after;

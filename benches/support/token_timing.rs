@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use sandbox_broker::http::access::{Access, Tokens};
+use sandbox_broker::http::auth::{Role, Tokens};
 
 use crate::helpers::settings;
 
@@ -29,7 +29,7 @@ pub fn measure(samples: usize) {
     let long = tokens(&SECRET.repeat(8));
     let first_wrong = format!("Q{}", &SECRET[1..]);
     let last_wrong = format!("{}U", &SECRET[..SECRET.len() - 1]);
-    let know = |tokens: &'_ Tokens, guess: &'_ str| tokens.know(Access::Track, black_box(guess));
+    let know = |tokens: &'_ Tokens, guess: &'_ str| tokens.know(Role::Track, black_box(guess));
 
     println!("{:58} {:>8}", "comparison of tokens", "Welch t");
     let rows: [(&str, [Comparison<'_>; 2]); 5] = [

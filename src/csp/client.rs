@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use broker_actors::SPANS;
-use broker_actors::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
-use broker_actors::sandbox::{SandboxId, Timestamp};
+use broker_actors::error::cause;
+use broker_actors::ports::{CspClient, CspDeletion, CspError, CspListing};
+use broker_actors::sandbox::{CspAccount, SandboxId, Timestamp};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -93,7 +94,7 @@ impl CspClient for HttpCsp {
         let url = self.url(&["current_user", "accounts"]);
         let answer = check(self.send("csp list", self.http.get(url)).await?)?;
         if answer.status() != StatusCode::OK {
-            return Err(CspError::BadAnswer(format!("HTTP {} to the listing", answer.status())));
+            return Err(CspError::BadAnswer(cause(format!("HTTP {} to the listing", answer.status()))));
         }
         read_listing(&read_body(answer).await?)
     }
@@ -105,7 +106,7 @@ impl CspClient for HttpCsp {
         match check(answer)?.status() {
             StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => Ok(CspDeletion::Deleted),
             StatusCode::NOT_FOUND => Ok(CspDeletion::AlreadyGone),
-            other => Err(CspError::BadAnswer(format!("HTTP {other} to a deletion"))),
+            other => Err(CspError::BadAnswer(cause(format!("HTTP {other} to a deletion")))),
         }
     }
 }
@@ -117,7 +118,7 @@ fn check(answer: Response) -> Result<Response, CspError> {
             Err(CspError::Unauthorized { status: status.as_u16() })
         }
         StatusCode::TOO_MANY_REQUESTS => Err(CspError::Throttled { retry_after: retry_after(answer.headers()) }),
-        status if status.is_server_error() => Err(CspError::Unavailable(format!("HTTP {status}"))),
+        status if status.is_server_error() => Err(CspError::Unavailable(cause(format!("HTTP {status}")))),
         _ => Ok(answer),
     }
 }
@@ -129,20 +130,14 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 fn unreachable_csp(error: reqwest::Error) -> CspError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    CspError::Unavailable(text)
+    CspError::Unavailable(cause(error))
 }
 
 async fn read_body(mut answer: Response) -> Result<Vec<u8>, CspError> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(unreachable_csp)? {
         if body.len() + chunk.len() > MAX_LISTING_BYTES {
-            return Err(CspError::BadAnswer(format!("the listing is larger than {MAX_LISTING_BYTES} bytes")));
+            return Err(CspError::BadAnswer(cause(format!("the listing is larger than {MAX_LISTING_BYTES} bytes"))));
         }
         body.extend_from_slice(&chunk);
     }
@@ -165,8 +160,7 @@ struct Record {
 }
 
 fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
-    let body: ListingBody =
-        serde_json::from_slice(body).map_err(|error| CspError::BadAnswer(format!("the listing: {error}")))?;
+    let body: ListingBody = serde_json::from_slice(body).map_err(|error| CspError::BadAnswer(cause(error)))?;
     let mut listing = CspListing::default();
     let mut seen = HashSet::new();
     let mut skipped_ids = Vec::new();

@@ -4,7 +4,9 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
-use broker_actors::ports::{Control, Coordination, JobLease, LeaseOutcome, StoreError};
+use broker_actors::actor::{ActorName, Control};
+use broker_actors::error::cause;
+use broker_actors::ports::{Coordination, JobLease, LeaseOutcome, StoreError};
 use broker_actors::sandbox::{ReplicaId, Timestamp};
 
 use super::errors::{Kind, store_error};
@@ -24,7 +26,7 @@ const MAX_REPLICAS: i32 = 100;
 impl Coordination for DynamoStore {
     async fn acquire_lease(
         &self,
-        job: &str,
+        job: ActorName,
         holder: &ReplicaId,
         now: Timestamp,
         until: Timestamp,
@@ -51,7 +53,7 @@ impl Coordination for DynamoStore {
         let error = match request.condition_expression(condition).send().await {
             Ok(answer) => {
                 let taken = answer.attributes().ok_or_else(|| {
-                    StoreError::OutcomeUnknown("the lease was written, but the answer lacks it".to_owned())
+                    StoreError::OutcomeUnknown(cause("the lease was written, but the answer lacks it"))
                 })?;
                 return Ok(LeaseOutcome::Acquired(read_lease(job, taken)?));
             }
@@ -61,7 +63,7 @@ impl Coordination for DynamoStore {
             Some(UpdateItemError::ConditionalCheckFailedException(failure)) => {
                 let found = failure
                     .item()
-                    .ok_or_else(|| StoreError::Rejected("the store does not say who holds the lease".to_owned()))?;
+                    .ok_or_else(|| StoreError::Rejected(cause("the store does not say who holds the lease")))?;
                 Ok(LeaseOutcome::Refused(read_lease(job, found)?))
             }
             _ => Err(store_error(Kind::Write, error)),
@@ -87,7 +89,7 @@ impl Coordination for DynamoStore {
         held(request.update_expression(format!("SET {}", sets.join(", ")))).await
     }
 
-    async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError> {
+    async fn read_lease(&self, job: ActorName) -> Result<Option<JobLease>, StoreError> {
         let found = self.get_item(lease_key(job)).await?;
         found.map(|found| read_lease(job, &found)).transpose()
     }
@@ -97,7 +99,7 @@ impl Coordination for DynamoStore {
             .client
             .update_item()
             .table_name(&self.names.table)
-            .set_key(Some(control_key(&control.actor)))
+            .set_key(Some(control_key(control.actor)))
             .update_expression("SET #actor = :actor, #desired = :desired, #reason = :reason, #by = :by, #at = :at")
             .condition_expression("attribute_not_exists(#at) OR #at <= :at")
             .expression_attribute_names("#actor", "actor")
@@ -105,11 +107,11 @@ impl Coordination for DynamoStore {
             .expression_attribute_names("#reason", "reason")
             .expression_attribute_names("#by", "by")
             .expression_attribute_names("#at", "at")
-            .expression_attribute_values(":actor", text(&control.actor))
-            .expression_attribute_values(":desired", text(control.desired.to_string()))
+            .expression_attribute_values(":actor", text(control.actor.as_str()))
+            .expression_attribute_values(":desired", text(control.desired_state.to_string()))
             .expression_attribute_values(":reason", text(&control.reason))
-            .expression_attribute_values(":by", text(&control.by))
-            .expression_attribute_values(":at", time(control.at));
+            .expression_attribute_values(":by", text(&control.requested_by))
+            .expression_attribute_values(":at", time(control.updated_at));
         match request.send().await {
             Ok(_) => Ok(()),
             Err(error) if is_condition_failure(&error) => Ok(()),
@@ -117,12 +119,12 @@ impl Coordination for DynamoStore {
         }
     }
 
-    async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
+    async fn controls(&self, actors: &[ActorName]) -> Result<Vec<Control>, StoreError> {
         let mut wanted = KeysAndAttributes::builder().consistent_read(true);
         for actor in actors {
-            wanted = wanted.keys(control_key(actor));
+            wanted = wanted.keys(control_key(*actor));
         }
-        let mut wanted = Some(wanted.build().map_err(|error| StoreError::Rejected(error.to_string()))?);
+        let mut wanted = Some(wanted.build().map_err(|error| StoreError::Rejected(cause(error)))?);
         let mut controls = Vec::new();
         for _ in 0..MAX_BATCH_READS {
             let Some(keys) = wanted.take() else { return Ok(controls) };
@@ -136,7 +138,7 @@ impl Coordination for DynamoStore {
         }
         match wanted {
             None => Ok(controls),
-            Some(_) => Err(StoreError::Throttled("the controls were not read in full".to_owned())),
+            Some(_) => Err(StoreError::Throttled(cause("the controls were not read in full"))),
         }
     }
 
@@ -161,7 +163,7 @@ impl DynamoStore {
         self.client
             .update_item()
             .table_name(&self.names.table)
-            .set_key(Some(lease_key(&lease.job)))
+            .set_key(Some(lease_key(lease.job)))
             .condition_expression("holder = :holder AND term = :term")
             .expression_attribute_values(":holder", text(lease.holder.as_str()))
             .expression_attribute_values(":term", number(lease.term))

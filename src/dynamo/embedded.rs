@@ -114,7 +114,7 @@ impl EmbeddedEngine {
             .timeout_config(aws_sdk_dynamodb::config::timeout::TimeoutConfig::disabled())
             .stalled_stream_protection(aws_sdk_dynamodb::config::StalledStreamProtectionConfig::disabled())
             .http_client(SharedHttpClient::new(self.clone()))
-            .interceptor(super::Meter)
+            .interceptor(super::RequestMetrics)
             .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }

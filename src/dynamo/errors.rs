@@ -3,15 +3,16 @@
 use std::error::Error;
 use std::fmt::Debug;
 
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use broker_actors::error::cause;
 use broker_actors::ports::StoreError;
 
 /// What a failed request may have done.
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Read,
-    /// A write that got no answer may have been carried out. That holds for every failure but a service's refusal,
-    /// since the SDK may have sent the request more than once.
+    /// A write without an answer may have been executed. That holds for every failure except the service's refusal,
+    /// because the SDK may have sent the request more than once.
     Write,
 }
 
@@ -25,21 +26,21 @@ const THROTTLES: [&str; 5] = [
 
 pub(super) fn store_error<E, R>(kind: Kind, error: SdkError<E, R>) -> StoreError
 where
-    E: ProvideErrorMetadata + Error + 'static,
-    R: Debug + 'static,
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    R: Debug + Send + Sync + 'static,
 {
-    let unanswered = |text: String| match kind {
-        Kind::Read => StoreError::Unavailable(text),
-        Kind::Write => StoreError::OutcomeUnknown(text),
+    let unanswered = match kind {
+        Kind::Read => StoreError::Unavailable,
+        Kind::Write => StoreError::OutcomeUnknown,
     };
-    let text = DisplayErrorContext(&error).to_string();
-    match &error {
-        SdkError::ConstructionFailure(_) => StoreError::Rejected(text),
+    let variant = match &error {
+        SdkError::ConstructionFailure(_) => StoreError::Rejected,
         SdkError::ServiceError(refusal) => match refusal.err().code() {
-            Some(code) if THROTTLES.contains(&code) => StoreError::Throttled(text),
-            Some("InternalServerError" | "ServiceUnavailable") | None => unanswered(text),
-            Some(_) => StoreError::Rejected(text),
+            Some(code) if THROTTLES.contains(&code) => StoreError::Throttled,
+            Some("InternalServerError" | "ServiceUnavailable") | None => unanswered,
+            Some(_) => StoreError::Rejected,
         },
-        _ => unanswered(text),
-    }
+        _ => unanswered,
+    };
+    variant(cause(error))
 }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use broker_actors::ports::{Control, Desired, JobLease, StoreError};
+use broker_actors::actor::{ActorName, Control, DesiredState};
+use broker_actors::ports::{JobLease, StoreError};
 use broker_actors::sandbox::{
-    Change, Claim, ClaimKey, Epoch, Expect, Field, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp,
-    TrackId,
+    Claim, ClaimKey, Epoch, Field, IdempotencyKey, Mutation, Precondition, ReplicaId, Sandbox, SandboxId, Status,
+    Timestamp, TrackId,
 };
 
 /// A table item, as the SDK has it.
@@ -49,11 +50,11 @@ pub(super) fn claim_key(claim_key: &ClaimKey) -> Item {
     key(format!("TRACK#{}", claim_key.track), format!("CLAIM#{}", claim_key.key))
 }
 
-pub(super) fn lease_key(job: &str) -> Item {
+pub(super) fn lease_key(job: ActorName) -> Item {
     key(format!("LEASE#{job}"), META.to_owned())
 }
 
-pub(super) fn control_key(actor: &str) -> Item {
+pub(super) fn control_key(actor: ActorName) -> Item {
     key(format!("CTRL#{actor}"), META.to_owned())
 }
 
@@ -159,10 +160,10 @@ pub fn read_claim(item: &Item) -> Result<Claim, StoreError> {
 }
 
 /// Reads the lease item of `job`.
-pub(super) fn read_lease(job: &str, item: &Item) -> Result<JobLease, StoreError> {
+pub(super) fn read_lease(job: ActorName, item: &Item) -> Result<JobLease, StoreError> {
     let item = Reader(item);
     Ok(JobLease {
-        job: job.to_owned(),
+        job,
         holder: ReplicaId::new(item.text("holder")?),
         expires_at: item.time("expires_at")?,
         term: item.number("term")?,
@@ -174,17 +175,19 @@ pub(super) fn read_lease(job: &str, item: &Item) -> Result<JobLease, StoreError>
 /// Reads a control item.
 pub(super) fn read_control(item: &Item) -> Result<Control, StoreError> {
     let item = Reader(item);
-    let desired = match item.text("desired")?.as_str() {
-        "running" => Desired::Running,
-        "paused" => Desired::Paused,
+    let desired_state = match item.text("desired")?.as_str() {
+        "running" => DesiredState::Running,
+        "paused" => DesiredState::Paused,
         other => return Err(item.corrupt(&format!("desired is `{other}`"))),
     };
+    let name = item.text("actor")?;
+    let actor = ActorName::from_name(&name).ok_or_else(|| item.corrupt(&format!("actor is `{name}`")))?;
     Ok(Control {
-        actor: item.text("actor")?,
-        desired,
+        actor,
+        desired_state,
         reason: item.optional_text("reason")?.unwrap_or_default(),
-        by: item.text("by")?,
-        at: item.time("at")?,
+        requested_by: item.text("by")?,
+        updated_at: item.time("at")?,
     })
 }
 
@@ -207,11 +210,12 @@ pub struct UpdateParts {
 }
 
 /// The update that carries `change` out if the item is as `expect` says.
-pub fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
+pub fn update_of(mutation: &Mutation, precondition: &Precondition) -> UpdateParts {
     let mut parts = UpdateParts::default();
-    let mut sets = vec![parts.assign("status", text(change.to.as_str())), parts.assign("updated_at", time(change.at))];
+    let mut sets =
+        vec![parts.assign("status", text(mutation.to.as_str())), parts.assign("updated_at", time(mutation.at))];
     let mut removals = Vec::new();
-    for field in &change.fields {
+    for field in &mutation.fields {
         match field_value(field) {
             (name, Some(value)) => sets.push(parts.assign(name, value)),
             (name, None) => removals.push(parts.name(name)),
@@ -224,11 +228,11 @@ pub fn update_of(change: &Change, expect: &Expect) -> UpdateParts {
     if !removals.is_empty() {
         parts.update = format!("{} REMOVE {}", parts.update, removals.join(", "));
     }
-    let conditions = match expect {
-        Expect::View { status, epoch } => {
+    let conditions = match precondition {
+        Precondition::Unchanged { status, epoch } => {
             vec![parts.equals("status", text(status.as_str())), parts.equals("epoch", number(epoch.0))]
         }
-        Expect::HeldBy { track, key } => vec![
+        Precondition::HeldBy { track, key } => vec![
             parts.equals("status", text(Status::Allocated.as_str())),
             parts.equals("allocated_to_track", text(track.as_str())),
             parts.equals("idempotency_key", text(key.as_str())),

@@ -56,13 +56,13 @@ pub async fn connect(region: Option<String>, endpoint_url: Option<String>) -> aw
     if let Some(endpoint_url) = endpoint_url {
         loader = loader.endpoint_url(endpoint_url);
     }
-    let config = aws_sdk_dynamodb::config::Builder::from(&loader.load().await).interceptor(Meter).build();
+    let config = aws_sdk_dynamodb::config::Builder::from(&loader.load().await).interceptor(RequestMetrics).build();
     aws_sdk_dynamodb::Client::from_conf(config)
 }
 
 /// Counts every request that goes out, repetitions too, and what DynamoDB says that each consumed.
 #[derive(Debug)]
-struct Meter;
+struct RequestMetrics;
 
 /// For each operation that the adapter uses: asks for the consumed capacity, and reads it.
 macro_rules! capacity_of {
@@ -100,9 +100,9 @@ fn operation_in(config: &ConfigBag) -> String {
     config.load::<Metadata>().map_or("unknown", Metadata::name).to_owned()
 }
 
-impl Intercept for Meter {
+impl Intercept for RequestMetrics {
     fn name(&self) -> &'static str {
-        "Meter"
+        "RequestMetrics"
     }
 
     fn modify_before_serialization(

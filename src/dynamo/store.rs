@@ -11,8 +11,10 @@ use aws_sdk_dynamodb::types::{
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use broker_actors::actor::ActorName;
+use broker_actors::error::cause;
 use broker_actors::ports::{ClaimOutcome, Cursor, Listing, MAX_PAGE, Page, SandboxStore, StoreError, WriteOutcome};
-use broker_actors::sandbox::{Claim, ClaimKey, Sandbox, SandboxId, Status, Write};
+use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status};
 
 use super::errors::{Kind, store_error};
 use super::item::{
@@ -47,8 +49,8 @@ impl DynamoStore {
         Self { client, names }
     }
 
-    fn sandbox_update(&self, write: &Write) -> Update {
-        let UpdateParts { update, condition, names, values } = update_of(&write.change, &write.expect);
+    fn sandbox_update(&self, write: &ConditionalUpdate) -> Update {
+        let UpdateParts { update, condition, names, values } = update_of(&write.mutation, &write.precondition);
         Update::builder()
             .table_name(&self.names.table)
             .set_key(Some(sandbox_key(&write.sandbox_id)))
@@ -76,14 +78,18 @@ impl DynamoStore {
             }
             // The same transaction, sent again by the SDK, is still being worked on.
             Some(TransactWriteItemsError::TransactionInProgressException(_)) => {
-                Err(Cancelled::Failed(StoreError::OutcomeUnknown("the transaction is in progress".to_owned())))
+                Err(Cancelled::Failed(StoreError::OutcomeUnknown(cause("the transaction is in progress"))))
             }
             _ => Err(Cancelled::Failed(store_error(Kind::Write, error))),
         }
     }
 
     /// Changes a sandbox together with its claim.
-    async fn write_with_claim(&self, claim: TransactWriteItem, write: &Write) -> Result<WriteOutcome, StoreError> {
+    async fn write_with_claim(
+        &self,
+        claim: TransactWriteItem,
+        write: &ConditionalUpdate,
+    ) -> Result<WriteOutcome, StoreError> {
         let reasons = match self.transact(claim, self.sandbox_update(write)).await {
             Ok(()) => return Ok(WriteOutcome::Done),
             Err(Cancelled::Failed(error)) => return Err(error),
@@ -91,9 +97,9 @@ impl DynamoStore {
         };
         match verdicts(&reasons)? {
             [_, Verdict::ConditionFailed(found)] => {
-                Ok(WriteOutcome::Moved { found: found.map(read_sandbox).transpose()? })
+                Ok(WriteOutcome::PreconditionFailed { current: found.map(read_sandbox).transpose()? })
             }
-            [Verdict::ConditionFailed(_), _] => Ok(WriteOutcome::ClaimMoved),
+            [Verdict::ConditionFailed(_), _] => Ok(WriteOutcome::ClaimMismatch),
             [Verdict::Passed, Verdict::Passed] | [Verdict::Conflict, _] | [_, Verdict::Conflict] => {
                 Ok(WriteOutcome::Conflict)
             }
@@ -111,7 +117,7 @@ enum Verdict<'a> {
 
 fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict<'_>; 2], StoreError> {
     let [claim, sandbox] = reasons else {
-        return Err(StoreError::Rejected(format!("a transaction of two items was cancelled for {reasons:?}")));
+        return Err(StoreError::Rejected(cause(format!("a transaction of two items was cancelled for {reasons:?}"))));
     };
     Ok([verdict(claim)?, verdict(sandbox)?])
 }
@@ -122,17 +128,17 @@ fn verdict(reason: &CancellationReason) -> Result<Verdict<'_>, StoreError> {
         Some("ConditionalCheckFailed") => Ok(Verdict::ConditionFailed(reason.item().filter(|found| !found.is_empty()))),
         Some("TransactionConflict") => Ok(Verdict::Conflict),
         Some(code @ ("ThrottlingError" | "ProvisionedThroughputExceeded")) => {
-            Err(StoreError::Throttled(format!("the transaction was cancelled: {code}")))
+            Err(StoreError::Throttled(cause(format!("the transaction was cancelled: {code}"))))
         }
         Some(code) => {
-            Err(StoreError::Rejected(format!("the transaction was cancelled: {code} {:?}", reason.message())))
+            Err(StoreError::Rejected(cause(format!("the transaction was cancelled: {code} {:?}", reason.message()))))
         }
     }
 }
 
 #[async_trait]
 impl SandboxStore for DynamoStore {
-    async fn claim(&self, write: &Write, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, write: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
         let put = Put::builder()
             .table_name(&self.names.table)
             .set_item(Some(claim_item(claim)))
@@ -149,7 +155,7 @@ impl SandboxStore for DynamoStore {
         match verdicts(&reasons)? {
             [Verdict::ConditionFailed(Some(held)), _] => Ok(ClaimOutcome::AlreadyHeld(read_claim(held)?)),
             [_, Verdict::ConditionFailed(found)] => {
-                Ok(ClaimOutcome::CandidateMoved { found: found.map(read_sandbox).transpose()? })
+                Ok(ClaimOutcome::CandidateChanged { current: found.map(read_sandbox).transpose()? })
             }
             _ => Ok(ClaimOutcome::Conflict),
         }
@@ -159,7 +165,7 @@ impl SandboxStore for DynamoStore {
         self.get_item(claim_key(key)).await?.as_ref().map(read_claim).transpose()
     }
 
-    async fn end_claim(&self, write: &Write, key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
+    async fn end_claim(&self, write: &ConditionalUpdate, key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
         let delete = Delete::builder()
             .table_name(&self.names.table)
             .set_key(Some(claim_key(key)))
@@ -170,7 +176,7 @@ impl SandboxStore for DynamoStore {
         self.write_with_claim(TransactWriteItem::builder().delete(delete).build(), write).await
     }
 
-    async fn renew_claim(&self, write: &Write, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
+    async fn renew_claim(&self, write: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
         let update = Update::builder()
             .table_name(&self.names.table)
             .set_key(Some(claim_key(&renewed.claim_key)))
@@ -204,8 +210,8 @@ impl SandboxStore for DynamoStore {
         }
     }
 
-    async fn update(&self, write: &Write) -> Result<WriteOutcome, StoreError> {
-        let UpdateParts { update, condition, names, values } = update_of(&write.change, &write.expect);
+    async fn update(&self, write: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
+        let UpdateParts { update, condition, names, values } = update_of(&write.mutation, &write.precondition);
         let request = self
             .client
             .update_item()
@@ -223,7 +229,7 @@ impl SandboxStore for DynamoStore {
                 failure,
             )) => {
                 let found = failure.item().filter(|found| !found.is_empty());
-                Ok(WriteOutcome::Moved { found: found.map(read_sandbox).transpose()? })
+                Ok(WriteOutcome::PreconditionFailed { current: found.map(read_sandbox).transpose()? })
             }
             _ => Err(store_error(Kind::Write, error)),
         }
@@ -273,7 +279,7 @@ impl SandboxStore for DynamoStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.get_item(control_key("pool-manager")).await.map(|_| ())
+        self.get_item(control_key(ActorName::PoolManager)).await.map(|_| ())
     }
 }
 
@@ -304,7 +310,7 @@ fn readable(item: &Item) -> Option<Sandbox> {
 
 /// A cursor is the index key at which the page ended: `allocated_at` and the sandbox's id. The status is the caller's.
 fn write_cursor(last: &HashMap<String, aws_sdk_dynamodb::types::AttributeValue>) -> Result<Cursor, StoreError> {
-    let unreadable = || StoreError::Rejected("the index answered with an unknown form of key".to_owned());
+    let unreadable = || StoreError::Rejected(cause("the index answered with an unknown form of key"));
     let allocated_at = last.get("allocated_at").and_then(|value| value.as_n().ok()).ok_or_else(unreadable)?;
     let partition = last.get(PK).and_then(|value| value.as_s().ok()).ok_or_else(unreadable)?;
     let sandbox_id = partition.strip_prefix("SBX#").ok_or_else(unreadable)?;

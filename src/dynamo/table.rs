@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::{
 };
 
 /// How long a new table, with its indexes, may take to become active.
-const ACTIVATION_PATIENCE: Duration = Duration::from_secs(300);
+const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Between two looks at a table that is being made.
 const ACTIVATION_POLL: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ pub enum TableError {
         difference: String,
     },
     /// It did not become active in time.
-    #[error("the table `{table}` is not active after {} s", ACTIVATION_PATIENCE.as_secs())]
+    #[error("the table `{table}` is not active after {} s", ACTIVATION_TIMEOUT.as_secs())]
     NotActive {
         /// Its name.
         table: String,
@@ -168,7 +168,7 @@ async fn wait_until_active(client: &Client, names: &TableNames) -> Result<(), Ta
             tokio::time::sleep(ACTIVATION_POLL).await;
         }
     };
-    let waited = tokio::time::timeout(ACTIVATION_PATIENCE, wait).await;
+    let waited = tokio::time::timeout(ACTIVATION_TIMEOUT, wait).await;
     waited.unwrap_or_else(|_| Err(TableError::NotActive { table: names.table.clone() }))
 }
 

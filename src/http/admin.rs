@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
-use broker_actors::cleanup::CleanupReport;
-use broker_actors::inventory::Stats;
-use broker_actors::job::ActorStatus;
+use broker_actors::actor::{ActorName, ActorStatus};
+use broker_actors::jobs::cleanup::CleanupReport;
+use broker_actors::jobs::csp_sync::SyncOptions;
+use broker_actors::jobs::csp_sync::SyncReport;
+use broker_actors::jobs::expiry_reaper::ExpiryReport;
+use broker_actors::jobs::stale_collector::DiscardReport;
 use broker_actors::ports::Cursor;
-use broker_actors::reaper::ExpiryReport;
 use broker_actors::sandbox::{Sandbox, SandboxId, Status};
-use broker_actors::stale::DiscardReport;
-use broker_actors::sync::SyncReport;
-use broker_actors::system::SyncOptions;
+use broker_actors::stats::Stats;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
-use super::access::client_of;
-use super::edge::LogFields;
+use super::auth::client_of;
+use super::edge::RequestContext;
 use super::error::ApiError;
 use super::headers::sandbox_id;
 use super::openapi::{ADMIN, ActorPath, SandboxPath};
@@ -48,7 +48,7 @@ type Answer = Result<HttpResponse, ApiError>;
 )]
 pub(super) async fn stats(state: web::Data<AppState>, request: HttpRequest) -> Answer {
     no_query(&request)?;
-    Ok(HttpResponse::Ok().json(state.broker.inventory().stats().await?))
+    Ok(HttpResponse::Ok().json(state.broker.stats().await?))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -93,11 +93,11 @@ pub(super) async fn list(state: web::Data<AppState>, request: HttpRequest) -> An
         return Err(ApiError::bad_request("BAD_QUERY", format!("limit takes a number from 1 to {MAX_PAGE}")));
     }
     let after = query.cursor.map(Cursor);
-    let inventory = state.broker.inventory();
+    let admin = state.broker.admin();
     let page = match query.search.as_deref() {
-        None => inventory.list(query.status, limit, after).await?,
+        None => admin.list(query.status, limit, after).await?,
         Some(text) if (1..=MAX_SEARCH_CHARS).contains(&text.chars().count()) => {
-            inventory.search(query.status, text, limit, after).await?
+            admin.search(query.status, text, limit, after).await?
         }
         Some(_) => {
             let message = format!("search takes 1 to {MAX_SEARCH_CHARS} characters");
@@ -232,7 +232,7 @@ pub(super) async fn bulk_delete(state: web::Data<AppState>, request: HttpRequest
         return Err(ApiError::bad_request("BAD_QUERY", "status takes stale or deletion_failed; others are in use"));
     };
     let began = Instant::now();
-    let report = state.broker.inventory().bulk_delete(status).await?;
+    let report = state.broker.admin().bulk_delete(status).await?;
     Ok(completed(report, began))
 }
 
@@ -262,7 +262,7 @@ pub(super) async fn actors(state: web::Data<AppState>) -> Answer {
     responses((status = 200, description = "The actor, as this replica sees it", body = ActorStatus))
 )]
 pub(super) async fn actor(state: web::Data<AppState>, name: web::Path<String>) -> Answer {
-    Ok(HttpResponse::Ok().json(state.broker.actor(&name).await?))
+    Ok(HttpResponse::Ok().json(state.broker.actor(actor_name(&name)?).await?))
 }
 
 /// Why an actor is paused
@@ -304,7 +304,7 @@ pub(super) async fn pause(
         return Err(ApiError::bad_request("BAD_BODY", message));
     }
     tracing::info!(actor = name.as_str(), reason, by, "an operator pauses an actor");
-    Ok(HttpResponse::Ok().json(state.broker.pause(&name, reason, &by).await?))
+    Ok(HttpResponse::Ok().json(state.broker.pause(actor_name(&name)?, reason, &by).await?))
 }
 
 /// Lets an actor work again, on every replica
@@ -318,7 +318,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     let by = ordered(&state, &request, None)?;
     tracing::info!(actor = name.as_str(), by, "an operator resumes an actor");
-    Ok(HttpResponse::Ok().json(state.broker.resume(&name, &by).await?))
+    Ok(HttpResponse::Ok().json(state.broker.resume(actor_name(&name)?, &by).await?))
 }
 
 /// Runs an actor's job now and waits for its end; the pool manager's is a refresh
@@ -331,7 +331,7 @@ pub(super) async fn resume(state: web::Data<AppState>, request: HttpRequest, nam
 )]
 pub(super) async fn run(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     ordered(&state, &request, None)?;
-    Ok(HttpResponse::Ok().json(state.broker.run(&name).await?))
+    Ok(HttpResponse::Ok().json(state.broker.run(actor_name(&name)?).await?))
 }
 
 /// Ends a holding in its owner's stead
@@ -345,7 +345,7 @@ pub(super) async fn run(state: web::Data<AppState>, request: HttpRequest, name: 
 pub(super) async fn release(state: web::Data<AppState>, request: HttpRequest, id: web::Path<String>) -> Answer {
     let id = sandbox_id(&id)?;
     ordered(&state, &request, Some(&id))?;
-    Ok(HttpResponse::Ok().json(state.broker.inventory().force_release(&id).await?))
+    Ok(HttpResponse::Ok().json(state.broker.admin().force_release(&id).await?))
 }
 
 /// Tries a failed deletion again
@@ -359,14 +359,23 @@ pub(super) async fn release(state: web::Data<AppState>, request: HttpRequest, id
 pub(super) async fn retry_deletion(state: web::Data<AppState>, request: HttpRequest, id: web::Path<String>) -> Answer {
     let id = sandbox_id(&id)?;
     ordered(&state, &request, Some(&id))?;
-    Ok(HttpResponse::Ok().json(state.broker.inventory().retry_deletion(&id).await?))
+    Ok(HttpResponse::Ok().json(state.broker.admin().retry_deletion(&id).await?))
+}
+
+/// The actor with the name in the path.
+fn actor_name(name: &str) -> Result<ActorName, ApiError> {
+    ActorName::from_name(name).ok_or_else(|| ApiError::no_such_actor(name))
 }
 
 /// Notes who gives an order, and for which sandbox.
 fn ordered(state: &AppState, request: &HttpRequest, sandbox_id: Option<&SandboxId>) -> Result<String, ApiError> {
     let by = operator(state, request)?;
     let sandbox_id = sandbox_id.map(SandboxId::to_string);
-    request.extensions_mut().insert(LogFields { sandbox_id, operator: Some(by.clone()), ..LogFields::default() });
+    request.extensions_mut().insert(RequestContext {
+        sandbox_id,
+        operator: Some(by.clone()),
+        ..RequestContext::default()
+    });
     Ok(by)
 }
 

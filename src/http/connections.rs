@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::edge::SECURITY_HEADERS;
 use super::error::ApiError;
-use super::exchange::{Phase, Progress};
+use super::state::{ConnectionState, Phase};
 
 /// The longest that a client may take to send a request's head, and once more the rest of a body that nobody reads.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -216,7 +216,7 @@ impl Cut {
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
-    progress: Rc<Progress>,
+    state: Rc<ConnectionState>,
     place: Place,
     /// Since when the peer takes nothing of what is to be sent.
     stalled_since: Option<Instant>,
@@ -228,17 +228,17 @@ pub(super) struct Connection {
 impl Connection {
     fn new(socket: TcpStream, place: Place) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT));
-        Self { socket, progress: Rc::new(Progress::new()), place, stalled_since: None, unlooked: 0, timer }
+        Self { socket, state: Rc::new(ConnectionState::new()), place, stalled_since: None, unlooked: 0, timer }
     }
 
-    /// Makes the connection's progress known to the requests that come over it.
+    /// Makes the connection's state known to the requests that come over it.
     pub(super) fn introduce(&self, requests: &mut Extensions) {
-        requests.insert(Rc::clone(&self.progress));
+        requests.insert(Rc::clone(&self.state));
     }
 
     /// When the peer must have done something, and what it is accused of then.
     fn deadline(&self) -> Option<(Instant, Cut)> {
-        let Progress { phase, since, is_new, head_since, .. } = &*self.progress;
+        let ConnectionState { phase, since, is_new, head_since, .. } = &*self.state;
         let since = since.get();
         let of_phase = match (phase.get(), head_since.get()) {
             (Phase::Waiting, Some(first)) => Some((first + HEAD_TIMEOUT, Cut::SlowHead)),
@@ -280,8 +280,8 @@ impl Connection {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let progress = &self.progress;
-        if progress.head_bytes.get() >= MAX_HEAD_BYTES {
+        let state = &self.state;
+        if state.head_bytes.get() >= MAX_HEAD_BYTES {
             return Poll::Ready(Err(self.cut(Cut::LargeHead)));
         }
         let mut bytes = [0; LOOK_BYTES];
@@ -293,9 +293,9 @@ impl Connection {
                 let piece = piece.filled();
                 buffer.put_slice(piece);
                 self.unlooked += piece.len();
-                progress.head_bytes.set(progress.head_bytes.get() + piece.len());
-                if progress.head_since.get().is_none() && !piece.is_empty() {
-                    progress.head_since.set(Some(Instant::now()));
+                state.head_bytes.set(state.head_bytes.get() + piece.len());
+                if state.head_since.get().is_none() && !piece.is_empty() {
+                    state.head_since.set(Some(Instant::now()));
                 }
                 Poll::Ready(read)
             }
@@ -315,19 +315,19 @@ impl Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.progress.remember_reader(context.waker());
+        this.state.remember_reader(context.waker());
         // A peer that does not listen is not listened to, or its requests would pile up as answers.
         if this.stalled_since.is_some() {
             return this.wait(context);
         }
-        match this.progress.phase.get() {
+        match this.state.phase.get() {
             Phase::Waiting => this.read_piece(context, buffer),
-            Phase::Handling if this.progress.has_unread_body.get() => {
+            Phase::Handling if this.state.has_unread_body.get() => {
                 Pin::new(&mut this.socket).poll_read(context, buffer)
             }
             Phase::Handling | Phase::Answering => {
                 let is_more_there = this.socket.poll_read_ready(context).is_ready();
-                this.progress.reader_waits.set(is_more_there);
+                this.state.reader_waits.set(is_more_there);
                 this.wait(context)
             }
             Phase::Draining => match Pin::new(&mut this.socket).poll_read(context, buffer) {
@@ -348,7 +348,7 @@ impl AsyncWrite for Connection {
             }
             Poll::Ready(written) => {
                 if this.stalled_since.take().is_some() {
-                    this.progress.wake_reader();
+                    this.state.wake_reader();
                 }
                 Poll::Ready(written)
             }

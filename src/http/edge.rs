@@ -16,7 +16,7 @@ use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::error::ApiError;
-use super::exchange::{Answer, Exchange, Progress};
+use super::state::{Answer, ConnectionState, RequestInProgress};
 use super::{AppState, Endpoint};
 use crate::telemetry;
 
@@ -36,7 +36,7 @@ pub(super) const SECURITY_HEADERS: [(&str, &str); 5] = [
 
 /// What an admitted request adds to its log line and to the operators' journal.
 #[derive(Clone, Debug, Default)]
-pub struct LogFields {
+pub struct RequestContext {
     /// The track that asked.
     pub track_id: Option<String>,
     /// For which sandbox.
@@ -53,9 +53,9 @@ pub(super) async fn edge<B: MessageBody + 'static>(
     next: Next<B>,
 ) -> Result<ServiceResponse<Answer>, Error> {
     let began = Instant::now();
-    let progress = request.conn_data::<Rc<Progress>>();
-    let is_pipelined = progress.is_some_and(|progress| progress.is_pipelined());
-    let exchange = progress.map(|progress| Exchange::begin(progress, has_body(request.headers())));
+    let state = request.conn_data::<Rc<ConnectionState>>();
+    let is_pipelined = state.is_some_and(|state| state.is_pipelined());
+    let in_progress = state.map(|state| RequestInProgress::begin(state, has_body(request.headers())));
     if is_pipelined {
         // Whoever has sent many at once lets others have a turn in between.
         yield_now().await;
@@ -68,7 +68,7 @@ pub(super) async fn edge<B: MessageBody + 'static>(
         Some(failure) => in_error_form(response, failure, &request_id),
         None => response.map_into_boxed_body(),
     };
-    if exchange.as_ref().is_some_and(Exchange::answer) {
+    if in_progress.as_ref().is_some_and(RequestInProgress::answer) {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     let headers = response.headers_mut();
@@ -82,7 +82,7 @@ pub(super) async fn edge<B: MessageBody + 'static>(
         }
     }
     report(&response, failure.map(|failure| failure.code), &request_id, began, &span);
-    Ok(response.map_body(|_, body| Answer::new(body, exchange)))
+    Ok(response.map_body(|_, body| Answer::new(body, in_progress)))
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -143,20 +143,20 @@ fn report<B>(response: &ServiceResponse<B>, code: Option<&'static str>, request_
         "status" => status.as_str().to_owned(),
     )
     .record(latency.as_secs_f64());
-    let admitted = request.extensions().get::<LogFields>().cloned();
+    let admitted = request.extensions().get::<RequestContext>().cloned();
     let outcome = admitted.as_ref().and_then(|fields| fields.outcome);
     let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
     if let (Some(fields), Some(state)) = (&admitted, request.app_data::<web::Data<AppState>>()) {
         state.live.requested(state.clock.now(), action, fields, outcome, code);
     }
-    let LogFields { track_id, sandbox_id, operator, .. } = admitted.unwrap_or_default();
+    let RequestContext { track_id, sandbox_id, operator, .. } = admitted.unwrap_or_default();
     let latency_ms = latency.as_secs_f64() * 1000.0;
     let (method, status) = (request.method().as_str(), status.as_u16());
     span.record("http.response.status_code", status);
     macro_rules! log_line {
         ($level:ident) => {
             tracing::$level!(
-                request_id, method, endpoint, status, action, outcome, code, latency_ms, track_id, sandbox_id,
+                event = "request", request_id, method, endpoint, status, action, outcome, code, latency_ms, track_id, sandbox_id,
                 operator, "request"
             )
         };

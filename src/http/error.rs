@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
-use broker_actors::allocation::{AccessError, AllocateError};
-use broker_actors::job::JobError;
+use broker_actors::actor::ActorName;
+use broker_actors::allocation::AllocateError;
+use broker_actors::error::Chain;
+use broker_actors::jobs::JobError;
 use broker_actors::ports::{CspError, StoreError};
-use broker_actors::system::ActorError;
+use broker_actors::update::SandboxError;
 use serde_json::{Value, json};
 
-use super::access::Access;
+use super::auth::Role;
 
 /// An error as the API answers it.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,8 +69,8 @@ impl ApiError {
     }
 
     /// 403, for a token of the other kind.
-    pub fn forbidden(access: Access) -> Self {
-        let needs = if access == Access::Admin { "an admin" } else { "a track" };
+    pub fn forbidden(role: Role) -> Self {
+        let needs = if role == Role::Admin { "an admin" } else { "a track" };
         Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", format!("this route takes {needs} token"))
     }
 
@@ -91,7 +93,7 @@ impl ApiError {
 
     /// 502, for a cloud provider that does not do its part.
     pub fn csp_error(error: &CspError) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", error.to_string())
+        Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", Chain(error).to_string())
     }
 
     /// The answer to a failure of the store. What it says of its inside stays here.
@@ -164,7 +166,7 @@ fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         if !matches!(error, StoreError::Throttled(_) | StoreError::BadCursor) {
-            tracing::error!(%error, "the store failed");
+            tracing::error!(error = %Chain(&error), "the store failed");
         }
         Self::from_store(&error)
     }
@@ -194,16 +196,18 @@ impl From<AllocateError> for ApiError {
     }
 }
 
-impl From<AccessError> for ApiError {
-    fn from(error: AccessError) -> Self {
+impl From<SandboxError> for ApiError {
+    fn from(error: SandboxError) -> Self {
         match error {
-            AccessError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "SANDBOX_NOT_FOUND", error.to_string()),
-            AccessError::NotOwner(_) => Self::new(StatusCode::FORBIDDEN, "NOT_SANDBOX_OWNER", error.to_string()),
-            AccessError::Refused(refused) => {
+            SandboxError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "SANDBOX_NOT_FOUND", error.to_string()),
+            SandboxError::NotOwner(_) => Self::new(StatusCode::FORBIDDEN, "NOT_SANDBOX_OWNER", error.to_string()),
+            SandboxError::Refused(refused) => {
                 conflict("WRONG_STATE", refused.to_string()).details(json!({ "status": refused.status.as_str() }))
             }
-            AccessError::Contended(_) => unavailable("CONTENDED", "others keep changing this sandbox; try again", SOON),
-            AccessError::Store(error) => error.into(),
+            SandboxError::Contended(_) => {
+                unavailable("CONTENDED", "others keep changing this sandbox; try again", SOON)
+            }
+            SandboxError::Store(error) => error.into(),
         }
     }
 }
@@ -219,7 +223,7 @@ impl From<JobError> for ApiError {
             JobError::GuardRefused(_) => conflict("SYNC_REFUSED", format!("{text}; force=true does it all the same")),
             JobError::Csp(CspError::BreakerOpen { retry_in }) => unavailable("CSP_CIRCUIT_OPEN", text, retry_in),
             JobError::Csp(error) => {
-                tracing::warn!(%error, "the CSP failed");
+                tracing::warn!(error = %Chain(&error), "the CSP failed");
                 Self::csp_error(&error)
             }
             JobError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
@@ -230,13 +234,10 @@ impl From<JobError> for ApiError {
     }
 }
 
-impl From<ActorError> for ApiError {
-    fn from(error: ActorError) -> Self {
-        match error {
-            ActorError::Unknown(_) => Self::new(StatusCode::NOT_FOUND, "ACTOR_NOT_FOUND", error.to_string())
-                .details(json!({ "actors": broker_actors::system::ACTORS })),
-            ActorError::Job(error) => error.into(),
-            ActorError::Store(error) => error.into(),
-        }
+impl ApiError {
+    /// 404, for a name that no actor has.
+    pub fn no_such_actor(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "ACTOR_NOT_FOUND", format!("no actor has the name `{name}`"))
+            .details(json!({ "actors": ActorName::ALL }))
     }
 }

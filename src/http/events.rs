@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpRequest, HttpResponse, web};
+use broker_actors::actor::ActorStatus;
+use broker_actors::actor::{ActorName, Control, DesiredState};
 use broker_actors::breaker::BreakerSnapshot;
-use broker_actors::inventory::Stats;
-use broker_actors::job::ActorStatus;
-use broker_actors::ports::{Control, Desired};
 use broker_actors::sandbox::Timestamp;
+use broker_actors::stats::Stats;
 use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::AppState;
-use super::edge::LogFields;
+use super::edge::RequestContext;
 use super::error::ApiError;
 use super::openapi::ADMIN;
 use super::throughput::{Throughput, ThroughputMeter};
@@ -29,7 +29,7 @@ use super::throughput::{Throughput, ThroughputMeter};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the table is waited for; longer than this is worth telling the operator.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TABLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// So many events are kept for consoles that come or come back.
 const JOURNAL_LENGTH: usize = 200;
@@ -139,7 +139,14 @@ impl Live {
     }
 
     /// Notes a request, if it is one that operators want to know of.
-    pub(super) fn requested(&self, at: Timestamp, action: &str, fields: &LogFields, outcome: &str, code: Option<&str>) {
+    pub(super) fn requested(
+        &self,
+        at: Timestamp,
+        action: &str,
+        fields: &RequestContext,
+        outcome: &str,
+        code: Option<&str>,
+    ) {
         if !JOURNALLED.contains(&action) {
             return;
         }
@@ -168,7 +175,7 @@ impl Live {
             let throughput = self.throughput.lock().unwrap_or_else(PoisonError::into_inner).read(Instant::now());
             if self.snapshots.receiver_count() > 0 {
                 let counts = counts.get_or_insert_with(|| state.broker.watch_stats());
-                let actors = match timeout(PATIENCE, state.broker.actors()).await {
+                let actors = match timeout(TABLE_TIMEOUT, state.broker.actors()).await {
                     Ok(Ok(actors)) => Some(actors),
                     Ok(Err(_)) | Err(_) => None,
                 };
@@ -261,9 +268,9 @@ pub(super) fn example(at: Timestamp, stats: Stats, actors: Vec<ActorStatus>, bre
 #[derive(Default)]
 struct Seen {
     /// The last run of each job.
-    runs: BTreeMap<&'static str, (Timestamp, u64)>,
+    runs: BTreeMap<ActorName, (Timestamp, u64)>,
     /// The last word to each actor.
-    controls: BTreeMap<&'static str, Control>,
+    controls: BTreeMap<ActorName, Control>,
 }
 
 impl Seen {
@@ -279,7 +286,7 @@ impl Seen {
                     at: run.started_at,
                     action: "run".to_owned(),
                     outcome: if run.error.is_none() { "completed" } else { "error" }.to_owned(),
-                    actor: Some(actor.name.to_owned()),
+                    actor: Some(actor.name.to_string()),
                     by: Some(run.replica.to_string()),
                     detail: run.error.clone(),
                     report: run.report.clone(),
@@ -289,13 +296,13 @@ impl Seen {
             if let Some(control) = &actor.control
                 && self.controls.insert(actor.name, control.clone()).as_ref() != Some(control)
             {
-                let is_pause = control.desired == Desired::Paused;
+                let is_pause = control.desired_state == DesiredState::Paused;
                 news.push(Event {
-                    at: control.at,
+                    at: control.updated_at,
                     action: if is_pause { "pause" } else { "resume" }.to_owned(),
                     outcome: "ok".to_owned(),
-                    actor: Some(actor.name.to_owned()),
-                    by: Some(control.by.clone()),
+                    actor: Some(actor.name.to_string()),
+                    by: Some(control.requested_by.clone()),
                     detail: Some(control.reason.clone()).filter(|reason| !reason.is_empty()),
                     ..Event::default()
                 });

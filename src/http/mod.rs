@@ -1,20 +1,20 @@
 //! The HTTP side: one route table ([`ENDPOINTS`]), one file for each kind of resource, and what all requests share
-//! (`connections`, [`mod@edge`], [`access`], [`mod@error`]).
+//! (`connections`, [`mod@edge`], [`auth`], [`mod@error`]).
 
-pub mod access;
 mod admin;
 mod assets;
+pub mod auth;
 mod connections;
 mod console;
 mod docs;
 pub mod edge;
 pub mod error;
 pub mod events;
-mod exchange;
 mod headers;
 mod observability;
 pub mod openapi;
 mod sandboxes;
+mod state;
 mod throughput;
 
 use std::collections::BTreeMap;
@@ -31,11 +31,11 @@ use actix_web::dev::{AppConfig, Server};
 use actix_web::http::Method;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpResponse, Route, web};
+use broker_actors::broker::Broker;
 use broker_actors::ports::Clock;
-use broker_actors::system::Broker;
 
-use self::access::Access::{self, Admin, Public, Track};
-use self::access::{MAX_BODY_BYTES, RateLimit, Tokens, admit};
+use self::auth::Role::{self, Admin, Public, Track};
+use self::auth::{MAX_BODY_BYTES, RateLimit, Tokens, admit};
 use self::connections::{Connection, Connections, KEEP_ALIVE, LINGER, REFUSED_AT_ONCE, SEND_BUFFER_BYTES};
 use self::edge::edge;
 use self::events::Live;
@@ -84,14 +84,14 @@ pub struct Endpoint {
     /// What it is called in logs and journals.
     pub action: &'static str,
     /// Who may call it.
-    pub access: Access,
+    pub role: Role,
     route: fn() -> Route,
 }
 
 impl Endpoint {
     /// Whether an operator changes something by it.
     pub fn is_order(&self) -> bool {
-        self.access == Admin && self.method == "POST"
+        self.role == Admin && self.method == "POST"
     }
 
     /// The endpoint that answers this method on this path of the table.
@@ -100,12 +100,12 @@ impl Endpoint {
     }
 }
 
-const fn get(action: &'static str, access: Access, path: &'static str, route: fn() -> Route) -> Endpoint {
-    Endpoint { method: "GET", path, action, access, route }
+const fn get(action: &'static str, role: Role, path: &'static str, route: fn() -> Route) -> Endpoint {
+    Endpoint { method: "GET", path, action, role, route }
 }
 
-const fn post(action: &'static str, access: Access, path: &'static str, route: fn() -> Route) -> Endpoint {
-    Endpoint { method: "POST", path, action, access, route }
+const fn post(action: &'static str, role: Role, path: &'static str, route: fn() -> Route) -> Endpoint {
+    Endpoint { method: "POST", path, action, role, route }
 }
 
 /// The route table: every endpoint there is.
@@ -156,9 +156,9 @@ fn routes(services: &mut web::ServiceConfig) {
         for endpoint in &endpoints {
             resource = resource.route((endpoint.route)());
         }
-        match endpoints[0].access {
-            Access::Public => services.service(resource),
-            access => services.service(resource.wrap(from_fn(move |request, next| admit(access, request, next)))),
+        match endpoints[0].role {
+            Role::Public => services.service(resource),
+            role => services.service(resource.wrap(from_fn(move |request, next| admit(role, request, next)))),
         };
     }
 }

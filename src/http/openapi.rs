@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use broker_actors::allocation::{AccessError, AllocateError};
-use broker_actors::job::JobError;
+use broker_actors::allocation::AllocateError;
+use broker_actors::error::{Cause, cause};
+use broker_actors::jobs::JobError;
 use broker_actors::ports::{CspError, StoreError};
 use broker_actors::sandbox::{ReplicaId, SandboxId};
-use broker_actors::system::ActorError;
+use broker_actors::update::SandboxError;
 use serde_json::json;
 use utoipa::openapi::content::ContentBuilder;
 use utoipa::openapi::example::ExampleBuilder;
@@ -23,7 +24,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Header, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder};
 use utoipa::{IntoParams, ToSchema};
 
-use super::access::{Access, Tokens};
+use super::auth::{Role, Tokens};
 use super::error::ApiError;
 use super::{ENDPOINTS, Endpoint, admin, console, docs, events, headers, observability, sandboxes};
 
@@ -178,7 +179,7 @@ fn operation_of<'a>(item: &'a mut PathItem, method: &str) -> Option<&'a mut Oper
 /// Adds what follows from the route table: who may call, what every request may carry, every error, every header.
 fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&str, ApiError>) {
     let parameters = operation.parameters.get_or_insert_default();
-    if endpoint.access == Access::Track {
+    if endpoint.role == Role::Track {
         let caller = "the caller, unique for each student";
         let (this, that) = (
             format!("Names {caller}. This or `X-Instruqt-Sandbox-ID` is required"),
@@ -195,10 +196,10 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&st
     let id = "The caller's own id of this request, for the broker's log: 1 to 128 letters, digits, dots, dashes and \
               underscores. Anything else is replaced by a new one";
     parameters.push(header_parameter("X-Request-ID", id, string()).into());
-    operation.security = match endpoint.access {
-        Access::Public => None,
-        Access::Track => Some(vec![SecurityRequirement::new(TRACK_TOKEN, Vec::<String>::new())]),
-        Access::Admin => Some(vec![SecurityRequirement::new(ADMIN_TOKEN, Vec::<String>::new())]),
+    operation.security = match endpoint.role {
+        Role::Public => None,
+        Role::Track => Some(vec![SecurityRequirement::new(TRACK_TOKEN, Vec::<String>::new())]),
+        Role::Admin => Some(vec![SecurityRequirement::new(ADMIN_TOKEN, Vec::<String>::new())]),
     };
 
     let mut by_status: BTreeMap<u16, Vec<&ApiError>> = BTreeMap::new();
@@ -220,7 +221,7 @@ fn complete(operation: &mut Operation, endpoint: &Endpoint, known: &BTreeMap<&st
         }
         let id = header(string(), "The request's id: the caller's, or a new one");
         response.headers.insert("X-Request-ID".to_owned(), id.into());
-        if endpoint.access != Access::Public {
+        if endpoint.role != Role::Public {
             for (name, what) in [
                 ("X-RateLimit-Limit", "Requests that may come at once; absent where the limit is off"),
                 ("X-RateLimit-Remaining", "How many of these are left"),
@@ -286,7 +287,7 @@ fn count() -> Schema {
     ObjectBuilder::new().schema_type(Type::Integer).format(Some(format)).minimum(Some(0)).build().into()
 }
 
-const ACCESS: &[&str] = &["UNAUTHORIZED", "FORBIDDEN", "RATE_LIMITED", "INTERNAL_ERROR"];
+const AUTH: &[&str] = &["UNAUTHORIZED", "FORBIDDEN", "RATE_LIMITED", "INTERNAL_ERROR"];
 const STORE: &[&str] = &["STORE_THROTTLED", "STORE_UNAVAILABLE"];
 const CALLER: &[&str] = &["BAD_HEADER", "MISSING_HEADER"];
 const OWN: &[&str] = &["BAD_SANDBOX_ID", "SANDBOX_NOT_FOUND", "NOT_SANDBOX_OWNER"];
@@ -326,8 +327,8 @@ fn codes_of(endpoint: &Endpoint) -> Vec<&'static str> {
         _ => &[],
     };
     let mut codes = own.concat();
-    if endpoint.access != Access::Public {
-        codes.extend(ACCESS);
+    if endpoint.role != Role::Public {
+        codes.extend(AUTH);
     }
     if endpoint.is_order() {
         codes.push("BAD_HEADER");
@@ -344,12 +345,12 @@ fn known_errors() -> Vec<ApiError> {
     let named = |name: &'static str, value: &'static str| {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])
     };
-    let store = |error: fn(String) -> StoreError| ApiError::from_store(&error(String::new()));
+    let store = |error: fn(Cause) -> StoreError| ApiError::from_store(&error(cause("")));
     let mut errors: Vec<ApiError> = [
         headers::allocate_headers(&HeaderMap::new()).err(),
         headers::allocate_headers(&named("x-track-id", "two words")).err(),
         headers::sandbox_id("").err(),
-        Tokens::none().check(Access::Track, &HeaderMap::new()).err(),
+        Tokens::none().check(Role::Track, &HeaderMap::new()).err(),
     ]
     .into_iter()
     .flatten()
@@ -357,7 +358,7 @@ fn known_errors() -> Vec<ApiError> {
     errors.extend([
         ApiError::bad_request("BAD_QUERY", "limit takes a number from 1 to 100"),
         ApiError::bad_request("BAD_BODY", admin::PAUSE_FORM),
-        ApiError::forbidden(Access::Admin),
+        ApiError::forbidden(Role::Admin),
         ApiError::rate_limited(10, Duration::from_millis(100)),
         ApiError::of_status(StatusCode::NOT_FOUND),
         ApiError::of_status(StatusCode::PAYLOAD_TOO_LARGE),
@@ -372,16 +373,16 @@ fn known_errors() -> Vec<ApiError> {
         AllocateError::Overloaded { limit: 1024 }.into(),
         AllocateError::TimedOut { budget: Duration::from_secs(10) }.into(),
         AllocateError::Stopping.into(),
-        AccessError::NotFound(id()).into(),
-        AccessError::NotOwner(id()).into(),
-        AccessError::Contended(id()).into(),
+        SandboxError::NotFound(id()).into(),
+        SandboxError::NotOwner(id()).into(),
+        SandboxError::Contended(id()).into(),
         JobError::Paused.into(),
         JobError::Busy { holder: ReplicaId::new("broker-1") }.into(),
         JobError::GuardRefused("40 of 50 available sandboxes would become stale".to_owned()).into(),
         JobError::LeaseLost.into(),
         JobError::Csp(CspError::BreakerOpen { retry_in: Duration::from_secs(60) }).into(),
         ApiError::csp_error(&CspError::Unauthorized { status: 401 }),
-        ActorError::Unknown("clean-up".to_owned()).into(),
+        ApiError::no_such_actor("clean-up"),
         ApiError::new(StatusCode::CONFLICT, "WRONG_STATE", "a sandbox that is available cannot be released")
             .details(json!({ "status": "available" })),
     ]);
@@ -395,7 +396,7 @@ mod tests {
     #[test]
     fn every_code_in_the_source_is_documented_and_none_besides() {
         let sources =
-            [include_str!("error.rs"), include_str!("access.rs"), include_str!("headers.rs"), include_str!("admin.rs")];
+            [include_str!("error.rs"), include_str!("auth.rs"), include_str!("headers.rs"), include_str!("admin.rs")];
         let is_code =
             |word: &&str| word.len() > 5 && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
         let written: std::collections::BTreeSet<&str> =

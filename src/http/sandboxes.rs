@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::edge::LogFields;
+use super::edge::RequestContext;
 use super::error::ApiError;
 use super::headers::{AllocateHeaders, allocate_headers, sandbox_id, track_of};
 use super::openapi::{AllocateHeaderParams, SANDBOXES, SandboxPath};
@@ -29,7 +29,7 @@ use super::openapi::{AllocateHeaderParams, SANDBOXES, SandboxPath};
 )]
 pub(super) async fn allocate(state: web::Data<AppState>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     let AllocateHeaders { track, track_name, key, name_prefix } = allocate_headers(request.headers())?;
-    let mut log = LogFields { track_id: Some(track.to_string()), ..LogFields::default() };
+    let mut log = RequestContext { track_id: Some(track.to_string()), ..RequestContext::default() };
     let began = Instant::now();
     let answer = state.broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
     let outcome = outcome_of(&answer);
@@ -111,10 +111,10 @@ pub(super) async fn mark_for_deletion(
 fn named(request: &HttpRequest, id: &str) -> Result<(SandboxId, TrackId), ApiError> {
     let id = sandbox_id(id)?;
     let track = track_of(request.headers())?;
-    request.extensions_mut().insert(LogFields {
+    request.extensions_mut().insert(RequestContext {
         track_id: Some(track.to_string()),
         sandbox_id: Some(id.to_string()),
-        ..LogFields::default()
+        ..RequestContext::default()
     });
     Ok((id, track))
 }

@@ -234,7 +234,7 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     step("the circuit breaker opens while the CSP fails")
     expect(call("PUT", f"{csp}/sim/faults", {}, {"error_rate": 1.0})[0], 200)
     expect(call("POST", f"{url}/v1/admin/sync", admin)[0] >= 500, True)
-    until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the census tells of the open breaker")
+    until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the pool stats show the open breaker")
     check_metric_filters(outputs, log)
     process.terminate()
     expect(process.wait(PATIENCE), 0)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use reqwest::Method;
-use sandbox_broker::http::access::Access;
+use sandbox_broker::http::auth::Role;
 use sandbox_broker::http::{ENDPOINTS, Endpoint};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -157,9 +157,9 @@ async fn every_endpoint_of_the_route_table_asks_for_its_token() {
         let path = path_by_example(&document, endpoint);
         let method = Method::from_bytes(endpoint.method.as_bytes()).unwrap();
         let answer = send(app.request(method, &path)).await;
-        match endpoint.access {
-            Access::Public => assert_eq!(answer.status, 200, "{endpoint:?}"),
-            Access::Track | Access::Admin => assert_error(&answer, 401, "UNAUTHORIZED"),
+        match endpoint.role {
+            Role::Public => assert_eq!(answer.status, 200, "{endpoint:?}"),
+            Role::Track | Role::Admin => assert_error(&answer, 401, "UNAUTHORIZED"),
         }
     }
 }

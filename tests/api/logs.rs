@@ -13,7 +13,7 @@ fn lines(broker: &Broker) -> Vec<Value> {
 /// Sends the request and returns its line in the log, of which there is one.
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
-    let is_it = |line: &Value| line["message"] == "request" && line["request_id"] == id;
+    let is_it = |line: &Value| line["event"] == "request" && line["request_id"] == id;
     let found: Vec<Value> = lines(broker).into_iter().filter(is_it).collect();
     let [line] = &found[..] else { panic!("not one line of {id}: {found:?}") };
     assert!(line["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{line}");
@@ -73,14 +73,14 @@ async fn each_run_of_a_job_is_one_line_with_its_report() {
     broker.sync("").await;
     let last = runs().pop().unwrap();
     assert_eq!(runs().len(), before + 1);
-    assert_fields(&last, &json!({ "message": "job run completed", "outcome": "completed", "level": "INFO" }));
+    assert_fields(&last, &json!({ "event": "job_run", "outcome": "completed", "level": "INFO" }));
     assert!(last["report"].as_str().unwrap().contains("\"synced\":5") && last["duration_ms"].is_u64(), "{last}");
 
     csp.set_faults(json!({ "malformed_body": true })).await;
     broker.sync("").await;
     let last = runs().pop().unwrap();
     assert_eq!(runs().len(), before + 2);
-    assert_fields(&last, &json!({ "message": "job run failed", "outcome": "csp_error", "level": "WARN" }));
+    assert_fields(&last, &json!({ "event": "job_run", "outcome": "csp_error", "level": "WARN" }));
     assert!(last["error"].is_string(), "{last}");
 }
 

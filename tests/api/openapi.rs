@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use sandbox_broker::http::ENDPOINTS;
-use sandbox_broker::http::access::Access;
+use sandbox_broker::http::auth::Role;
 use serde_json::Value;
 
 use crate::helpers::{TestApp, send};
@@ -51,7 +51,7 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
         assert!(operation["summary"].as_str().is_some_and(|text| !text.starts_with('`')), "{what}");
         let tag = operation["tags"][0].as_str().unwrap();
         assert!(["Sandboxes", "Admin", "Observability"].contains(&tag), "{what}");
-        let is_order = endpoint.access == Access::Admin && endpoint.method == "POST";
+        let is_order = endpoint.role == Role::Admin && endpoint.method == "POST";
         assert_eq!(operation["parameters"].to_string().contains("X-Operator"), is_order, "{what}");
         let statuses = operation["responses"].as_object().unwrap();
         for (status, response) in statuses {
@@ -70,10 +70,10 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
                 }
             }
         }
-        let security = match endpoint.access {
-            Access::Public => None,
-            Access::Track => Some("track_token"),
-            Access::Admin => Some("admin_token"),
+        let security = match endpoint.role {
+            Role::Public => None,
+            Role::Track => Some("track_token"),
+            Role::Admin => Some("admin_token"),
         };
         let required = operation["security"][0].as_object().and_then(|scheme| scheme.keys().next());
         assert_eq!(required.map(String::as_str), security, "{what}");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use broker_actors::system::ACTORS;
+use broker_actors::actor::ActorName;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -141,7 +141,7 @@ fn owned((status, code): (&str, &str)) -> (String, String) {
 
 #[test]
 fn every_actor_and_every_runbook_that_an_alert_names_is_there() {
-    for actor in ACTORS {
+    for actor in ActorName::ALL.iter().map(|actor| actor.as_str()) {
         assert!(MANUAL.contains(&format!("| `{actor}` |")), "{actor}");
     }
     let titles: Vec<_> = runbooks().map(|(title, _)| title).collect();

@@ -141,8 +141,8 @@ async fn stale_sandboxes_are_buried_when_operators_say_so() {
     assert_eq!(broker.sync("").await.body["marked_stale"], 3);
     let early = broker.post_admin("/v1/admin/auto-delete-stale").await;
     assert_eq!((&early.body["status"], &early.body["deleted"]), (&json!("completed"), &json!(0)), "not for a day");
-    let buried = broker.post_admin("/v1/admin/auto-delete-stale?grace_period_hours=0").await;
-    assert_eq!(buried.body["deleted"], 3, "{buried:?}");
+    let tombstone = broker.post_admin("/v1/admin/auto-delete-stale?grace_period_hours=0").await;
+    assert_eq!(tombstone.body["deleted"], 3, "{tombstone:?}");
     csp.set_faults(json!({ "missing": [2_000_004] })).await;
     assert_eq!(broker.sync("").await.body["marked_stale"], 1, "tombstones stay tombstones");
     assert_eq!(broker.post_admin("/v1/admin/bulk-delete?status=stale").await.body["deleted"], 1);

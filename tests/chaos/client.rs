@@ -8,15 +8,15 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::history::{Asked, Call, Moment, SandboxId, Told};
-use super::replica::Door;
+use super::history::{Call, Completion, Op, SandboxId, Timestamp};
+use super::replica::Endpoint;
 use crate::support::processes::TRACK_TOKEN;
 
 /// So often a client asks again until it has a sandbox.
 const MAX_ATTEMPTS: u32 = 5;
 
 /// Some clients give up before the broker has even looked; the longest wait is beyond every budget of the broker.
-const PATIENCES: [Duration; 4] =
+const TIMEOUTS: [Duration; 4] =
     [Duration::from_millis(150), Duration::from_millis(1500), Duration::from_secs(7), Duration::from_secs(7)];
 
 /// What the names of the wanted sandboxes begin with: any, few, soon none, none ever.
@@ -24,7 +24,7 @@ const PREFIXES: [&str; 8] = ["", "", "", "", "lab-", "lab-0002", "lab-00001", "n
 
 pub struct Client {
     track: String,
-    doors: Arc<[Door]>,
+    endpoints: Arc<[Endpoint]>,
     http: reqwest::Client,
     random: fastrand::Rng,
     /// What it believes to hold, by its keys.
@@ -33,10 +33,10 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(track: String, doors: Arc<[Door]>, seed: u64) -> Self {
+    pub fn new(track: String, endpoints: Arc<[Endpoint]>, seed: u64) -> Self {
         Self {
             track,
-            doors,
+            endpoints,
             http: reqwest::Client::new(),
             random: fastrand::Rng::with_seed(seed),
             held: BTreeMap::new(),
@@ -44,13 +44,13 @@ impl Client {
         }
     }
 
-    /// Does one thing after another until `end`; tells all that it was told.
+    /// Does one thing after another until `end`; tells all that it was completion.
     pub async fn live(mut self, end: Instant) -> Vec<Call> {
         while Instant::now() < end {
             let key = if self.random.u8(0..4) == 0 { format!("{}-second", self.track) } else { self.track.clone() };
             match (self.random.u8(0..20), self.held.get(&key).cloned()) {
-                (0..=2, Some(sandbox)) => self.ask(&key, Asked::Read(sandbox)).await,
-                (3..=6, Some(sandbox)) => self.ask(&key, Asked::Renew(sandbox)).await,
+                (0..=2, Some(sandbox)) => self.ask(&key, Op::Read(sandbox)).await,
+                (3..=6, Some(sandbox)) => self.ask(&key, Op::Renew(sandbox)).await,
                 (7..=12, Some(sandbox)) => self.give_back(&key, sandbox).await,
                 // Long enough for what it holds to expire.
                 (13, Some(_)) => sleep(Duration::from_millis(self.random.u64(0..8000))).await,
@@ -66,12 +66,12 @@ impl Client {
     pub async fn prove_that_it_serves(mut self, replica: usize, end: Instant) -> Vec<Call> {
         let key = self.track.clone();
         while Instant::now() < end {
-            let asked = match self.held.get(&key) {
-                None => Asked::Allocate { prefix: String::new() },
-                Some(sandbox) => Asked::Release(sandbox.clone()),
+            let op = match self.held.get(&key) {
+                None => Op::Allocate { prefix: String::new() },
+                Some(sandbox) => Op::Release(sandbox.clone()),
             };
-            let call = self.call(&key, asked, replica, PATIENCES[3]).await;
-            if call.told == Told::Released {
+            let call = self.call(&key, op, replica, TIMEOUTS[3]).await;
+            if call.completion == Completion::Released {
                 self.note(call);
                 break;
             }
@@ -84,9 +84,9 @@ impl Client {
     async fn allocate(&mut self, key: &str) {
         let prefix = self.draw_prefix();
         for _ in 0..MAX_ATTEMPTS {
-            self.ask(key, Asked::Allocate { prefix: prefix.clone() }).await;
-            let is_hopeless =
-                !prefix.is_empty() && self.history.last().is_some_and(|call| call.told == Told::NoneAvailable);
+            self.ask(key, Op::Allocate { prefix: prefix.clone() }).await;
+            let is_hopeless = !prefix.is_empty()
+                && self.history.last().is_some_and(|call| call.completion == Completion::NoneAvailable);
             if self.held.contains_key(key) || is_hopeless {
                 return;
             }
@@ -97,12 +97,12 @@ impl Client {
     /// Twins: the same key at the same time, through two replicas or through one, with one prefix or with two.
     async fn ask_twice(&mut self, key: &str) {
         let (one, other) = (self.draw_replica(), self.draw_replica());
-        let (prefix, patience) = (self.draw_prefix(), self.draw_patience());
+        let (prefix, timeout) = (self.draw_prefix(), self.draw_timeout());
         let other_prefix = if self.random.bool() { prefix.clone() } else { self.draw_prefix() };
         let lag = Duration::from_millis(self.random.u64(0..30));
-        let (one, other) = tokio::join!(self.call(key, Asked::Allocate { prefix }, one, patience), async {
+        let (one, other) = tokio::join!(self.call(key, Op::Allocate { prefix }, one, timeout), async {
             sleep(lag).await;
-            self.call(key, Asked::Allocate { prefix: other_prefix }, other, patience).await
+            self.call(key, Op::Allocate { prefix: other_prefix }, other, timeout).await
         });
         self.note(one);
         self.note(other);
@@ -111,56 +111,56 @@ impl Client {
     /// Gives it back, and asks again if that is not answered, or forgets it.
     async fn give_back(&mut self, key: &str, sandbox: SandboxId) {
         for _ in 0..self.random.u32(0..MAX_ATTEMPTS) {
-            self.ask(key, Asked::Release(sandbox.clone())).await;
+            self.ask(key, Op::Release(sandbox.clone())).await;
             if !self.held.contains_key(key) {
                 return;
             }
         }
     }
 
-    async fn ask(&mut self, key: &str, asked: Asked) {
-        let (replica, patience) = (self.draw_replica(), self.draw_patience());
-        let call = self.call(key, asked, replica, patience).await;
+    async fn ask(&mut self, key: &str, op: Op) {
+        let (replica, timeout) = (self.draw_replica(), self.draw_timeout());
+        let call = self.call(key, op, replica, timeout).await;
         self.note(call);
     }
 
-    async fn call(&self, key: &str, asked: Asked, replica: usize, patience: Duration) -> Call {
-        let sent = Moment::now();
-        let told = match self.doors[replica].address() {
+    async fn call(&self, key: &str, op: Op, replica: usize, timeout: Duration) -> Call {
+        let sent = Timestamp::now();
+        let completion = match self.endpoints[replica].address() {
             Some(address) => {
-                let request = self.request(&format!("http://{address}"), key, &asked);
-                told(&asked, request.timeout(patience)).await
+                let request = self.request(&format!("http://{address}"), key, &op);
+                completion(&op, request.timeout(timeout)).await
             }
-            None => Told::Nothing,
+            None => Completion::NoAnswer,
         };
         let (track, key) = (self.track.clone(), key.to_owned());
-        Call { track, key, replica, asked, sent, received: Moment::now(), told }
+        Call { track, key, replica, op, sent, received: Timestamp::now(), completion }
     }
 
-    fn request(&self, url: &str, key: &str, asked: &Asked) -> RequestBuilder {
-        let (method, path) = match asked {
-            Asked::Allocate { .. } => (Method::POST, "/v1/allocate".to_owned()),
-            Asked::Read(sandbox) => (Method::GET, format!("/v1/sandboxes/{sandbox}")),
-            Asked::Renew(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/renew")),
-            Asked::Release(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/mark-for-deletion")),
+    fn request(&self, url: &str, key: &str, op: &Op) -> RequestBuilder {
+        let (method, path) = match op {
+            Op::Allocate { .. } => (Method::POST, "/v1/allocate".to_owned()),
+            Op::Read(sandbox) => (Method::GET, format!("/v1/sandboxes/{sandbox}")),
+            Op::Renew(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/renew")),
+            Op::Release(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/mark-for-deletion")),
         };
         let request = self.http.request(method, format!("{url}{path}"));
         let mut request = request.bearer_auth(TRACK_TOKEN).header("X-Track-ID", &self.track);
         if key != self.track {
             request = request.header("Idempotency-Key", key);
         }
-        match asked {
-            Asked::Allocate { prefix } if !prefix.is_empty() => request.header("X-Sandbox-Name-Prefix", prefix),
+        match op {
+            Op::Allocate { prefix } if !prefix.is_empty() => request.header("X-Sandbox-Name-Prefix", prefix),
             _ => request,
         }
     }
 
     fn note(&mut self, call: Call) {
-        match (&call.asked, &call.told) {
-            (Asked::Allocate { .. }, Told::Holds { sandbox, .. }) => {
+        match (&call.op, &call.completion) {
+            (Op::Allocate { .. }, Completion::Holds { sandbox, .. }) => {
                 self.held.insert(call.key.clone(), sandbox.clone());
             }
-            (_, Told::Released | Told::NotYours | Told::WrongState) => {
+            (_, Completion::Released | Completion::NotYours | Completion::WrongState) => {
                 self.held.remove(&call.key);
             }
             _ => {}
@@ -171,12 +171,12 @@ impl Client {
     /// One that runs, if any does.
     fn draw_replica(&mut self) -> usize {
         let running: Vec<_> =
-            (0..self.doors.len()).filter(|replica| self.doors[*replica].address().is_some()).collect();
+            (0..self.endpoints.len()).filter(|replica| self.endpoints[*replica].address().is_some()).collect();
         self.random.choice(running).unwrap_or(0)
     }
 
-    fn draw_patience(&mut self) -> Duration {
-        PATIENCES[self.random.usize(..PATIENCES.len())]
+    fn draw_timeout(&mut self) -> Duration {
+        TIMEOUTS[self.random.usize(..TIMEOUTS.len())]
     }
 
     fn draw_prefix(&mut self) -> String {
@@ -184,28 +184,28 @@ impl Client {
     }
 }
 
-async fn told(asked: &Asked, request: RequestBuilder) -> Told {
-    let Ok(answer) = request.send().await else { return Told::Nothing };
+async fn completion(op: &Op, request: RequestBuilder) -> Completion {
+    let Ok(answer) = request.send().await else { return Completion::NoAnswer };
     let status = answer.status();
-    let Ok(text) = answer.text().await else { return Told::Nothing };
+    let Ok(text) = answer.text().await else { return Completion::NoAnswer };
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
-    let known = match (asked, status.as_u16(), body["error"]["code"].as_str().unwrap_or_default()) {
-        (Asked::Allocate { .. }, 200 | 201, _) | (Asked::Renew(_), 200, _) => holds(&body),
-        (Asked::Read(_), 200, _) => body["status"].as_str().map(|status| Told::Reads { status: status.to_owned() }),
-        (Asked::Release(_), 200, _) => Some(Told::Released),
-        (Asked::Allocate { .. }, 409, "NO_SANDBOXES_AVAILABLE") => Some(Told::NoneAvailable),
-        (Asked::Allocate { .. }, 403 | 404, _) => None,
-        (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Told::NotYours),
-        (Asked::Renew(_), 409, "WRONG_STATE") => Some(Told::WrongState),
-        (_, 503, code) if !code.is_empty() => Some(Told::TryAgain),
+    let known = match (op, status.as_u16(), body["error"]["code"].as_str().unwrap_or_default()) {
+        (Op::Allocate { .. }, 200 | 201, _) | (Op::Renew(_), 200, _) => holds(&body),
+        (Op::Read(_), 200, _) => body["status"].as_str().map(|status| Completion::Reads { status: status.to_owned() }),
+        (Op::Release(_), 200, _) => Some(Completion::Released),
+        (Op::Allocate { .. }, 409, "NO_SANDBOXES_AVAILABLE") => Some(Completion::NoneAvailable),
+        (Op::Allocate { .. }, 403 | 404, _) => None,
+        (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Completion::NotYours),
+        (Op::Renew(_), 409, "WRONG_STATE") => Some(Completion::WrongState),
+        (_, 503, code) if !code.is_empty() => Some(Completion::TryAgain),
         // A process that was stopped meanwhile takes the request to have come too slowly, and does not look at it.
-        (_, 408, "") => Some(Told::Nothing),
+        (_, 408, "") => Some(Completion::NoAnswer),
         _ => None,
     };
-    known.unwrap_or_else(|| Told::Unheard(format!("{status} {text}")))
+    known.unwrap_or_else(|| Completion::Unexpected(format!("{status} {text}")))
 }
 
-fn holds(body: &Value) -> Option<Told> {
+fn holds(body: &Value) -> Option<Completion> {
     let sandbox = body["sandbox_id"].as_str()?.to_owned();
-    Some(Told::Holds { sandbox, until: Moment::of_second(body["expires_at"].as_u64()?) })
+    Some(Completion::Holds { sandbox, until: Timestamp::of_second(body["expires_at"].as_u64()?) })
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use super::history::SandboxId;
-use super::replica::Door;
+use super::replica::Endpoint;
 use crate::support::processes::CspSim;
 
 pub struct Csp {
@@ -19,7 +19,7 @@ pub struct Csp {
     pub url: String,
     sandboxes: u32,
     state_file: PathBuf,
-    door: Door,
+    endpoint: Endpoint,
     simulator: CspSim,
     random: fastrand::Rng,
     /// The accounts that its listing lacked for a while though they were there.
@@ -32,11 +32,20 @@ impl Csp {
     pub async fn start(sandboxes: u32, state_file: PathBuf, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let door = Door::default();
-        tokio::spawn(relay(listener, door.clone()));
-        let simulator = simulator(sandboxes, &state_file, &door).await;
+        let endpoint = Endpoint::default();
+        tokio::spawn(relay(listener, endpoint.clone()));
+        let simulator = simulator(sandboxes, &state_file, &endpoint).await;
         let random = fastrand::Rng::with_seed(seed);
-        Self { url, sandboxes, state_file, door, simulator, random, hidden: BTreeSet::new(), troubles: BTreeMap::new() }
+        Self {
+            url,
+            sandboxes,
+            state_file,
+            endpoint,
+            simulator,
+            random,
+            hidden: BTreeSet::new(),
+            troubles: BTreeMap::new(),
+        }
     }
 
     /// The settings of a broker that uses it.
@@ -94,9 +103,9 @@ impl Csp {
             }
             None => {
                 self.simulator.process.kill();
-                self.door.set(None);
+                self.endpoint.set(None);
                 self.pause(300..2500).await;
-                self.simulator = simulator(self.sandboxes, &self.state_file, &self.door).await;
+                self.simulator = simulator(self.sandboxes, &self.state_file, &self.endpoint).await;
             }
         }
     }
@@ -116,19 +125,19 @@ impl Csp {
     }
 }
 
-async fn simulator(sandboxes: u32, state_file: &std::path::Path, door: &Door) -> CspSim {
+async fn simulator(sandboxes: u32, state_file: &std::path::Path, endpoint: &Endpoint) -> CspSim {
     let flags = ["--port=0", "--state-file", state_file.to_str().unwrap()];
     let simulator = CspSim::start_with(sandboxes, &flags).await;
     let address = simulator.url.strip_prefix("http://").unwrap().parse().unwrap();
-    door.set(Some(address));
+    endpoint.set(Some(address));
     simulator
 }
 
 /// Passes connections on to where the simulator listens, or drops them while it does not.
-async fn relay(listener: TcpListener, door: Door) {
+async fn relay(listener: TcpListener, endpoint: Endpoint) {
     loop {
         let (mut from, _) = listener.accept().await.unwrap();
-        let Some(address) = door.address() else { continue };
+        let Some(address) = endpoint.address() else { continue };
         tokio::spawn(async move {
             if let Ok(mut to) = TcpStream::connect(address).await {
                 let _ = copy_bidirectional(&mut from, &mut to).await;

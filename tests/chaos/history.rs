@@ -1,4 +1,4 @@
-//! What the checker judges: what the clients were told, what the table went through, and how it all ended.
+//! What the checker judges: what the clients were completion, what the table went through, and how it all ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -9,9 +9,9 @@ use tokio::time::Instant;
 /// A point in time by one clock that never goes back, in microseconds since the Unix epoch, so that it can be compared
 /// with the ends that the broker tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(pub u64);
+pub struct Timestamp(pub u64);
 
-impl Moment {
+impl Timestamp {
     pub fn now() -> Self {
         static BEGAN: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
             #[allow(clippy::disallowed_methods, reason = "the one look at the time of day; the rest is elapsed time")]
@@ -36,17 +36,17 @@ impl Moment {
 pub struct Call {
     pub track: String,
     pub key: String,
-    /// The replica that was asked.
+    /// The replica that was op.
     pub replica: usize,
-    pub asked: Asked,
-    pub sent: Moment,
+    pub op: Op,
+    pub sent: Timestamp,
     /// When the answer was there, or the client gave up.
-    pub received: Moment,
-    pub told: Told,
+    pub received: Timestamp,
+    pub completion: Completion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum Op {
     /// A sandbox whose name begins so.
     Allocate {
         prefix: String,
@@ -57,9 +57,9 @@ pub enum Asked {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Completion {
     /// 200 or 201 to an allocation, 200 to a renewal: the track holds it until then.
-    Holds { sandbox: SandboxId, until: Moment },
+    Holds { sandbox: SandboxId, until: Timestamp },
     /// 200 to a read: the sandbox is the track's own, in this status.
     Reads { status: String },
     /// 200 to a release.
@@ -73,9 +73,9 @@ pub enum Told {
     /// 503.
     TryAgain,
     /// No answer came.
-    Nothing,
+    NoAnswer,
     /// An answer that the API does not know.
-    Unheard(String),
+    Unexpected(String),
 }
 
 pub type SandboxId = String;
@@ -117,9 +117,9 @@ pub enum Written {
 #[derive(Clone, Debug)]
 pub struct Commit {
     /// It took effect after this,
-    pub began: Moment,
+    pub began: Timestamp,
     /// and before this.
-    pub ended: Moment,
+    pub ended: Timestamp,
     pub written: Vec<Written>,
 }
 
@@ -155,7 +155,7 @@ pub struct Evidence {
     /// How many replicas there are.
     pub replicas: usize,
     /// From then on nothing was disturbed any more.
-    pub calm_since: Moment,
+    pub calm_since: Timestamp,
     /// The table at the end.
     pub table: Table,
     /// The accounts that the CSP lists at the end.

@@ -8,7 +8,7 @@ use dynoxide::actions::scan::ScanRequest;
 use dynoxide::{AttributeValue, Database};
 use serde_json::Value;
 
-use super::history::{ClaimItem, ClaimKey, Commit, Moment, SandboxItem, Table, Written};
+use super::history::{ClaimItem, ClaimKey, Commit, SandboxItem, Table, Timestamp, Written};
 
 type Item = HashMap<String, AttributeValue>;
 /// Partition and sort key.
@@ -33,8 +33,8 @@ impl Journal {
     }
 
     /// Notes what a write to these items, begun at that moment, has changed.
-    pub fn note(&mut self, began: Moment, keys: Vec<Key>) {
-        let ended = Moment::now();
+    pub fn note(&mut self, began: Timestamp, keys: Vec<Key>) {
+        let ended = Timestamp::now();
         let mut written = Vec::new();
         for key in keys {
             let item = self.read(&key);

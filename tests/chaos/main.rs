@@ -1,5 +1,5 @@
 //! Several brokers on one DynamoDB server, and everything that can fail failing at once: the way to DynamoDB, the CSP,
-//! the brokers themselves, whose clocks differ. Clients write down what they are told, a witness before DynamoDB
+//! the brokers themselves, whose clocks differ. Clients write down what they are completion, a witness before DynamoDB
 //! writes down what is committed, and a checker finds every promise of the architecture's table that was broken.
 //!
 //! `BROKER_CHAOS_SEED` replays the faults and the requests of a run, `BROKER_CHAOS_SECONDS` makes it longer. Times are
@@ -11,9 +11,9 @@
 mod checker;
 mod client;
 mod csp;
-mod faults;
 mod history;
 mod journal;
+mod nemesis;
 mod proxy;
 mod replica;
 mod run;
@@ -42,7 +42,7 @@ async fn the_promises_hold_whatever_fails() {
         panic!("BROKER_CHAOS_SEED={seed}; logs and evidence are in {}:\n{}", directory.display(), list.join("\n"));
     }
     assert_eq!(figures.deaths(), 0, "a broker died by itself");
-    assert!(figures.told("allocate: ok") > 0 && figures.told("release: ok") > 0, "nothing was proven");
+    assert!(figures.completion("allocate: ok") > 0 && figures.completion("release: ok") > 0, "nothing was proven");
     std::fs::remove_dir_all(directory).unwrap();
 }
 

@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use super::faults::{Fault, Weather};
-use super::history::Moment;
+use super::history::Timestamp;
 use super::journal::{Journal, written_keys};
+use super::nemesis::{Fault, Nemesis};
 
 /// Longer than any sender waits.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ pub struct Origin {
 #[derive(Clone)]
 struct Way {
     origin: Arc<Origin>,
-    weather: Arc<Weather>,
+    nemesis: Arc<Nemesis>,
 }
 
 /// A request, read to its end.
@@ -54,10 +54,10 @@ struct Call {
 struct Cut;
 
 /// Opens a way to the origin; tells its URL.
-pub async fn open(origin: Arc<Origin>, weather: Arc<Weather>) -> String {
+pub async fn open(origin: Arc<Origin>, nemesis: Arc<Nemesis>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(Way { origin, weather }.serve(listener));
+    tokio::spawn(Way { origin, nemesis }.serve(listener));
     url
 }
 
@@ -80,7 +80,7 @@ impl Way {
         let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let call = Call { operation, headers: parts.headers, body };
-        match self.weather.draw() {
+        match self.nemesis.draw() {
             None => whole(self.pass(call, Duration::ZERO).await?),
             Some(Fault::Delay(delay) | Fault::LateRequest(delay)) => whole(self.pass(call, delay).await?),
             Some(Fault::LateResponse(delay)) => {
@@ -129,7 +129,7 @@ impl Origin {
             return request.send().await;
         }
         let mut journal = self.journal.lock().await;
-        let began = Moment::now();
+        let began = Timestamp::now();
         let answer = request.send().await;
         journal.note(began, keys);
         answer
@@ -148,7 +148,7 @@ fn half(answer: reqwest::Response) -> Response<Body> {
 }
 
 fn error(status: StatusCode, code: &str, details: &Value) -> Response<Body> {
-    let mut body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "by the weather" });
+    let mut body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "injected" });
     for (name, value) in details.as_object().into_iter().flatten() {
         body[name] = value.clone();
     }
@@ -168,7 +168,7 @@ fn refusal(code: &str, details: &Value) -> Response<Body> {
 fn conflict(operation: &str) -> Response<Body> {
     match operation {
         "TransactWriteItems" => {
-            let reasons = json!([{ "Code": "None" }, { "Code": "TransactionConflict", "Message": "by the weather" }]);
+            let reasons = json!([{ "Code": "None" }, { "Code": "TransactionConflict", "Message": "injected" }]);
             refusal("TransactionCanceledException", &json!({ "CancellationReasons": reasons }))
         }
         "PutItem" | "UpdateItem" | "DeleteItem" => refusal("TransactionConflictException", &json!({})),

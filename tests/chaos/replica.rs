@@ -16,7 +16,7 @@ use sandbox_broker::telemetry::Telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
-use super::faults::Weather;
+use super::nemesis::Nemesis;
 use crate::support::eventually;
 use crate::support::processes::{Process, executable, listening_address, program};
 
@@ -31,9 +31,9 @@ const MAX_STARTS: u32 = 20;
 
 /// Where a replica listens while it runs.
 #[derive(Clone, Default)]
-pub struct Door(Arc<Mutex<Option<SocketAddr>>>);
+pub struct Endpoint(Arc<Mutex<Option<SocketAddr>>>);
 
-impl Door {
+impl Endpoint {
     pub fn address(&self) -> Option<SocketAddr> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -49,14 +49,14 @@ pub struct ReplicaSetup {
     /// Seconds that its clock is ahead.
     pub clock_skew: i64,
     pub settings: Vec<(String, String)>,
-    pub weather: Arc<Weather>,
+    pub nemesis: Arc<Nemesis>,
     pub log: PathBuf,
     pub seed: u64,
 }
 
 pub struct Replica {
     setup: ReplicaSetup,
-    door: Door,
+    endpoint: Endpoint,
     process: Option<Process>,
     random: fastrand::Rng,
     troubles: BTreeMap<&'static str, u64>,
@@ -73,13 +73,14 @@ enum Trouble {
 impl Replica {
     pub async fn start(setup: ReplicaSetup) -> Self {
         let random = fastrand::Rng::with_seed(setup.seed);
-        let mut replica = Self { setup, door: Door::default(), process: None, random, troubles: BTreeMap::new() };
+        let mut replica =
+            Self { setup, endpoint: Endpoint::default(), process: None, random, troubles: BTreeMap::new() };
         replica.run().await;
         replica
     }
 
-    pub fn door(&self) -> Door {
-        self.door.clone()
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
     }
 
     /// How often each thing happened to it.
@@ -96,14 +97,14 @@ impl Replica {
                 self.random.shuffle(&mut troubles);
             }
             let shares = [0.0, 0.05, 0.15, 0.3];
-            self.setup.weather.set_share(shares[self.random.usize(..shares.len())]);
+            self.setup.nemesis.set_share(shares[self.random.usize(..shares.len())]);
             self.pause(200..2500).await;
             self.survive().await;
             if let Some(trouble) = troubles.pop() {
                 self.make(trouble).await;
             }
         }
-        self.setup.weather.set_share(0.0);
+        self.setup.nemesis.set_share(0.0);
         self.survive().await;
         self
     }
@@ -127,7 +128,7 @@ impl Replica {
         match trouble {
             Trouble::Kill => {
                 process.kill();
-                self.door.set(None);
+                self.endpoint.set(None);
                 self.pause(100..1500).await;
                 self.run().await;
             }
@@ -141,13 +142,13 @@ impl Replica {
             }
             Trouble::Restart => {
                 process.terminate().await;
-                self.door.set(None);
+                self.endpoint.set(None);
                 self.run().await;
             }
             Trouble::CutOff => {
-                self.setup.weather.set_cut_off(true);
+                self.setup.nemesis.set_cut_off(true);
                 self.pause(200..4000).await;
-                self.setup.weather.set_cut_off(false);
+                self.setup.nemesis.set_cut_off(false);
             }
         }
     }
@@ -165,7 +166,7 @@ impl Replica {
             })
             .await;
             if address.is_some() {
-                self.door.set(address);
+                self.endpoint.set(address);
                 self.process = Some(process);
                 return;
             }
@@ -213,7 +214,7 @@ struct Flags {
     settings: RawSettings,
 }
 
-/// The program, but for its clock, which production has no way to set. It serves until it is told to end.
+/// The program, but for its clock, which production has no way to set. It serves until it is completion to end.
 #[actix_web::test]
 #[ignore = "it is no test but a process of the chaos test, which starts it by itself"]
 async fn broker_with_a_clock_of_its_own() {

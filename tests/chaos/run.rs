@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::csp::Csp;
-use super::faults::Weather;
-use super::history::{Asked, Evidence, Moment, SandboxId, Table, Told};
+use super::history::{Completion, Evidence, Op, SandboxId, Table, Timestamp};
 use super::journal::Journal;
+use super::nemesis::Nemesis;
 use super::proxy::{self, Origin};
-use super::replica::{Door, Replica, ReplicaSetup};
+use super::replica::{Endpoint, Replica, ReplicaSetup};
 use crate::support::processes::{ADMIN_TOKEN, DynamoServer};
 
 /// The replicas, with the seconds by which their clocks are ahead. One that is ahead ends a holding so much sooner, which
@@ -62,7 +62,7 @@ const OPERATORS_ROUND: Duration = Duration::from_secs(2);
 
 /// What happened, in numbers.
 pub struct Figures {
-    told: BTreeMap<String, u64>,
+    completion: BTreeMap<String, u64>,
     faults: BTreeMap<&'static str, u64>,
     troubles: BTreeMap<String, u64>,
     csp_troubles: BTreeMap<&'static str, u64>,
@@ -77,15 +77,15 @@ impl Figures {
         self.troubles.iter().filter(|(name, _)| name.ends_with("died")).map(|(_, count)| count).sum()
     }
 
-    pub fn told(&self, what: &str) -> u64 {
-        self.told.get(what).copied().unwrap_or(0)
+    pub fn completion(&self, what: &str) -> u64 {
+        self.completion.get(what).copied().unwrap_or(0)
     }
 }
 
 impl fmt::Display for Figures {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sum: u64 = self.told.values().sum();
-        writeln!(formatter, "{sum} requests of clients: {:?}", self.told)?;
+        let sum: u64 = self.completion.values().sum();
+        writeln!(formatter, "{sum} requests of clients: {:?}", self.completion)?;
         writeln!(formatter, "{} faults: {:?}", self.faults.values().sum::<u64>(), self.faults)?;
         writeln!(formatter, "replicas: {:?}", self.troubles)?;
         writeln!(formatter, "CSP: {:?}", self.csp_troubles)?;
@@ -106,30 +106,30 @@ pub async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evidence, 
     let mut replicas = Vec::new();
     let mut ways = Vec::new();
     for (name, clock_skew) in REPLICAS {
-        let weather = Arc::new(Weather::calm(seeds.u64(..)));
+        let nemesis = Arc::new(Nemesis::calm(seeds.u64(..)));
         let mut settings = csp.settings();
         settings.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        settings.push(("DDB_ENDPOINT_URL".to_owned(), proxy::open(Arc::clone(&origin), Arc::clone(&weather)).await));
-        ways.push(Arc::clone(&weather));
+        settings.push(("DDB_ENDPOINT_URL".to_owned(), proxy::open(Arc::clone(&origin), Arc::clone(&nemesis)).await));
+        ways.push(Arc::clone(&nemesis));
         let log = directory.join(format!("{name}.log"));
         replicas
-            .push(Replica::start(ReplicaSetup { name, clock_skew, settings, weather, log, seed: seeds.u64(..) }).await);
+            .push(Replica::start(ReplicaSetup { name, clock_skew, settings, nemesis, log, seed: seeds.u64(..) }).await);
     }
-    let doors: Arc<[Door]> = replicas.iter().map(Replica::door).collect();
+    let endpoints: Arc<[Endpoint]> = replicas.iter().map(Replica::endpoint).collect();
 
     let end = Instant::now() + duration;
-    let clients = (0..CLIENTS).map(|number| Client::new(format!("t{number}"), Arc::clone(&doors), seeds.u64(..)));
+    let clients = (0..CLIENTS).map(|number| Client::new(format!("t{number}"), Arc::clone(&endpoints), seeds.u64(..)));
     let (clients, replicas, csp, ()) = tokio::join!(
         join_all(clients.map(|client| client.live(end))),
         join_all(replicas.into_iter().map(|replica| replica.be_troubled(end))),
         csp.be_troubled(end),
-        operate(&origin, &doors, end)
+        operate(&origin, &endpoints, end)
     );
     let mut history: Vec<_> = clients.into_iter().flatten().collect();
 
-    let (calm_since, calm) = (Moment::now(), Instant::now());
+    let (calm_since, calm) = (Timestamp::now(), Instant::now());
     let provers = (0..REPLICAS.len()).map(|replica| {
-        let client = Client::new(format!("after-{replica}"), Arc::clone(&doors), seeds.u64(..));
+        let client = Client::new(format!("after-{replica}"), Arc::clone(&endpoints), seeds.u64(..));
         client.prove_that_it_serves(replica, calm + SETTLING)
     });
     history.extend(join_all(provers).await.into_iter().flatten());
@@ -138,13 +138,13 @@ pub async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evidence, 
         if is_in_order(&table, &accounts, &csp.hidden) || calm.elapsed() > SETTLING {
             break (table, accounts);
         }
-        retry_deletions(&table, &doors[0]).await;
+        retry_deletions(&table, &endpoints[0]).await;
         sleep(Duration::from_millis(250)).await;
     };
     let journal = origin.journal.lock().await.commits().to_vec();
     let figures = Figures {
-        told: count(history.iter().map(|call| told_name(&call.asked, &call.told))),
-        faults: sum(ways.iter().map(|weather| weather.met())),
+        completion: count(history.iter().map(|call| told_name(&call.op, &call.completion))),
+        faults: sum(ways.iter().map(|nemesis| nemesis.met())),
         troubles: replicas.iter().flat_map(Replica::troubles).collect(),
         csp_troubles: csp.troubles.clone(),
         statuses: count(table.sandboxes.values().map(|sandbox| sandbox.status.clone())),
@@ -163,47 +163,47 @@ fn is_in_order(table: &Table, accounts: &BTreeSet<SandboxId>, hidden: &BTreeSet<
 }
 
 /// The operator's part, without which what the CSP refused to delete would use up its accounts.
-async fn operate(origin: &Origin, doors: &[Door], end: Instant) {
-    for door in doors.iter().cycle() {
+async fn operate(origin: &Origin, endpoints: &[Endpoint], end: Instant) {
+    for endpoint in endpoints.iter().cycle() {
         sleep(OPERATORS_ROUND).await;
         if Instant::now() >= end {
             return;
         }
         let table = origin.journal.lock().await.table();
-        retry_deletions(&table, door).await;
+        retry_deletions(&table, endpoint).await;
     }
 }
 
 /// Has the deletions that failed tried again.
-async fn retry_deletions(table: &Table, door: &Door) {
-    let Some(address) = door.address() else { return };
+async fn retry_deletions(table: &Table, endpoint: &Endpoint) {
+    let Some(address) = endpoint.address() else { return };
     for (id, _) in table.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("deletion_failed")) {
         let url = format!("http://{address}/v1/admin/sandboxes/{id}/retry-deletion");
         let request = reqwest::Client::new().post(url).bearer_auth(ADMIN_TOKEN).timeout(OPERATORS_ROUND);
-        // Whether it worked is seen in the table; a broker that does not answer is not asked again.
+        // Whether it worked is seen in the table; a broker that does not answer is not op again.
         if request.send().await.is_err() {
             return;
         }
     }
 }
 
-fn told_name(asked: &Asked, told: &Told) -> String {
-    let asked = match asked {
-        Asked::Allocate { .. } => "allocate",
-        Asked::Read(_) => "read",
-        Asked::Renew(_) => "renew",
-        Asked::Release(_) => "release",
+fn told_name(op: &Op, completion: &Completion) -> String {
+    let op = match op {
+        Op::Allocate { .. } => "allocate",
+        Op::Read(_) => "read",
+        Op::Renew(_) => "renew",
+        Op::Release(_) => "release",
     };
-    let told = match told {
-        Told::Holds { .. } | Told::Reads { .. } | Told::Released => "ok",
-        Told::NoneAvailable => "none",
-        Told::NotYours => "not yours",
-        Told::WrongState => "wrong state",
-        Told::TryAgain => "503",
-        Told::Nothing => "no answer",
-        Told::Unheard(_) => "unheard of",
+    let completion = match completion {
+        Completion::Holds { .. } | Completion::Reads { .. } | Completion::Released => "ok",
+        Completion::NoneAvailable => "none",
+        Completion::NotYours => "not yours",
+        Completion::WrongState => "wrong state",
+        Completion::TryAgain => "503",
+        Completion::NoAnswer => "no answer",
+        Completion::Unexpected(_) => "unheard of",
     };
-    format!("{asked}: {told}")
+    format!("{op}: {completion}")
 }
 
 fn count(names: impl Iterator<Item = String>) -> BTreeMap<String, u64> {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use sandbox_broker::config::{RawSettings, Settings};
-use sandbox_broker::http::access::{Access, Tokens};
+use sandbox_broker::http::auth::{Role, Tokens};
 
 use crate::helpers::{Answer, assert_error, send};
 use crate::program::Broker;
@@ -98,14 +98,14 @@ fn a_token_is_known_if_and_only_if_it_is_one_of_the_settings() {
                 ["test", &format!("--broker-api-token={}", tokens.join(",")), "--broker-admin-token=another-one"];
             let settings = Settings::check(Flags::parse_from(flags).settings).unwrap();
             let known = Tokens::new(&settings);
-            prop_assert_eq!(known.know(Access::Track, &guess), tokens.contains(&guess));
-            prop_assert!(!known.know(Access::Admin, &guess));
+            prop_assert_eq!(known.know(Role::Track, &guess), tokens.contains(&guess));
+            prop_assert!(!known.know(Role::Admin, &guess));
             let token = index.get(&tokens);
-            prop_assert!(known.know(Access::Track, token));
+            prop_assert!(known.know(Role::Track, token));
             let filled_up = format!("{token}\0");
-            prop_assert!(!known.know(Access::Track, &filled_up));
+            prop_assert!(!known.know(Role::Track, &filled_up));
             for cut in [&token[1..], &token[..token.len() - 1]] {
-                prop_assert_eq!(known.know(Access::Track, cut), tokens.iter().any(|token| token == cut));
+                prop_assert_eq!(known.know(Role::Track, cut), tokens.iter().any(|token| token == cut));
             }
             Ok(())
         });

@@ -1,4 +1,6 @@
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -29,7 +31,7 @@ impl Connection {
     }
 
     /// Returns when the replica dies.
-    pub async fn death(&self) {
+    pub async fn closed(&self) {
         // The sender lives in `self`, so this fails never.
         let _ = self.is_cut.subscribe().wait_for(|is_cut| *is_cut).await;
     }
@@ -70,12 +72,12 @@ impl Trace {
     pub fn note(&self, line: impl FnOnce() -> String) {
         if let Some(lines) = &self.lines {
             let line = format!("{:>8} ms {}\n", self.began.elapsed().as_millis(), line());
-            lines.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
+            lines.lock().push_str(&line);
         }
     }
 
     /// All lines so far.
     pub fn text(&self) -> String {
-        self.lines.as_ref().map_or(String::new(), |lines| lines.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        self.lines.as_ref().map_or(String::new(), |lines| lines.lock().clone())
     }
 }

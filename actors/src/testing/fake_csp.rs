@@ -1,12 +1,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::connection::{Connection, Trace};
-use crate::ports::{CspAccount, CspClient, CspDeletion, CspError, CspListing};
-use crate::sandbox::SandboxId;
+use crate::ports::{CspClient, CspDeletion, CspError, CspListing};
+use crate::sandbox::{CspAccount, SandboxId};
 
 /// A CSP in memory, with scripted trouble.
 #[derive(Clone, Debug, Default)]
@@ -128,7 +129,7 @@ impl FakeCsp {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// What stands between a call and its being carried out.

@@ -6,11 +6,12 @@ use actix::Arbiter;
 use super::{FakeCsp, ModelStore, PausedClock};
 use crate::allocation::{AllocateError, AllocateRequest, Allocation, AllocationSettings};
 use crate::breaker::BreakerSettings;
-use crate::cleanup::CleanupSettings;
+use crate::broker::Broker;
+use crate::jobs::cleanup::CleanupSettings;
+use crate::jobs::csp_sync::SyncSettings;
 use crate::retry::RetryPolicy;
 use crate::sandbox::{IdempotencyKey, ReplicaId, Sandbox, SandboxId, Status, TrackId};
-use crate::sync::SyncSettings;
-use crate::system::{Broker, BrokerSettings, Ports};
+use crate::start::{BrokerSettings, Ports};
 
 /// A whole broker on a model store and a CSP in memory, with all its actors on the test's thread, under a paused clock.
 #[derive(Clone)]
@@ -51,7 +52,7 @@ impl TestBroker {
             stale_grace: day,
             job_lease: Duration::from_secs(30),
             control_poll: Duration::from_secs(3),
-            stop_patience: Duration::from_secs(6),
+            stop_timeout: Duration::from_secs(6),
         }
     }
 

@@ -1,24 +1,24 @@
 use actix::ArbiterHandle;
 
 use super::ModelStore;
+use crate::liveness::LivenessMonitor;
 use crate::pool::Pool;
 use crate::sandbox::{ReplicaId, Sandbox};
-use crate::supervision::Supervisor;
 
 /// A pool manager without a broker around it, to measure it alone.
 #[derive(Debug)]
 pub struct LonePool {
     pool: Pool,
     /// Watches over nobody else; it has to outlive the pool manager.
-    _supervisor: Supervisor,
+    _monitor: LivenessMonitor,
 }
 
 impl LonePool {
     /// A pool manager in `arbiter` that holds `n` candidates.
     pub async fn filled(arbiter: &ArbiterHandle, n: u32) -> Self {
-        let supervisor = Supervisor::new();
-        let pool = Pool::start(arbiter, ReplicaId::new("lone"), 0, supervisor.vital("pool-manager"));
-        let lone = Self { pool, _supervisor: supervisor };
+        let monitor = LivenessMonitor::default();
+        let pool = Pool::start(arbiter, ReplicaId::new("lone"), 0, monitor.guard("pool-manager"));
+        let lone = Self { pool, _monitor: monitor };
         lone.refill((1..=n).map(ModelStore::sandbox).collect()).await;
         lone
     }
@@ -31,7 +31,7 @@ impl LonePool {
 
     /// A whole refresh that has read these sandboxes.
     pub async fn refill(&self, listed: Vec<Sandbox>) {
-        let number = self.pool.begin_refresh().await.expect("the pool manager lives");
+        let number = self.pool.start_refresh().await.expect("the pool manager lives");
         self.pool.end_refresh(number, Ok(listed)).await.expect("the pool manager lives");
     }
 }

@@ -1,20 +1,22 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use super::connection::{Connection, Trace};
 use super::faults::{Fault, FaultPlan};
 use super::tables::{Flaw, Tables};
 use super::watch::Watch;
+use crate::actor::{ActorName, Control};
+use crate::error::cause;
 use crate::ports::{
-    ClaimOutcome, Control, Coordination, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore, StoreError,
-    WriteOutcome,
+    ClaimOutcome, Coordination, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore, StoreError, WriteOutcome,
 };
-use crate::sandbox::{Claim, ClaimKey, ReplicaId, Sandbox, SandboxId, Status, Timestamp, Write};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Status, Timestamp};
 
 /// What the store should be, as simply as it can be said, with faults to inject.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +29,8 @@ pub struct ModelStore {
 #[derive(Debug, Default)]
 struct Contents {
     tables: Tables,
-    leases: BTreeMap<String, JobLease>,
-    controls: BTreeMap<String, Control>,
+    leases: BTreeMap<ActorName, JobLease>,
+    controls: BTreeMap<ActorName, Control>,
     replicas: BTreeMap<ReplicaId, Timestamp>,
     /// What the status index shows while it lags.
     lagging_index: Option<Tables>,
@@ -137,18 +139,18 @@ impl ModelStore {
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+        self.trouble.lock()
     }
 
     fn draw(&self, operation: &'static str) -> Result<Option<Fault>, StoreError> {
         let mut trouble = self.trouble();
         *trouble.requests.entry(operation).or_default() += 1;
         if trouble.is_down {
-            return Err(StoreError::Unavailable("the model store is down".to_owned()));
+            return Err(StoreError::Unavailable(cause("the model store is down")));
         }
         let scripted = trouble.next.get_mut(operation).and_then(VecDeque::pop_front);
         Ok(scripted.or_else(|| trouble.plan.as_mut().and_then(FaultPlan::draw)))
@@ -189,10 +191,10 @@ impl ModelStore {
         let carried_out = async {
             match self.draw(operation)? {
                 None => {}
-                Some(Fault::Throttle | Fault::Conflict) => return Err(StoreError::Throttled("injected".to_owned())),
+                Some(Fault::Throttle | Fault::Conflict) => return Err(StoreError::Throttled(cause("injected"))),
                 Some(Fault::Delay(delay)) => sleep(delay).await,
                 Some(Fault::LostRequest | Fault::LostResponse | Fault::LateRequest(_)) => {
-                    return Err(StoreError::Unavailable("injected".to_owned()));
+                    return Err(StoreError::Unavailable(cause("injected")));
                 }
             }
             self.travel().await;
@@ -209,11 +211,11 @@ impl ModelStore {
         on_conflict: Result<T, StoreError>,
         write: impl FnOnce(&mut Contents) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        let unknown = || Err(StoreError::OutcomeUnknown("injected".to_owned()));
+        let unknown = || Err(StoreError::OutcomeUnknown(cause("injected")));
         let carried_out = async {
             match self.draw(operation)? {
                 None => {}
-                Some(Fault::Throttle) => return Err(StoreError::Throttled("injected".to_owned())),
+                Some(Fault::Throttle) => return Err(StoreError::Throttled(cause("injected"))),
                 Some(Fault::Conflict) => return on_conflict,
                 Some(Fault::LostRequest) => return unknown(),
                 Some(Fault::LateRequest(delay)) => {
@@ -258,7 +260,7 @@ impl ModelStore {
 }
 
 fn throttled<T>() -> Result<T, StoreError> {
-    Err(StoreError::Throttled("injected".to_owned()))
+    Err(StoreError::Throttled(cause("injected")))
 }
 
 impl Contents {
@@ -275,7 +277,7 @@ impl Contents {
 
 #[async_trait]
 impl SandboxStore for ModelStore {
-    async fn claim(&self, write: &Write, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
+    async fn claim(&self, write: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
         let (write, claim) = (write.clone(), claim.clone());
         self.write("claim", Ok(ClaimOutcome::Conflict), move |contents| contents.tables.claim(&write, &claim)).await
     }
@@ -284,13 +286,13 @@ impl SandboxStore for ModelStore {
         self.read("find_claim", |contents| Ok(contents.tables.find_claim(claim_key).cloned())).await
     }
 
-    async fn end_claim(&self, write: &Write, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
+    async fn end_claim(&self, write: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
         let (write, key) = (write.clone(), claim_key.clone());
         self.write("end_claim", Ok(WriteOutcome::Conflict), move |contents| contents.tables.end_claim(&write, &key))
             .await
     }
 
-    async fn renew_claim(&self, write: &Write, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
+    async fn renew_claim(&self, write: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
         let (write, renewed) = (write.clone(), renewed.clone());
         self.write("renew_claim", Ok(WriteOutcome::Conflict), move |contents| {
             contents.tables.renew_claim(&write, &renewed)
@@ -307,7 +309,7 @@ impl SandboxStore for ModelStore {
         self.write("create", throttled(), move |contents| contents.tables.create(&sandbox)).await
     }
 
-    async fn update(&self, write: &Write) -> Result<WriteOutcome, StoreError> {
+    async fn update(&self, write: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
         let write = write.clone();
         self.write("update", Ok(WriteOutcome::Conflict), move |contents| contents.tables.update(&write)).await
     }
@@ -349,13 +351,13 @@ impl SandboxStore for ModelStore {
 impl Coordination for ModelStore {
     async fn acquire_lease(
         &self,
-        job: &str,
+        job: ActorName,
         holder: &ReplicaId,
         now: Timestamp,
         until: Timestamp,
         due_since: Option<Timestamp>,
     ) -> Result<LeaseOutcome, StoreError> {
-        let (job, holder) = (job.to_owned(), holder.clone());
+        let holder = holder.clone();
         self.write("acquire_lease", throttled(), move |contents| {
             let found = contents.leases.get(&job).cloned();
             if let Some(found) = &found {
@@ -366,7 +368,7 @@ impl Coordination for ModelStore {
             }
             let (term, ran_at, last_run) =
                 found.map_or((1, None, None), |found| (found.term + 1, found.ran_at, found.last_run));
-            let lease = JobLease { job: job.clone(), holder, expires_at: until, term, ran_at, last_run };
+            let lease = JobLease { job, holder, expires_at: until, term, ran_at, last_run };
             contents.leases.insert(job, lease.clone());
             LeaseOutcome::Acquired(lease)
         })
@@ -396,24 +398,25 @@ impl Coordination for ModelStore {
         .await
     }
 
-    async fn read_lease(&self, job: &str) -> Result<Option<JobLease>, StoreError> {
-        self.read("read_lease", |contents| Ok(contents.leases.get(job).cloned())).await
+    async fn read_lease(&self, job: ActorName) -> Result<Option<JobLease>, StoreError> {
+        self.read("read_lease", |contents| Ok(contents.leases.get(&job).cloned())).await
     }
 
     async fn put_control(&self, control: &Control) -> Result<(), StoreError> {
         let control = control.clone();
         self.write("put_control", throttled(), move |contents| {
-            let is_newer = contents.controls.get(&control.actor).is_none_or(|found| found.at <= control.at);
+            let is_newer =
+                contents.controls.get(&control.actor).is_none_or(|found| found.updated_at <= control.updated_at);
             if is_newer {
-                contents.controls.insert(control.actor.clone(), control);
+                contents.controls.insert(control.actor, control);
             }
         })
         .await
     }
 
-    async fn controls(&self, actors: &[&str]) -> Result<Vec<Control>, StoreError> {
+    async fn controls(&self, actors: &[ActorName]) -> Result<Vec<Control>, StoreError> {
         self.read("controls", |contents| {
-            Ok(actors.iter().filter_map(|actor| contents.controls.get(*actor).cloned()).collect())
+            Ok(actors.iter().filter_map(|actor| contents.controls.get(actor).cloned()).collect())
         })
         .await
     }

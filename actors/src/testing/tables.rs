@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::{FakeCsp, PausedClock};
 use crate::ports::{ClaimOutcome, WriteOutcome};
-use crate::sandbox::{Claim, ClaimKey, Epoch, Sandbox, SandboxId, Status, Write};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Epoch, Sandbox, SandboxId, Status};
 
 /// The sandbox and claim items as a plain value, and what each conditional write does to them. The model store puts
 /// faults around it; the model of the claim protocol explores it.
@@ -58,7 +58,7 @@ impl Tables {
     }
 
     /// See [`crate::ports::SandboxStore::claim`].
-    pub fn claim(&mut self, write: &Write, claim: &Claim) -> ClaimOutcome {
+    pub fn claim(&mut self, write: &ConditionalUpdate, claim: &Claim) -> ClaimOutcome {
         if let Some(held) = self.claims.get(&claim.claim_key)
             && self.flaw != Some(Flaw::HeldKeyIgnored)
         {
@@ -67,15 +67,15 @@ impl Tables {
         if self.flaw == Some(Flaw::ClaimForgotten) {
             return ClaimOutcome::Claimed;
         }
-        if let WriteOutcome::Moved { found } = self.update(write) {
-            return ClaimOutcome::CandidateMoved { found };
+        if let WriteOutcome::PreconditionFailed { current } = self.update(write) {
+            return ClaimOutcome::CandidateChanged { current };
         }
         self.claims.insert(claim.claim_key.clone(), claim.clone());
         ClaimOutcome::Claimed
     }
 
     /// See [`crate::ports::SandboxStore::end_claim`].
-    pub fn end_claim(&mut self, write: &Write, claim_key: &ClaimKey) -> WriteOutcome {
+    pub fn end_claim(&mut self, write: &ConditionalUpdate, claim_key: &ClaimKey) -> WriteOutcome {
         let outcome = self.change_with_claim(write, claim_key, true);
         if outcome == WriteOutcome::Done {
             self.claims.remove(claim_key);
@@ -84,7 +84,7 @@ impl Tables {
     }
 
     /// See [`crate::ports::SandboxStore::renew_claim`].
-    pub fn renew_claim(&mut self, write: &Write, renewed: &Claim) -> WriteOutcome {
+    pub fn renew_claim(&mut self, write: &ConditionalUpdate, renewed: &Claim) -> WriteOutcome {
         let outcome = self.change_with_claim(write, &renewed.claim_key, false);
         if outcome == WriteOutcome::Done {
             self.claims.insert(renewed.claim_key.clone(), renewed.clone());
@@ -102,25 +102,25 @@ impl Tables {
     }
 
     /// See [`crate::ports::SandboxStore::update`].
-    pub fn update(&mut self, write: &Write) -> WriteOutcome {
+    pub fn update(&mut self, write: &ConditionalUpdate) -> WriteOutcome {
         let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else {
-            return WriteOutcome::Moved { found: None };
+            return WriteOutcome::PreconditionFailed { current: None };
         };
-        if !write.expects(found) && self.flaw != Some(Flaw::ViewIgnored) {
-            return WriteOutcome::Moved { found: Some(found.clone()) };
+        if !write.is_met_by(found) && self.flaw != Some(Flaw::ViewIgnored) {
+            return WriteOutcome::PreconditionFailed { current: Some(found.clone()) };
         }
-        *found = found.changed(&write.change);
+        *found = found.after(&write.mutation);
         WriteOutcome::Done
     }
 
-    fn change_with_claim(&mut self, write: &Write, key: &ClaimKey, may_be_gone: bool) -> WriteOutcome {
+    fn change_with_claim(&mut self, write: &ConditionalUpdate, key: &ClaimKey, may_be_gone: bool) -> WriteOutcome {
         let claim_is_ours = match self.claims.get(key) {
             Some(claim) => claim.sandbox_id == write.sandbox_id,
             None => may_be_gone,
         };
-        let expected = self.sandboxes.get(&write.sandbox_id).is_some_and(|found| write.expects(found));
+        let expected = self.sandboxes.get(&write.sandbox_id).is_some_and(|found| write.is_met_by(found));
         if expected && !claim_is_ours {
-            return WriteOutcome::ClaimMoved;
+            return WriteOutcome::ClaimMismatch;
         }
         self.update(write)
     }

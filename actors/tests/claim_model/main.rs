@@ -1,5 +1,5 @@
 //! The claim protocol as a model, explored exhaustively within small bounds: every order in which the steps of
-//! replicas, clients, clock and network can come. Decisions are the domain's own (`Sandbox::claim`, `Write`,
+//! replicas, clients, clock and network can come. Decisions are the domain's own (`Sandbox::claim`, `ConditionalUpdate`,
 //! `transition`), and conditions are those of the model store, which keeps the same contract as the real ones; what a
 //! replica does between two requests is restated in `protocol.rs`, because the real code is asynchronous. The
 //! simulation (`simulation/`) runs that real code, at random instead of exhaustively.

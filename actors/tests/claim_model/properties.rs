@@ -78,7 +78,7 @@ fn has_late_expiry(state: &State, is_met: impl Fn(Status) -> bool) -> bool {
     state.late.iter().any(|message| {
         let Message::Expire(write, _) = message.as_ref() else { return false };
         let found = state.tables.get(&write.sandbox_id);
-        found.is_some_and(|found| is_met(found.status) && !write.expects(found))
+        found.is_some_and(|found| is_met(found.status) && !write.is_met_by(found))
     })
 }
 

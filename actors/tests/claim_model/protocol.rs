@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use broker_actors::ports::ClaimOutcome;
-use broker_actors::sandbox::{Claim, ClaimKey, Event, Holding, IdempotencyKey, Timestamp, TrackId, Write};
+use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Timestamp, TrackId};
 use broker_actors::testing::{Flaw, Tables};
 use stateright::{Model, Property};
 
@@ -38,7 +38,7 @@ impl Protocol {
         | Message::Expire(write, _)
         | Message::Renew(write, _)) = message;
         let before = state.tables.get(&write.sandbox_id).cloned();
-        let is_expected = before.as_ref().is_some_and(|found| write.expects(found));
+        let is_expected = before.as_ref().is_some_and(|found| write.is_met_by(found));
         let now = state.now();
         let tables = Arc::make_mut(&mut state.tables);
         let outcome = match message {
@@ -76,7 +76,7 @@ impl Protocol {
         let (slot, stage) = match outcome {
             Some(ClaimOutcome::Claimed) => (Slot::Consumed, told(claim.clone(), true)),
             Some(ClaimOutcome::AlreadyHeld(held)) => (Slot::Free, answer_held(held, state.now())),
-            Some(ClaimOutcome::CandidateMoved { .. }) => (Slot::Consumed, Stage::Seeking),
+            Some(ClaimOutcome::CandidateChanged { .. }) => (Slot::Consumed, Stage::Seeking),
             Some(ClaimOutcome::Conflict) => (Slot::Unknown, Stage::Seeking),
             None => match self.variant {
                 Variant::UnknownIsSuccess => (Slot::Consumed, told(claim.clone(), true)),
@@ -88,7 +88,7 @@ impl Protocol {
         state.askers[asker].stage = stage;
     }
 
-    fn number(&self, write: &Write) -> usize {
+    fn number(&self, write: &ConditionalUpdate) -> usize {
         let numbers = 0..self.sandboxes as usize;
         numbers
             .into_iter()
@@ -170,15 +170,15 @@ impl Protocol {
 
     fn expiry(&self, claim: &Claim, now: Timestamp) -> Option<Message> {
         // The transition refuses what is not due.
-        let write = Write::of_holding(claim, Event::Expire { due: claim.expires_at }, now).ok()?;
+        let write = ConditionalUpdate::of_holding(claim, Event::Expire { due: claim.expires_at }, now).ok()?;
         Some(Message::Expire(write, claim.claim_key.clone()))
     }
 
     fn renewal(&self, state: &State, claim: &Claim) -> Option<Message> {
         let found = state.tables.get(&claim.sandbox_id)?;
         let now = state.now();
-        let write = found.write(Event::Renew { expires_at: now.plus(LAB_DURATION) }, now).ok()?;
-        let renewed = Claim::held(&found.changed(&write.change))?;
+        let write = found.update(Event::Renew { expires_at: now.plus(LAB_DURATION) }, now).ok()?;
+        let renewed = Claim::held(&found.after(&write.mutation))?;
         Some(Message::Renew(write, renewed))
     }
 
@@ -228,7 +228,7 @@ fn told(claim: Claim, is_new: bool) -> Stage {
 
 /// An overdue holding is ended first; any other is the answer.
 fn answer_held(held: Claim, now: Timestamp) -> Stage {
-    match Write::of_holding(&held, Event::Expire { due: held.expires_at }, now) {
+    match ConditionalUpdate::of_holding(&held, Event::Expire { due: held.expires_at }, now) {
         Ok(write) => Stage::Ending(Arc::new(Message::Expire(write, held.claim_key))),
         Err(_) => told(held, false),
     }
@@ -331,7 +331,7 @@ impl Model for Protocol {
             Action::Release(number) => {
                 let Stage::Told { claim, .. } = &last.askers[number].stage else { return None };
                 let key = claim.claim_key.clone();
-                let write = Write::release_by_holder(claim.sandbox_id.clone(), key.clone(), state.now());
+                let write = ConditionalUpdate::release_by_holder(claim.sandbox_id.clone(), key.clone(), state.now());
                 state.send_late(Arc::new(Message::Release(write, key)));
                 state.askers[number].has_released = true;
             }

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_actors::sandbox::{Claim, ClaimKey, Sandbox, Status, Timestamp, Write};
+use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, Status, Timestamp};
 use broker_actors::testing::{PausedClock, Tables};
 
 /// How long a holding lasts: one tick of the clock. There is no grace.
@@ -124,10 +124,10 @@ pub(crate) enum Slot {
 /// A write on its way to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
-    Claim(Write, Claim),
-    Release(Write, ClaimKey),
-    Expire(Write, ClaimKey),
-    Renew(Write, Claim),
+    Claim(ConditionalUpdate, Claim),
+    Release(ConditionalUpdate, ClaimKey),
+    Expire(ConditionalUpdate, ClaimKey),
+    Renew(ConditionalUpdate, Claim),
 }
 
 /// One step of somebody; numbers are those of the asker, replica, sandbox or late message.

@@ -71,7 +71,7 @@ pub(crate) struct History {
     ends_judged: usize,
     /// Requests under way by replica and key: a duplicate may get the answer of one that began before it.
     under_way: BTreeMap<(String, Key), Vec<Instant>>,
-    /// Whether an operator has buried sandboxes without a call to the CSP.
+    /// Whether an operator has made sandboxes tombstones without a call to the CSP.
     pub(crate) has_discarded: bool,
     /// The first violation.
     pub(crate) violation: Option<String>,

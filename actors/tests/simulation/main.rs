@@ -8,9 +8,9 @@
 //! happened. `BROKER_TEST_CASES=<count>` changes how many seeds are run; a quarter of them is fresh each time.
 
 mod history;
+mod nemesis;
 mod operator;
 mod tracks;
-mod trouble;
 mod world;
 
 use std::cell::RefCell;

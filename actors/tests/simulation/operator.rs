@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use broker_actors::actor::ActorName;
+use broker_actors::jobs::csp_sync::SyncOptions;
 use broker_actors::sandbox::Status;
-use broker_actors::system::{ACTORS, SyncOptions};
 use tokio::time::sleep;
 
 use crate::world::{Replica, World};
@@ -13,7 +14,7 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
     while world.is_troubled() {
         sleep(Duration::from_millis(random.u64(500..6000))).await;
         let Some(replica) = world.replica(random.usize(0..world.slots())) else { continue };
-        let actor = ACTORS[random.usize(0..ACTORS.len())];
+        let actor = ActorName::ALL[random.usize(0..ActorName::ALL.len())];
         let order = random.u8(0..12);
         world.trace.note(|| format!("the operator gives {} order {order}, {actor}", replica.broker.replica()));
         let broker = &replica.broker;
@@ -29,7 +30,7 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
                 9 => {
                     let status = if random.bool() { Status::Stale } else { Status::DeletionFailed };
                     world.history.borrow_mut().has_discarded |= status == Status::DeletionFailed;
-                    _ = broker.inventory().bulk_delete(status).await;
+                    _ = broker.admin().bulk_delete(status).await;
                 }
                 _ => act_on_one(world, &replica, &mut random).await,
             }
@@ -37,7 +38,7 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
         // Runs by hand may take as long as their jobs do; the operator does not wait.
         tokio::select! {
             biased;
-            () = replica.connection.death() => {}
+            () = replica.connection.closed() => {}
             () = obeyed => {}
             () = sleep(Duration::from_secs(5)) => {}
         }
@@ -47,12 +48,12 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
 async fn act_on_one(world: &World, replica: &Replica, random: &mut fastrand::Rng) {
     let sandboxes = world.store.sandboxes();
     let sandbox = &sandboxes[random.usize(0..sandboxes.len())];
-    let inventory = replica.broker.inventory();
+    let admin = replica.broker.admin();
     match sandbox.status {
-        Status::DeletionFailed => _ = inventory.retry_deletion(&sandbox.sandbox_id).await,
+        Status::DeletionFailed => _ = admin.retry_deletion(&sandbox.sandbox_id).await,
         _ => {
             world.history.borrow_mut().ask_end(&sandbox.sandbox_id);
-            _ = inventory.force_release(&sandbox.sandbox_id).await;
+            _ = admin.force_release(&sandbox.sandbox_id).await;
         }
     }
 }

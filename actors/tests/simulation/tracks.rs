@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use broker_actors::allocation::{AccessError, AllocateError, Allocation};
+use broker_actors::allocation::{AllocateError, Allocation};
+use broker_actors::update::SandboxError;
 use tokio::time::sleep;
 
 use crate::history::Key;
@@ -107,8 +108,8 @@ async fn meddle(world: &World, replica: &Replica, track: u64, random: &mut fastr
     }
 }
 
-fn judge_denial(world: &World, track: u64, error: &AccessError) {
-    if let AccessError::NotOwner(sandbox_id) = error {
+fn judge_denial(world: &World, track: u64, error: &SandboxError) {
+    if let SandboxError::NotOwner(sandbox_id) = error {
         world.history.borrow_mut().judge_denial(track, sandbox_id);
     }
 }

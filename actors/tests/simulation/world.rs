@@ -5,17 +5,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker_actors::actor::ActorName;
 use broker_actors::allocation::AllocateError;
+use broker_actors::broker::Broker;
+use broker_actors::error::cause;
 use broker_actors::ports::CspError;
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status, TrackId};
-use broker_actors::system::{ACTORS, Broker, BrokerSettings, Ports};
+use broker_actors::start::{BrokerSettings, Ports};
 use broker_actors::testing::{Connection, FakeCsp, Flaw, ModelStore, PausedClock, TestBroker, Trace};
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::history::{History, Key};
-use crate::{operator, tracks, trouble};
+use crate::{nemesis, operator, tracks};
 
 /// How long the trouble lasts.
 const TROUBLE: Duration = Duration::from_secs(30);
@@ -70,7 +73,7 @@ pub(crate) async fn live_through(seed: u64, flaw: Option<Flaw>, trace: Trace) ->
         world.start(slot).await;
     }
     let tracks: Vec<_> = (0..random.u64(2..8)).map(|track| tracks::live(&world, track, random.fork())).collect();
-    tokio::join!(join_all(tracks), operator::work(&world, random.fork()), trouble::make(&world, random.fork()));
+    tokio::join!(join_all(tracks), operator::work(&world, random.fork()), nemesis::run(&world, random.fork()));
     world.make_peace().await;
     if world.history.borrow().violation.is_none() {
         world.wait_for_rest().await;
@@ -183,7 +186,7 @@ impl World {
     }
 
     fn judge_health(&self, replica: &Replica) {
-        if let Some(part) = replica.broker.death().now_or_never() {
+        if let Some(part) = replica.broker.first_failure().now_or_never() {
             self.blame(format!("{} has lost its {part}", replica.broker.replica()));
         }
     }
@@ -192,7 +195,7 @@ impl World {
     pub(crate) async fn ask<T>(&self, replica: &Replica, what: &str, request: impl Future<Output = T>) -> Option<T> {
         let answer = tokio::select! {
             biased;
-            () = replica.connection.death() => return None,
+            () = replica.connection.closed() => return None,
             answer = timeout(LONGEST_REQUEST, request) => answer,
         };
         if answer.is_err() {
@@ -236,8 +239,8 @@ impl World {
             self.start(0).await;
         }
         let Some(replica) = self.replica(0) else { return };
-        for actor in ACTORS {
-            if let Err(error) = replica.broker.resume(actor, "simulation").await {
+        for actor in ActorName::ALL {
+            if let Err(error) = replica.broker.resume(*actor, "simulation").await {
                 self.blame(format!("{actor} cannot be resumed: {error}"));
             }
         }
@@ -305,10 +308,10 @@ impl World {
 /// What a CSP in trouble answers.
 pub(crate) fn csp_trouble(random: &mut fastrand::Rng) -> CspError {
     match random.u8(0..4) {
-        0 => CspError::Unavailable("injected".to_owned()),
+        0 => CspError::Unavailable(cause("injected")),
         1 => CspError::Throttled { retry_after: Some(Duration::from_secs(random.u64(1..20))) },
         2 => CspError::Unauthorized { status: 401 },
-        _ => CspError::BadAnswer("injected".to_owned()),
+        _ => CspError::BadAnswer(cause("injected")),
     }
 }
 

@@ -15,7 +15,7 @@ const TYPING_MS = 400;
 
 /** Where each page up to the present one began, and where the next one begins. */
 let pages = { cursors: [null], next: null };
-/** Numbers the requests, so that an answer which a later question has overtaken is told. */
+/** Numbers the requests, so that an answer which a later question superseded is discarded. */
 let asked = 0;
 let typing;
 

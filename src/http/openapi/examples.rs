@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use broker_actors::breaker::BreakerSnapshot;
-use broker_actors::cleanup::CleanupReport;
-use broker_actors::inventory::Stats;
-use broker_actors::job::{Activity, ActorStatus, RunRecord};
-use broker_actors::ports::{Control, CspAccount, Desired};
-use broker_actors::reaper::ExpiryReport;
+use broker_actors::actor::{Activity, ActorName, ActorStatus, Control, DesiredState, RunRecord};
+use broker_actors::breaker::{BreakerSnapshot, BreakerState};
+use broker_actors::jobs::cleanup::CleanupReport;
+use broker_actors::jobs::csp_sync::SyncReport;
+use broker_actors::jobs::expiry_reaper::ExpiryReport;
+use broker_actors::jobs::stale_collector::DiscardReport;
 use broker_actors::sandbox::{
-    Event, Holding, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Timestamp, TrackId, transition,
+    CspAccount, Event, Holding, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Timestamp, TrackId, transition,
 };
-use broker_actors::stale::DiscardReport;
-use broker_actors::sync::SyncReport;
+use broker_actors::stats::Stats;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -44,7 +43,7 @@ pub(super) fn of_success(endpoint: &Endpoint) -> Option<Value> {
         "/v1/admin/cleanup" => {
             json(Completed::new(CleanupReport { deleted: 12, failed: 1, gave_up: 0, waiting: 2 }, TOOK))
         }
-        "/v1/admin/auto-expire" => json(Completed::new(ExpiryReport { expired: 3, overtaken: 0 }, TOOK)),
+        "/v1/admin/auto-expire" => json(Completed::new(ExpiryReport { expired: 3, superseded: 0 }, TOOK)),
         "/v1/admin/auto-delete-stale" | "/v1/admin/bulk-delete" => {
             json(Completed::new(DiscardReport { deleted: 4 }, TOOK))
         }
@@ -85,7 +84,7 @@ fn given_back() -> Sandbox {
 }
 
 fn after(sandbox: &Sandbox, event: Event) -> Sandbox {
-    sandbox.changed(&transition(sandbox.status, event, NOW).expect("the example follows the states"))
+    sandbox.after(&transition(sandbox.status, event, NOW).expect("the example follows the states"))
 }
 
 fn stats() -> Stats {
@@ -97,14 +96,14 @@ fn sync_report() -> SyncReport {
 }
 
 fn breaker() -> BreakerSnapshot {
-    BreakerSnapshot { state: "closed", consecutive_failures: 0, retry_in_seconds: None }
+    BreakerSnapshot { state: BreakerState::Closed, consecutive_failures: 0, retry_in_seconds: None }
 }
 
 fn sync_actor() -> ActorStatus {
     ActorStatus {
-        name: "csp-sync",
+        name: ActorName::CspSync,
         status: Activity::Idle,
-        desired_state: Desired::Running,
+        desired_state: DesiredState::Running,
         control: None,
         leader: Some(ReplicaId::new("broker-1")),
         running_since: None,
@@ -123,15 +122,15 @@ fn sync_actor() -> ActorStatus {
 
 fn paused_actor() -> ActorStatus {
     ActorStatus {
-        name: "cleanup",
+        name: ActorName::Cleanup,
         status: Activity::Paused,
-        desired_state: Desired::Paused,
+        desired_state: DesiredState::Paused,
         control: Some(Control {
-            actor: "cleanup".to_owned(),
-            desired: Desired::Paused,
+            actor: ActorName::Cleanup,
+            desired_state: DesiredState::Paused,
             reason: "freeze deletions until 14:00".to_owned(),
-            by: "anna@192.0.2.7".to_owned(),
-            at: NOW,
+            requested_by: "anna@192.0.2.7".to_owned(),
+            updated_at: NOW,
         }),
         iteration: 3,
         next_run: None,

@@ -1,14 +1,14 @@
-//! I4: whoever was told that there is none asked at a time when there was none.
+//! I4: whoever was completion that there is none op at a time when there was none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Violation;
-use crate::history::{Asked, Call, Commit, Evidence, Moment, Told, Written};
+use crate::history::{Call, Commit, Completion, Evidence, Op, Timestamp, Written};
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     let mut calls_by_prefix: BTreeMap<&str, Vec<&Call>> = BTreeMap::new();
     for call in &evidence.history {
-        if let (Asked::Allocate { prefix }, Told::NoneAvailable) = (&call.asked, &call.told) {
+        if let (Op::Allocate { prefix }, Completion::NoneAvailable) = (&call.op, &call.completion) {
             calls_by_prefix.entry(prefix).or_default().push(call);
         }
     }
@@ -27,10 +27,10 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
 }
 
 /// The times in which no sandbox with this prefix was available, as long as they can have been.
-fn empty_times(journal: &[Commit], prefix: &str) -> Vec<(Moment, Moment)> {
+fn empty_times(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> {
     let mut available: BTreeSet<&str> = BTreeSet::new();
     let mut times = Vec::new();
-    let mut empty_since = Some(Moment::default());
+    let mut empty_since = Some(Timestamp::default());
     for commit in journal {
         for written in &commit.written {
             let Written::Sandbox(id, item) = written else { continue };
@@ -48,6 +48,6 @@ fn empty_times(journal: &[Commit], prefix: &str) -> Vec<(Moment, Moment)> {
             _ => {}
         }
     }
-    times.extend(empty_since.map(|since| (since, Moment(u64::MAX))));
+    times.extend(empty_since.map(|since| (since, Timestamp(u64::MAX))));
     times
 }

@@ -2,7 +2,7 @@
 //! every replica serves again.
 
 use super::Violation;
-use crate::history::{Call, Evidence, Told, Written};
+use crate::history::{Call, Completion, Evidence, Written};
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     let stuck = |what: String| Violation::new("I3", what);
@@ -22,11 +22,11 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     }
     for replica in 0..evidence.replicas {
         let is_calm = |call: &&Call| call.replica == replica && call.sent >= evidence.calm_since;
-        let told: Vec<_> = evidence.history.iter().filter(is_calm).map(|call| &call.told).collect();
-        if !told.iter().any(|told| matches!(told, Told::Holds { .. })) {
-            violations.push(stuck(format!("replica {replica} allocates no more: {told:?}")));
-        } else if !told.contains(&&Told::Released) {
-            violations.push(stuck(format!("replica {replica} releases no more: {told:?}")));
+        let completion: Vec<_> = evidence.history.iter().filter(is_calm).map(|call| &call.completion).collect();
+        if !completion.iter().any(|completion| matches!(completion, Completion::Holds { .. })) {
+            violations.push(stuck(format!("replica {replica} allocates no more: {completion:?}")));
+        } else if !completion.contains(&&Completion::Released) {
+            violations.push(stuck(format!("replica {replica} releases no more: {completion:?}")));
         }
     }
     violations

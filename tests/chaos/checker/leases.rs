@@ -1,28 +1,28 @@
-//! I1 to I3 by exclusive leases: what a track was told is its own from the answer until it gives it back or until the
-//! end that it was told, to the histories of all clients and to the table alike.
+//! I1 to I3 by exclusive leases: what a track was completion is its own from the answer until it gives it back or until the
+//! end that it was completion, to the histories of all clients and to the table alike.
 
 use std::collections::BTreeMap;
 
 use super::Violation;
-use crate::history::{Asked, Call, ClaimKey, Commit, Evidence, Moment, SandboxId, Told, Written};
+use crate::history::{Call, ClaimKey, Commit, Completion, Evidence, Op, SandboxId, Timestamp, Written};
 
 /// A sandbox that is certainly held.
 struct Lease {
     key: ClaimKey,
     sandbox: SandboxId,
     /// The first answer that said so.
-    from: Moment,
-    /// When its owner began to give it back, or the last end that was told, whichever is sooner.
-    until: Moment,
-    /// The last end that was told.
-    promised: Moment,
+    from: Timestamp,
+    /// When its owner began to give it back, or the last end that was completion, whichever is sooner.
+    until: Timestamp,
+    /// The last end that was completion.
+    promised: Timestamp,
 }
 
 /// The time in which a sandbox is allocated in the table.
 struct Life {
     owner: ClaimKey,
-    began: Moment,
-    end: Option<(Moment, Moment)>,
+    began: Timestamp,
+    end: Option<(Timestamp, Timestamp)>,
 }
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
@@ -44,16 +44,16 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
 }
 
 fn leases(history: &[Call]) -> Vec<Lease> {
-    let mut given_back: BTreeMap<(&str, &str), Moment> = BTreeMap::new();
+    let mut given_back: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for call in history {
-        if let Asked::Release(sandbox) = &call.asked {
+        if let Op::Release(sandbox) = &call.op {
             let at = given_back.entry((&call.track, sandbox)).or_insert(call.sent);
             *at = call.sent.min(*at);
         }
     }
     let mut leases: BTreeMap<(ClaimKey, SandboxId), Vec<Lease>> = BTreeMap::new();
     for call in in_order_of_answers(history) {
-        let Told::Holds { sandbox, until: promised } = &call.told else { continue };
+        let Completion::Holds { sandbox, until: promised } = &call.completion else { continue };
         let given_back = given_back.get(&(call.track.as_str(), sandbox.as_str()));
         let until = given_back.map_or(*promised, |at| *promised.min(at));
         if until <= call.received {
@@ -139,7 +139,7 @@ fn missing_in_table(lease: &Lease, lives: Option<&Vec<Life>>) -> Option<Violatio
         return None;
     }
     let Lease { key, sandbox, from, until, .. } = lease;
-    let promised = format!("{key:?} was told at {from:?} that it holds {sandbox} until {until:?}");
+    let promised = format!("{key:?} was completion at {from:?} that it holds {sandbox} until {until:?}");
     Some(Violation::new(
         "I3",
         match of_owner().next_back() {
@@ -152,17 +152,17 @@ fn missing_in_table(lease: &Lease, lives: Option<&Vec<Life>>) -> Option<Violatio
 /// I3: an owner is not turned away from what it certainly holds, and its key's request is answered with it.
 fn denied(call: &Call, leases: &[Lease]) -> Option<Violation> {
     let is_sure = |lease: &&Lease| lease.from <= call.sent && call.received <= lease.until && lease.key.0 == call.track;
-    let denied = match (&call.asked, &call.told) {
-        (Asked::Read(sandbox), Told::Reads { status }) if status != "allocated" => sandbox,
-        (Asked::Read(sandbox) | Asked::Renew(sandbox), Told::NotYours | Told::WrongState) => sandbox,
-        (Asked::Release(sandbox), Told::NotYours) => {
+    let denied = match (&call.op, &call.completion) {
+        (Op::Read(sandbox), Completion::Reads { status }) if status != "allocated" => sandbox,
+        (Op::Read(sandbox) | Op::Renew(sandbox), Completion::NotYours | Completion::WrongState) => sandbox,
+        (Op::Release(sandbox), Completion::NotYours) => {
             // The lease ends where its first release begins, and would have lasted longer than that took.
             let was_held = |lease: &&Lease| lease.until == call.sent && call.received <= lease.promised;
             let of_caller = |lease: &&Lease| lease.sandbox == *sandbox && lease.key.0 == call.track;
             let lease = leases.iter().filter(of_caller).find(was_held)?;
             return Some(Violation::new("I3", format!("{call:?}, though it was held since {:?}", lease.from)));
         }
-        (Asked::Allocate { .. }, Told::NoneAvailable) => {
+        (Op::Allocate { .. }, Completion::NoneAvailable) => {
             let lease = leases.iter().filter(is_sure).find(|lease| lease.key.1 == call.key)?;
             return Some(Violation::new("I3", format!("{call:?}, though its key holds {}", lease.sandbox)));
         }
@@ -174,7 +174,7 @@ fn denied(call: &Call, leases: &[Lease]) -> Option<Violation> {
 
 /// I3: a release that was answered has taken effect.
 fn release_lost(call: &Call, lives: &BTreeMap<SandboxId, Vec<Life>>) -> Option<Violation> {
-    let (Asked::Release(sandbox), Told::Released) = (&call.asked, &call.told) else { return None };
+    let (Op::Release(sandbox), Completion::Released) = (&call.op, &call.completion) else { return None };
     let is_over = |life: &Life| life.owner.0 == call.track && life.end.is_some_and(|(began, _)| began <= call.received);
     let is_known = lives.get(sandbox).into_iter().flatten().any(is_over);
     (!is_known).then(|| Violation::new("I3", format!("{call:?}; the table did not release it")))

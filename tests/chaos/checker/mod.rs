@@ -10,7 +10,7 @@ mod tests;
 
 use std::fmt;
 
-use super::history::{Call, Evidence, Told};
+use super::history::{Call, Completion, Evidence};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,14 +34,14 @@ impl fmt::Display for Violation {
 
 /// All violations in the evidence.
 pub fn violations(evidence: &Evidence) -> Vec<Violation> {
-    let checks = [leases::check, table::check, emptiness::check, ending::check, unheard_answers];
+    let checks = [leases::check, table::check, emptiness::check, ending::check, unexpected_answers];
     checks.iter().flat_map(|check| check(evidence)).collect()
 }
 
 /// Whatever fails behind the broker, the client gets an answer that it can act on.
-fn unheard_answers(evidence: &Evidence) -> Vec<Violation> {
-    let unheard = |call: &Call| match &call.told {
-        Told::Unheard(answer) => Some(Violation::new("API", format!("{answer} to {call:?}"))),
+fn unexpected_answers(evidence: &Evidence) -> Vec<Violation> {
+    let unheard = |call: &Call| match &call.completion {
+        Completion::Unexpected(answer) => Some(Violation::new("API", format!("{answer} to {call:?}"))),
         _ => None,
     };
     evidence.history.iter().filter_map(unheard).collect()

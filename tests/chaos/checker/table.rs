@@ -39,25 +39,26 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
 }
 
 fn bad_step(id: &str, before: Option<&SandboxItem>, after: Option<&SandboxItem>) -> Option<Violation> {
-    let told = |invariant, what: &str| Some(Violation::new(invariant, format!("{id} {what}: {before:?} → {after:?}")));
+    let completion =
+        |invariant, what: &str| Some(Violation::new(invariant, format!("{id} {what}: {before:?} → {after:?}")));
     match (before, after) {
         (None, None) => None,
-        (Some(_), None) => told("I3", "vanished"),
+        (Some(_), None) => completion("I3", "vanished"),
         (None, Some(after)) if !after.is("available") || after.epoch != 1 || after.owner.is_some() => {
-            told("I3", "did not begin as an available one")
+            completion("I3", "did not begin as an available one")
         }
         (None, Some(_)) => None,
         (Some(before), Some(after)) => {
             let steps = STEPS.iter().find(|(from, _)| before.is(from)).map_or(&[][..], |(_, to)| to);
             let is_claim = before.is("available") && after.is("allocated");
             if after.epoch != before.epoch + 1 {
-                return told("I5", "changed without one step of its epoch");
+                return completion("I5", "changed without one step of its epoch");
             }
             if before.owner != after.owner && !is_claim {
-                return told("I1", "changed its owner");
+                return completion("I1", "changed its owner");
             }
             if !steps.iter().any(|to| after.is(to)) {
-                return told("I3", "took a step that there is not");
+                return completion("I3", "took a step that there is not");
             }
             None
         }

@@ -1,9 +1,9 @@
 //! What the checker must not overlook. Each test tells a story that is in order but for one thing.
 
 use super::violations;
-use crate::history::{Asked, Call, ClaimItem, Commit, Evidence, Moment, SandboxItem, Told, Written};
+use crate::history::{Call, ClaimItem, Commit, Completion, Evidence, Op, SandboxItem, Timestamp, Written};
 
-/// Evidence in the making. Each step takes a second or two; what a track holds, it is told to hold for a minute.
+/// Evidence in the making. Each step takes a second or two; what a track holds, it is completion to hold for a minute.
 #[derive(Default)]
 struct Story {
     evidence: Evidence,
@@ -35,7 +35,7 @@ impl Story {
         self.second += 1;
         let (sent, called) = (self.now(), self.evidence.history.len());
         self.release("1", "a");
-        self.told("a", Asked::Release("1".to_owned()), Told::Released);
+        self.completion("a", Op::Release("1".to_owned()), Completion::Released);
         self.evidence.history[called].sent = sent;
         self.write("1", "deleted", Some("a"));
         self.evidence.accounts.remove("1");
@@ -52,8 +52,8 @@ impl Story {
         violations(&self.evidence).into_iter().map(|violation| violation.invariant).collect()
     }
 
-    fn now(&self) -> Moment {
-        Moment::of_second(self.second)
+    fn now(&self) -> Timestamp {
+        Timestamp::of_second(self.second)
     }
 
     fn commit(&mut self, written: Vec<Written>) {
@@ -81,7 +81,7 @@ impl Story {
         Written::Claim((track.to_owned(), track.to_owned()), Some(claim))
     }
 
-    /// The table gives the sandbox to the track, and the track is told.
+    /// The table gives the sandbox to the track, and the track is completion.
     fn claim(&mut self, id: &str, track: &str) {
         self.commit(vec![self.claim_item(id, track), self.item(id, "allocated", Some(track))]);
         self.told_to_hold(id, track);
@@ -92,38 +92,38 @@ impl Story {
         self.commit(vec![gone, self.item(id, "pending_deletion", Some(track))]);
     }
 
-    fn told(&mut self, track: &str, asked: Asked, told: Told) {
+    fn completion(&mut self, track: &str, op: Op, completion: Completion) {
         self.second += 1;
         let sent = self.now();
         self.second += 1;
         let (track, received) = (track.to_owned(), self.now());
-        self.evidence.history.push(Call { key: track.clone(), track, replica: 0, asked, sent, received, told });
+        self.evidence.history.push(Call { key: track.clone(), track, replica: 0, op, sent, received, completion });
     }
 
     fn told_to_hold(&mut self, id: &str, track: &str) {
-        let until = Moment::of_second(self.second + MINUTE);
-        self.told(track, allocate(""), Told::Holds { sandbox: id.to_owned(), until });
+        let until = Timestamp::of_second(self.second + MINUTE);
+        self.completion(track, allocate(""), Completion::Holds { sandbox: id.to_owned(), until });
     }
 }
 
-fn allocate(prefix: &str) -> Asked {
-    Asked::Allocate { prefix: prefix.to_owned() }
+fn allocate(prefix: &str) -> Op {
+    Op::Allocate { prefix: prefix.to_owned() }
 }
 
-fn read(id: &str) -> Asked {
-    Asked::Read(id.to_owned())
+fn read(id: &str) -> Op {
+    Op::Read(id.to_owned())
 }
 
 #[test]
 fn a_run_in_order_is_in_order() {
     let mut story = Story::of_two();
     story.told_to_hold("1", "a");
-    story.told("a", read("1"), Told::Reads { status: "allocated".to_owned() });
-    story.told("b", read("1"), Told::NotYours);
-    story.told("a", allocate(""), Told::TryAgain);
-    story.told("b", allocate("none-such"), Told::NoneAvailable);
+    story.completion("a", read("1"), Completion::Reads { status: "allocated".to_owned() });
+    story.completion("b", read("1"), Completion::NotYours);
+    story.completion("a", allocate(""), Completion::TryAgain);
+    story.completion("b", allocate("none-such"), Completion::NoneAvailable);
     story.write("2", "stale", None);
-    story.told("b", allocate(""), Told::NoneAvailable);
+    story.completion("b", allocate(""), Completion::NoneAvailable);
     story.write("2", "available", None);
     assert_eq!(story.ends(), [""; 0]);
 }
@@ -144,7 +144,7 @@ fn i1_a_double_allocation_in_the_table() {
     assert!(verdict.iter().filter(|invariant| **invariant == "I1").count() >= 2, "in both: {verdict:?}");
 }
 
-/// What one track has given back, or held to its end, another may be told to hold.
+/// What one track has given back, or held to its end, another may be completion to hold.
 #[test]
 fn leases_one_after_another_are_no_double_allocation() {
     let mut story = Story::of_two();
@@ -152,7 +152,7 @@ fn leases_one_after_another_are_no_double_allocation() {
     story.told_to_hold("1", "b");
     assert!(!story.ends().contains(&"I1"));
     let mut story = Story::of_two();
-    story.told("a", Asked::Release("1".to_owned()), Told::Nothing);
+    story.completion("a", Op::Release("1".to_owned()), Completion::NoAnswer);
     story.told_to_hold("1", "b");
     assert!(!story.ends().contains(&"I1"));
 }
@@ -162,7 +162,7 @@ fn leases_one_after_another_are_no_double_allocation() {
 fn between_its_end_and_its_renewal_a_lease_is_not_certain() {
     let mut story = Story::of_two();
     story.second += MINUTE;
-    story.told("a", allocate("none-such"), Told::NoneAvailable);
+    story.completion("a", allocate("none-such"), Completion::NoneAvailable);
     story.told_to_hold("1", "a");
     assert_eq!(story.ends(), [""; 0]);
 }
@@ -203,26 +203,26 @@ fn i3_a_lost_lease_in_the_table() {
 #[test]
 fn i3_a_lost_lease_in_the_histories() {
     let turned_away = [
-        (read("1"), Told::NotYours),
-        (read("1"), Told::Reads { status: "pending_deletion".to_owned() }),
-        (Asked::Renew("1".to_owned()), Told::NotYours),
-        (Asked::Renew("1".to_owned()), Told::WrongState),
-        (allocate("none-such"), Told::NoneAvailable),
+        (read("1"), Completion::NotYours),
+        (read("1"), Completion::Reads { status: "pending_deletion".to_owned() }),
+        (Op::Renew("1".to_owned()), Completion::NotYours),
+        (Op::Renew("1".to_owned()), Completion::WrongState),
+        (allocate("none-such"), Completion::NoneAvailable),
     ];
-    for (asked, told) in turned_away {
+    for (op, completion) in turned_away {
         let mut story = Story::of_two();
-        story.told("a", asked.clone(), told);
-        assert_eq!(story.ends(), ["I3"], "{asked:?}");
+        story.completion("a", op.clone(), completion);
+        assert_eq!(story.ends(), ["I3"], "{op:?}");
     }
     let mut story = Story::of_two();
-    story.told("a", Asked::Release("1".to_owned()), Told::NotYours);
+    story.completion("a", Op::Release("1".to_owned()), Completion::NotYours);
     assert_eq!(story.ends(), ["I3"], "a release");
 }
 
 #[test]
 fn i3_a_release_that_was_lost() {
     let mut story = Story::of_two();
-    story.told("a", Asked::Release("1".to_owned()), Told::Released);
+    story.completion("a", Op::Release("1".to_owned()), Completion::Released);
     assert_eq!(story.ends(), ["I3"]);
 }
 
@@ -245,13 +245,13 @@ fn i3_a_sandbox_that_is_stuck() {
     assert_eq!(Story::of_two().verdict(), ["I3", "I3", "I3"], "sandbox, claim, and not what the CSP has");
     // never deleted,
     let mut story = Story::of_two();
-    story.told("a", Asked::Release("1".to_owned()), Told::Nothing);
+    story.completion("a", Op::Release("1".to_owned()), Completion::NoAnswer);
     story.release("1", "a");
     assert_eq!(story.verdict(), ["I3", "I3"], "and not what the CSP has");
     // deleted in the table alone, or unknown to it.
     for id in ["1", "3"] {
         let mut story = Story::of_two();
-        story.told("a", Asked::Release("1".to_owned()), Told::Nothing);
+        story.completion("a", Op::Release("1".to_owned()), Completion::NoAnswer);
         story.release("1", "a");
         story.write("1", "deleted", Some("a"));
         story.evidence.accounts.remove("1");
@@ -265,7 +265,7 @@ fn i3_a_sandbox_that_is_stuck() {
 fn i3_a_sandbox_that_is_alive_at_the_csp_though_deleted() {
     for (hidden, failed) in [(true, true), (true, false), (false, true)] {
         let mut story = Story::of_two();
-        story.told("a", Asked::Release("1".to_owned()), Told::Nothing);
+        story.completion("a", Op::Release("1".to_owned()), Completion::NoAnswer);
         story.release("1", "a");
         if failed {
             story.write("1", "deletion_failed", Some("a"));
@@ -288,18 +288,18 @@ fn i3_a_replica_that_serves_no_more() {
     let mut story = Story::of_two();
     story.evidence.replicas = 1;
     story.give_back();
-    story.evidence.history.last_mut().unwrap().told = Told::TryAgain;
+    story.evidence.history.last_mut().unwrap().completion = Completion::TryAgain;
     assert_eq!(story.verdict(), ["I3"], "allocated, but did not release");
 }
 
 #[test]
 fn i4_a_false_empty() {
     let mut story = Story::of_two();
-    story.told("b", allocate(""), Told::NoneAvailable);
+    story.completion("b", allocate(""), Completion::NoneAvailable);
     assert_eq!(story.ends(), ["I4"]);
     let mut story = Story::of_two();
-    story.told("b", allocate("lab-2"), Told::NoneAvailable);
-    story.told("b", allocate("lab-1"), Told::NoneAvailable);
+    story.completion("b", allocate("lab-2"), Completion::NoneAvailable);
+    story.completion("b", allocate("lab-1"), Completion::NoneAvailable);
     assert_eq!(story.ends(), ["I4"], "there was one with this prefix, and none with the other");
 }
 
@@ -310,7 +310,7 @@ fn i4_empty_at_another_time() {
     story.write("2", "stale", None);
     story.write("2", "available", None);
     story.second += 1;
-    story.told("b", allocate(""), Told::NoneAvailable);
+    story.completion("b", allocate(""), Completion::NoneAvailable);
     story.second += 1;
     story.write("2", "stale", None);
     story.write("2", "available", None);
@@ -342,6 +342,6 @@ fn i5_a_table_that_its_commits_do_not_explain() {
 #[test]
 fn an_answer_that_the_api_does_not_know() {
     let mut story = Story::of_two();
-    story.told("b", allocate(""), Told::Unheard("500".to_owned()));
+    story.completion("b", allocate(""), Completion::Unexpected("500".to_owned()));
     assert_eq!(story.ends(), ["API"]);
 }

@@ -1,12 +1,12 @@
 use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, key_of};
 use crate::ports::{ClaimOutcome, WriteOutcome};
-use crate::sandbox::{Claim, Event, Holding, Sandbox, Status, Timestamp, TrackId, Write};
+use crate::sandbox::{Claim, ConditionalUpdate, Event, Holding, Sandbox, Status, Timestamp, TrackId};
 
 async fn held(store: &Store) -> (Sandbox, Holding, Claim) {
     let (sandbox, holding) = (created(store).await, fresh_holding());
     let (write, claim) = claim_writes(&sandbox, &holding);
     assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::Claimed);
-    (sandbox.changed(&write.change), holding, claim)
+    (sandbox.after(&write.mutation), holding, claim)
 }
 
 /// I3: what was answered as claimed is there, in every field.
@@ -31,17 +31,17 @@ pub async fn claim_under_a_held_key_answers_with_the_holding(store: Store) {
 /// I1, I5: a candidate that changed since it was read is not claimed, whether its status or only its epoch moved.
 pub async fn claim_of_a_moved_candidate_answers_with_what_is_there(store: Store) {
     let sandbox = created(&store).await;
-    let stale = sandbox.write(Event::Missing { keep_until: NOW }, NOW).unwrap();
+    let stale = sandbox.update(Event::Missing { keep_until: NOW }, NOW).unwrap();
     assert_eq!(store.update(&stale).await.unwrap(), WriteOutcome::Done);
-    let gone = sandbox.changed(&stale.change);
+    let gone = sandbox.after(&stale.mutation);
     let holding = fresh_holding();
     let (write, claim) = claim_writes(&sandbox, &holding);
-    let moved = ClaimOutcome::CandidateMoved { found: Some(gone.clone()) };
+    let moved = ClaimOutcome::CandidateChanged { current: Some(gone.clone()) };
     assert_eq!(store.claim(&write, &claim).await.unwrap(), moved);
 
-    let back = gone.write(Event::Listed, NOW).unwrap();
+    let back = gone.update(Event::Listed, NOW).unwrap();
     assert_eq!(store.update(&back).await.unwrap(), WriteOutcome::Done);
-    let moved = ClaimOutcome::CandidateMoved { found: Some(gone.changed(&back.change)) };
+    let moved = ClaimOutcome::CandidateChanged { current: Some(gone.after(&back.mutation)) };
     assert_eq!(store.claim(&write, &claim).await.unwrap(), moved, "available again, but with another epoch");
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), None, "no claim without its sandbox");
 }
@@ -49,7 +49,7 @@ pub async fn claim_of_a_moved_candidate_answers_with_what_is_there(store: Store)
 /// A candidate that is not in the table is not claimed.
 pub async fn claim_of_a_missing_candidate_answers_with_nothing(store: Store) {
     let (write, claim) = claim_writes(&fresh_sandbox(), &fresh_holding());
-    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::CandidateMoved { found: None });
+    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::CandidateChanged { current: None });
 }
 
 /// I1: of many who claim one candidate, one gets it.
@@ -63,7 +63,7 @@ pub async fn a_candidate_is_claimed_once_by_many_at_once(store: Store) {
     for outcome in futures_util::future::join_all(claims).await {
         match outcome.unwrap() {
             ClaimOutcome::Claimed => claimed += 1,
-            ClaimOutcome::CandidateMoved { found: Some(found) } => assert_eq!(found.status, Status::Allocated),
+            ClaimOutcome::CandidateChanged { current: Some(found) } => assert_eq!(found.status, Status::Allocated),
             other => panic!("I1: {other:?}"),
         }
     }
@@ -95,7 +95,7 @@ pub async fn a_key_gets_one_sandbox_from_many_at_once(store: Store) {
 }
 
 /// A conflict is only another transaction at the same moment, so it goes away.
-async fn claim_persistently(store: &Store, write: &Write, claim: &Claim) -> ClaimOutcome {
+async fn claim_persistently(store: &Store, write: &ConditionalUpdate, claim: &Claim) -> ClaimOutcome {
     for _ in 0..200 {
         match store.claim(write, claim).await.unwrap() {
             ClaimOutcome::Conflict => tokio::task::yield_now().await,
@@ -108,10 +108,10 @@ async fn claim_persistently(store: &Store, write: &Write, claim: &Claim) -> Clai
 /// Release: sandbox and claim change together, and the key is free for another sandbox.
 pub async fn end_claim_frees_the_key(store: Store) {
     let (allocated, holding, _) = held(&store).await;
-    let release = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
+    let release = ConditionalUpdate::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
     assert_eq!(store.end_claim(&release, &key_of(&holding)).await.unwrap(), WriteOutcome::Done);
     let released = store.get(&allocated.sandbox_id).await.unwrap().unwrap();
-    assert_eq!(released, allocated.changed(&release.change));
+    assert_eq!(released, allocated.after(&release.mutation));
     assert_eq!(released.status, Status::PendingDeletion);
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), None);
     let (write, claim) = claim_writes(&created(&store).await, &holding);
@@ -123,17 +123,17 @@ pub async fn end_claim_by_a_stranger_changes_nothing(store: Store) {
     let (allocated, holding, claim) = held(&store).await;
     let mut strangers_key = key_of(&holding);
     strangers_key.track = TrackId::new("somebody-else");
-    let release = Write::release_by_holder(allocated.sandbox_id.clone(), strangers_key.clone(), NOW);
-    let moved = WriteOutcome::Moved { found: Some(allocated.clone()) };
+    let release = ConditionalUpdate::release_by_holder(allocated.sandbox_id.clone(), strangers_key.clone(), NOW);
+    let moved = WriteOutcome::PreconditionFailed { current: Some(allocated.clone()) };
     assert_eq!(store.end_claim(&release, &strangers_key).await.unwrap(), moved);
 
-    let mut late = allocated.write(Event::Release, NOW).unwrap();
-    let renewed = allocated.write(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
-    let renewed_claim = Claim::held(&allocated.changed(&renewed.change)).unwrap();
+    let mut late = allocated.update(Event::Release, NOW).unwrap();
+    let renewed = allocated.update(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
+    let renewed_claim = Claim::held(&allocated.after(&renewed.mutation)).unwrap();
     assert_eq!(store.renew_claim(&renewed, &renewed_claim).await.unwrap(), WriteOutcome::Done);
-    late.change.at = NOW;
+    late.mutation.at = NOW;
     let outcome = store.end_claim(&late, &key_of(&holding)).await.unwrap();
-    assert_eq!(outcome, WriteOutcome::Moved { found: Some(allocated.changed(&renewed.change)) });
+    assert_eq!(outcome, WriteOutcome::PreconditionFailed { current: Some(allocated.after(&renewed.mutation)) });
     assert_ne!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim), "the claim was renewed");
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(renewed_claim));
 }
@@ -141,12 +141,13 @@ pub async fn end_claim_by_a_stranger_changes_nothing(store: Store) {
 /// The second release finds the sandbox released.
 pub async fn end_claim_twice_changes_nothing_the_second_time(store: Store) {
     let (allocated, holding, _) = held(&store).await;
-    let release = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
+    let release = ConditionalUpdate::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), NOW);
     assert_eq!(store.end_claim(&release, &key_of(&holding)).await.unwrap(), WriteOutcome::Done);
-    let released = allocated.changed(&release.change);
-    let again = Write::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), Timestamp(NOW.0 + 9));
+    let released = allocated.after(&release.mutation);
+    let again =
+        ConditionalUpdate::release_by_holder(allocated.sandbox_id.clone(), key_of(&holding), Timestamp(NOW.0 + 9));
     let outcome = store.end_claim(&again, &key_of(&holding)).await.unwrap();
-    assert_eq!(outcome, WriteOutcome::Moved { found: Some(released.clone()) });
+    assert_eq!(outcome, WriteOutcome::PreconditionFailed { current: Some(released.clone()) });
     assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(released));
 }
 
@@ -154,9 +155,9 @@ pub async fn end_claim_twice_changes_nothing_the_second_time(store: Store) {
 pub async fn end_claim_leaves_another_sandboxes_claim_alone(store: Store) {
     let (allocated, _, _) = held(&store).await;
     let (_, others_holding, others_claim) = held(&store).await;
-    let release = allocated.write(Event::Release, NOW).unwrap();
+    let release = allocated.update(Event::Release, NOW).unwrap();
     let outcome = store.end_claim(&release, &key_of(&others_holding)).await.unwrap();
-    assert_eq!(outcome, WriteOutcome::ClaimMoved);
+    assert_eq!(outcome, WriteOutcome::ClaimMismatch);
     assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(allocated));
     assert_eq!(store.find_claim(&key_of(&others_holding)).await.unwrap(), Some(others_claim));
 }
@@ -164,8 +165,8 @@ pub async fn end_claim_leaves_another_sandboxes_claim_alone(store: Store) {
 /// Renewal changes the end and the epoch in both items.
 pub async fn renewal_moves_sandbox_and_claim(store: Store) {
     let (allocated, holding, _) = held(&store).await;
-    let renewal = allocated.write(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
-    let renewed = allocated.changed(&renewal.change);
+    let renewal = allocated.update(Event::Renew { expires_at: Timestamp(NOW.0 + 7200) }, NOW).unwrap();
+    let renewed = allocated.after(&renewal.mutation);
     let claim = Claim::held(&renewed).unwrap();
     assert_eq!(store.renew_claim(&renewal, &claim).await.unwrap(), WriteOutcome::Done);
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim));

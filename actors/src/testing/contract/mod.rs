@@ -10,8 +10,10 @@ use std::sync::Arc;
 pub use self::claims::*;
 pub use self::coordination::*;
 pub use self::sandboxes::*;
-use crate::ports::{CspAccount, SandboxStore};
-use crate::sandbox::{Claim, ClaimKey, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId, Write};
+use crate::ports::SandboxStore;
+use crate::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId,
+};
 
 /// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
 #[macro_export]
@@ -97,9 +99,9 @@ fn fresh_holding() -> Holding {
     }
 }
 
-fn claim_writes(sandbox: &Sandbox, holding: &Holding) -> (Write, Claim) {
+fn claim_writes(sandbox: &Sandbox, holding: &Holding) -> (ConditionalUpdate, Claim) {
     let (write, claim) = sandbox.claim(holding.clone(), NOW).unwrap();
-    assert_eq!(Claim::held(&sandbox.changed(&write.change)).as_ref(), Some(&claim), "sandbox and claim agree");
+    assert_eq!(Claim::held(&sandbox.after(&write.mutation)).as_ref(), Some(&claim), "sandbox and claim agree");
     (write, claim)
 }
 

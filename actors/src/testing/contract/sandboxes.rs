@@ -16,13 +16,13 @@ pub async fn create_never_overwrites(store: Store) {
 /// I5: a writer with an old view changes nothing and learns what is there.
 pub async fn update_is_fenced_by_the_epoch(store: Store) {
     let sandbox = created(&store).await;
-    let write = sandbox.write(Event::Missing { keep_until: NOW }, NOW).unwrap();
+    let write = sandbox.update(Event::Missing { keep_until: NOW }, NOW).unwrap();
     assert_eq!(store.update(&write).await.unwrap(), WriteOutcome::Done);
-    let after = sandbox.changed(&write.change);
-    assert_eq!(store.update(&write).await.unwrap(), WriteOutcome::Moved { found: Some(after.clone()) });
+    let after = sandbox.after(&write.mutation);
+    assert_eq!(store.update(&write).await.unwrap(), WriteOutcome::PreconditionFailed { current: Some(after.clone()) });
     assert_eq!(store.get(&sandbox.sandbox_id).await.unwrap(), Some(after));
-    let missing = fresh_sandbox().write(Event::Missing { keep_until: NOW }, NOW).unwrap();
-    assert_eq!(store.update(&missing).await.unwrap(), WriteOutcome::Moved { found: None });
+    let missing = fresh_sandbox().update(Event::Missing { keep_until: NOW }, NOW).unwrap();
+    assert_eq!(store.update(&missing).await.unwrap(), WriteOutcome::PreconditionFailed { current: None });
 }
 
 /// Every field that a change names is set or removed; the others stay.
@@ -39,9 +39,9 @@ pub async fn update_sets_and_removes_the_named_fields(store: Store) {
         Event::DeletedAtCsp { keep_until: Timestamp(NOW.0 + 3600) },
     ];
     for step in steps {
-        let write = sandbox.write(step, NOW).unwrap();
+        let write = sandbox.update(step, NOW).unwrap();
         assert_eq!(store.update(&write).await.unwrap(), WriteOutcome::Done);
-        sandbox = sandbox.changed(&write.change);
+        sandbox = sandbox.after(&write.mutation);
         assert_eq!(store.get(&sandbox.sandbox_id).await.unwrap().as_ref(), Some(&sandbox));
     }
     assert_eq!(sandbox.status, Status::Deleted);

@@ -1,16 +1,19 @@
-//! Work on many items, several at a time, to an orderly end.
+//! Bounded concurrency over many items.
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
 
-use crate::job::StopSignal;
-
-/// Does `work` on each item, at most `limit` at a time, and tallies the results. A stop request or a first error
-/// keeps further items from being begun; what is under way comes to its end before this returns.
+/// Runs `work` on each item, at most `limit` at a time, and passes the results to `tally`. Cancellation or the first
+/// error prevents further items from being started; what has started runs to its end before this returns.
+///
+/// # Errors
+///
+/// The first error of `work`.
 pub(crate) async fn for_each<T, R, E, F>(
     items: impl IntoIterator<Item = T>,
     limit: usize,
-    stop: &StopSignal,
+    stop: &CancellationToken,
     work: impl Fn(T) -> F,
     mut tally: impl FnMut(R),
 ) -> Result<(), E>
@@ -21,7 +24,7 @@ where
     let mut running = FuturesUnordered::new();
     let mut first_error = None;
     loop {
-        while running.len() < limit.max(1) && first_error.is_none() && !stop.is_requested() {
+        while running.len() < limit.max(1) && first_error.is_none() && !stop.is_cancelled() {
             let Some(item) = items.next() else { break };
             running.push(work(item));
         }

@@ -23,9 +23,9 @@ use subtle::{Choice, ConstantTimeEq as _};
 use tokio::time::timeout;
 
 use super::AppState;
-use super::edge::LogFields;
+use super::edge::RequestContext;
 use super::error::ApiError;
-use super::exchange::Progress;
+use super::state::ConnectionState;
 use crate::config::{MAX_TOKEN_LENGTH, Settings};
 
 /// No call of this API needs a larger body.
@@ -42,7 +42,7 @@ const UNKNOWN_CLIENT: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum Role {
     /// Everybody, as often as they like.
     Public,
     /// Holders of a track token.
@@ -76,11 +76,11 @@ impl Tokens {
 
     /// Whether this is a token of that API. It takes the same time for every token of the same length, however many of
     /// its characters are right, and whichever tokens are known.
-    pub fn know(&self, access: Access, token: &str) -> bool {
-        let known = match access {
-            Access::Public => return true,
-            Access::Track => &self.track,
-            Access::Admin => &self.admin,
+    pub fn know(&self, role: Role, token: &str) -> bool {
+        let known = match role {
+            Role::Public => return true,
+            Role::Track => &self.track,
+            Role::Admin => &self.admin,
         };
         let token = token.as_bytes();
         if token.len() > MAX_TOKEN_LENGTH {
@@ -96,19 +96,19 @@ impl Tokens {
         bool::from(is_known & is_text)
     }
 
-    pub(super) fn check(&self, access: Access, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(super) fn check(&self, role: Role, headers: &HeaderMap) -> Result<(), ApiError> {
         let missing = || ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "send Authorization: Bearer <token>");
         let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or_else(missing)?;
         let (scheme, token) = header.split_once(' ').ok_or_else(missing)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(missing());
         }
-        let [is_track, is_admin] = [Access::Track, Access::Admin].map(|access| self.know(access, token.trim()));
-        match access {
-            Access::Public => Ok(()),
-            Access::Track if is_track => Ok(()),
-            Access::Admin if is_admin => Ok(()),
-            _ if is_track || is_admin => Err(ApiError::forbidden(access)),
+        let [is_track, is_admin] = [Role::Track, Role::Admin].map(|role| self.know(role, token.trim()));
+        match role {
+            Role::Public => Ok(()),
+            Role::Track if is_track => Ok(()),
+            Role::Admin if is_admin => Ok(()),
+            _ if is_track || is_admin => Err(ApiError::forbidden(role)),
             _ => Err(ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "the token is not known here")),
         }
     }
@@ -171,7 +171,7 @@ impl RateLimit {
 
 /// The middleware of every route that is not public.
 pub async fn admit<B: MessageBody + 'static>(
-    access: Access,
+    role: Role,
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
@@ -179,14 +179,14 @@ pub async fn admit<B: MessageBody + 'static>(
     let limit = state.rate_limit.as_ref().map(|limit| limit.take(client_of(request.request(), state.trusted_proxies)));
     let (limited, limit_headers) = limit.map_or((Ok(()), None), |(limited, headers)| (limited, Some(headers)));
     let admitted =
-        limited.and_then(|()| state.tokens.check(access, request.headers())).and_then(|()| bounded(request.headers()));
+        limited.and_then(|()| state.tokens.check(role, request.headers())).and_then(|()| bounded(request.headers()));
     let admitted = match admitted {
         Ok(()) => read_body(&mut request).await,
         Err(refusal) => Err(refusal),
     };
     let mut response = match admitted {
         Ok(()) => {
-            request.extensions_mut().insert(LogFields::default());
+            request.extensions_mut().insert(RequestContext::default());
             next.call(request).await?.map_into_left_body()
         }
         Err(refusal) => request.error_response(refusal).map_into_right_body(),
@@ -212,8 +212,8 @@ async fn read_body(request: &mut ServiceRequest) -> Result<(), ApiError> {
         .map_err(|_| ApiError::of_status(StatusCode::REQUEST_TIMEOUT))?
         .map_err(|error| ApiError::of_status(error.error_response().status()))?;
     request.set_payload(body.into());
-    if let Some(progress) = request.conn_data::<Rc<Progress>>() {
-        progress.body_is_read();
+    if let Some(state) = request.conn_data::<Rc<ConnectionState>>() {
+        state.body_is_read();
     }
     Ok(())
 }

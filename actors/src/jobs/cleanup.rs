@@ -1,52 +1,56 @@
 //! Cleanup: deletes pending_deletion sandboxes at the CSP.
 //!
 //! Each failure is stored with the time of the next attempt, so that one bad sandbox delays no other and a restart
-//! forgets nothing. A crash between the CSP's deletion and the table's costs one more call, which the CSP answers
-//! with 404.
+//! forgets nothing. A crash between the CSP's deletion and the table's costs one more call, which the CSP answers with
+//! 404.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use crate::concurrency::for_each;
-use crate::job::{Job, JobError, StopSignal};
+use super::concurrency::for_each;
+use super::{Job, JobError};
+use crate::actor::ActorName;
+use crate::error::Chain;
 use crate::ports::{Clock, CspClient, CspError, Listing, SandboxStore, WriteOutcome};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Event, Sandbox, Status, Timestamp};
 
-/// The waits between the attempts to delete one sandbox: minutes, because what the CSP cannot delete now it rarely
-/// can a second later.
+/// The waits between the attempts to delete one sandbox. Minutes, because what the CSP cannot delete now it rarely can a
+/// second later.
 const ATTEMPTS: RetryPolicy = RetryPolicy { base: Duration::from_secs(60), max: Duration::from_secs(3600) };
 
-/// The longest error text that is stored with a sandbox.
+/// The longest error text that is stored with a sandbox, in characters.
 const MAX_ERROR_CHARS: usize = 500;
 
-/// What a cleanup run did.
+/// The result of a cleanup run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CleanupReport {
-    /// Deleted at the CSP, or gone there already.
+    /// Deleted at the CSP, or already gone there.
     pub deleted: u64,
-    /// Failed, to be tried again.
+    /// Failed; another attempt follows.
     pub failed: u64,
     /// Failed for the last time.
     pub gave_up: u64,
-    /// Not yet due for their next attempt.
+    /// Not yet due for the next attempt.
     pub waiting: u64,
 }
 
-/// The job's bounds.
+/// The parameters of the job.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanupSettings {
-    /// So many deletions at a time.
+    /// Concurrent deletions.
     pub concurrency: usize,
-    /// Each of those waits this long before a deletion.
+    /// The wait before each deletion.
     pub delay: Duration,
-    /// So many failed attempts make a sandbox deletion_failed.
+    /// The number of failed attempts that makes a sandbox deletion_failed.
     pub max_attempts: u32,
-    /// How long a tombstone stays.
+    /// How long a tombstone is kept.
     pub deleted_retention: Duration,
 }
 
@@ -60,34 +64,30 @@ pub struct Cleanup {
     pub(crate) jitter: Jitter,
 }
 
-/// What became of one sandbox.
+/// The outcome for one sandbox.
 enum Outcome {
     Deleted,
     Failed,
     GaveUp,
-    /// Another writer was first; the next run sees what it did.
-    Overtaken,
+    /// Another writer changed the sandbox first. The next run sees the result.
+    Superseded,
 }
 
 #[async_trait]
 impl Job for Cleanup {
     type Report = CleanupReport;
 
-    fn name(&self) -> &'static str {
-        "cleanup"
-    }
+    const NAME: ActorName = ActorName::Cleanup;
 
-    async fn run(&self, stop: &StopSignal) -> Result<CleanupReport, JobError> {
+    async fn run(&self, stop: &CancellationToken) -> Result<CleanupReport, JobError> {
         let mut report = CleanupReport::default();
-        let mut listing = Listing::of(Status::PendingDeletion);
-        loop {
-            let page = self.store.list(&listing).await?;
-            self.delete_all(page.sandboxes, &mut report, stop).await?;
-            if page.next.is_none() || stop.is_requested() {
-                return Ok(report);
-            }
-            listing.after = page.next;
+        let mut pages = self.store.pages(Listing::of(Status::PendingDeletion));
+        while !stop.is_cancelled()
+            && let Some(page) = pages.next().await?
+        {
+            self.delete_all(page, &mut report, stop).await?;
         }
+        Ok(report)
     }
 
     fn measure(&self, outcome: &'static str, duration: Duration) {
@@ -101,32 +101,36 @@ impl Cleanup {
         &self,
         pending: Vec<Sandbox>,
         report: &mut CleanupReport,
-        stop: &StopSignal,
+        stop: &CancellationToken,
     ) -> Result<(), JobError> {
         let now = self.clock.now();
         let (due, waiting): (Vec<_>, Vec<_>) =
             pending.into_iter().partition(|sandbox| sandbox.next_attempt_at.is_none_or(|at| at <= now));
         report.waiting += waiting.len() as u64;
         let delete = |sandbox| async move {
-            tokio::time::sleep(self.settings.delay).await;
+            sleep(self.settings.delay).await;
             self.delete(&sandbox).await
         };
         let tally = |outcome| match outcome {
             Outcome::Deleted => report.deleted += 1,
             Outcome::Failed => report.failed += 1,
             Outcome::GaveUp => report.gave_up += 1,
-            Outcome::Overtaken => {}
+            Outcome::Superseded => {}
         };
         for_each(due, self.settings.concurrency, stop, delete, tally).await
     }
 
-    /// Deletes one sandbox. An error means that the run cannot go on with any.
+    /// Deletes one sandbox.
+    ///
+    /// # Errors
+    ///
+    /// Errors that concern every sandbox; they end the run.
     async fn delete(&self, sandbox: &Sandbox) -> Result<Outcome, JobError> {
         let answer = self.csp.delete(&sandbox.external_id).await;
         let now = self.clock.now();
         let (event, outcome) = match answer {
             Ok(_) => (Event::DeletedAtCsp { keep_until: now.plus(self.settings.deleted_retention) }, Outcome::Deleted),
-            // These say nothing about this sandbox, so they use up none of its attempts.
+            // These say nothing about this sandbox, so they do not count as attempts.
             Err(error @ (CspError::BreakerOpen { .. } | CspError::Unauthorized { .. })) => {
                 return Err(error.into());
             }
@@ -139,21 +143,22 @@ impl Cleanup {
                 let wait = ATTEMPTS.wait_after(attempts, &self.jitter);
                 let retry_at = (attempts < self.settings.max_attempts).then(|| now.plus(wait));
                 let outcome = if retry_at.is_some() { Outcome::Failed } else { Outcome::GaveUp };
-                tracing::warn!(sandbox_id = %sandbox.sandbox_id, attempts, %error, "the CSP did not delete a sandbox");
+                let (sandbox_id, cause) = (&sandbox.sandbox_id, Chain(&error));
+                tracing::warn!(event = "deletion_failed", %sandbox_id, attempts, error = %cause, "deletion failed");
                 (failure(&error, attempts, retry_at), outcome)
             }
         };
         count(&outcome);
-        let Ok(write) = sandbox.write(event, now) else { return Ok(Outcome::Overtaken) };
-        match self.store.update(&write).await? {
+        let Ok(update) = sandbox.update(event, now) else { return Ok(Outcome::Superseded) };
+        match self.store.update(&update).await? {
             WriteOutcome::Done => Ok(outcome),
-            _ => Ok(Outcome::Overtaken),
+            _ => Ok(Outcome::Superseded),
         }
     }
 }
 
 fn failure(error: &CspError, attempts: u32, retry_at: Option<Timestamp>) -> Event {
-    let error = error.to_string().chars().take(MAX_ERROR_CHARS).collect();
+    let error = Chain(error).to_string().chars().take(MAX_ERROR_CHARS).collect();
     Event::DeletionAttemptFailed { attempts, retry_at, error }
 }
 
@@ -161,6 +166,6 @@ fn count(outcome: &Outcome) {
     match outcome {
         Outcome::Deleted => metrics::counter!("broker_cleanup_deleted_total").increment(1),
         Outcome::Failed | Outcome::GaveUp => metrics::counter!("broker_cleanup_failed_total").increment(1),
-        Outcome::Overtaken => {}
+        Outcome::Superseded => {}
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use crate::world::{OTHER_KIND, World, csp_trouble};
 
 /// Makes trouble until its time is over.
-pub(crate) async fn make(world: &World, mut random: fastrand::Rng) {
+pub(crate) async fn run(world: &World, mut random: fastrand::Rng) {
     // Accounts that exist at the beginning have smaller numbers.
     let mut next_account = 100;
     while world.is_troubled() {

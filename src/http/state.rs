@@ -27,7 +27,7 @@ pub(super) enum Phase {
 
 /// Where a connection stands. Its socket and the requests that come over it share this.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ConnectionState {
     pub(super) phase: Cell<Phase>,
     pub(super) since: Cell<Instant>,
     /// Whether no request has come yet.
@@ -43,7 +43,7 @@ pub(super) struct Progress {
     pub(super) reader_waits: Cell<bool>,
 }
 
-impl Progress {
+impl ConnectionState {
     pub(super) fn new() -> Self {
         Self {
             phase: Cell::new(Phase::Waiting),
@@ -88,17 +88,17 @@ impl Progress {
 
 /// One request and its answer; over when this is dropped.
 #[derive(Debug)]
-pub(super) struct Exchange(Rc<Progress>);
+pub(super) struct RequestInProgress(Rc<ConnectionState>);
 
-impl Exchange {
+impl RequestInProgress {
     /// A request has come.
-    pub(super) fn begin(progress: &Rc<Progress>, has_body: bool) -> Self {
-        progress.enter(Phase::Handling);
-        progress.is_new.set(false);
-        progress.head_bytes.set(0);
-        progress.head_since.set(None);
-        progress.has_unread_body.set(has_body);
-        Self(Rc::clone(progress))
+    pub(super) fn begin(state: &Rc<ConnectionState>, has_body: bool) -> Self {
+        state.enter(Phase::Handling);
+        state.is_new.set(false);
+        state.head_bytes.set(0);
+        state.head_since.set(None);
+        state.has_unread_body.set(has_body);
+        Self(Rc::clone(state))
     }
 
     /// The answer is there. Returns whether the connection must end after it, because the body was not read.
@@ -112,7 +112,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         if self.0.phase.get() == Phase::Draining {
             return;
@@ -124,16 +124,16 @@ impl Drop for Exchange {
     }
 }
 
-/// The body of an answer, in pieces. The exchange is over when it is sent.
+/// The body of an answer, in pieces. The in_progress is over when it is sent.
 pub(super) struct Answer {
     body: BoxBody,
     rest: Bytes,
-    _exchange: Option<Exchange>,
+    _exchange: Option<RequestInProgress>,
 }
 
 impl Answer {
-    pub(super) fn new(body: BoxBody, exchange: Option<Exchange>) -> Self {
-        Self { body, rest: Bytes::new(), _exchange: exchange }
+    pub(super) fn new(body: BoxBody, in_progress: Option<RequestInProgress>) -> Self {
+        Self { body, rest: Bytes::new(), _exchange: in_progress }
     }
 }
 

@@ -70,8 +70,8 @@ impl Fault {
     }
 }
 
-/// The weather on the way of one replica to DynamoDB.
-pub struct Weather(Mutex<State>);
+/// The nemesis on the way of one replica to DynamoDB.
+pub struct Nemesis(Mutex<State>);
 
 struct State {
     random: fastrand::Rng,
@@ -82,7 +82,7 @@ struct State {
     met: BTreeMap<&'static str, u64>,
 }
 
-impl Weather {
+impl Nemesis {
     pub fn calm(seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         Self(Mutex::new(State { random, share: 0.0, cut_off: false, met: BTreeMap::new() }))

@@ -1,25 +1,27 @@
-//! StaleCollector: turns sandboxes that stayed stale for the whole grace period into tombstones. Bulk deletion by an
-//! operator goes the same way without the grace.
+//! StaleCollector: turns sandboxes that stayed stale for the whole grace period into tombstones. An operator's bulk
+//! delete uses the same code without the grace period.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::concurrency::for_each;
-use crate::job::{Job, JobError, StopSignal};
+use super::concurrency::for_each;
+use super::{Job, JobError};
+use crate::actor::ActorName;
 use crate::ports::{Clock, Listing, SandboxStore, StoreError, WriteOutcome};
 use crate::sandbox::{Event, Sandbox, Status, Timestamp};
 
-/// So many are turned at a time.
+/// Sandboxes that are updated concurrently.
 const CONCURRENCY: usize = 16;
 
-/// What a run of the stale collector, or a bulk delete, did.
+/// The result of a run of the stale collector, or of a bulk delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DiscardReport {
-    /// Turned into tombstones.
+    /// Sandboxes turned into tombstones.
     pub deleted: u64,
 }
 
@@ -30,7 +32,7 @@ pub struct StaleCollector {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long a sandbox must have been stale.
     pub(crate) grace: Duration,
-    /// How long a tombstone stays.
+    /// How long a tombstone is kept.
     pub(crate) deleted_retention: Duration,
 }
 
@@ -38,12 +40,10 @@ pub struct StaleCollector {
 impl Job for StaleCollector {
     type Report = DiscardReport;
 
-    fn name(&self) -> &'static str {
-        "stale-collector"
-    }
+    const NAME: ActorName = ActorName::StaleCollector;
 
-    async fn run(&self, stop: &StopSignal) -> Result<DiscardReport, JobError> {
-        // Nothing changes a stale sandbox but its return and its end, so `updated_at` is when it became stale.
+    async fn run(&self, stop: &CancellationToken) -> Result<DiscardReport, JobError> {
+        // A stale sandbox changes only when it stops being stale, so `updated_at` is when it became stale.
         let stale_since = self.clock.now().minus(self.grace);
         Ok(self.discard(Status::Stale, Some(stale_since), stop).await?)
     }
@@ -55,29 +55,25 @@ impl StaleCollector {
         &self,
         status: Status,
         unchanged_since: Option<Timestamp>,
-        stop: &StopSignal,
+        stop: &CancellationToken,
     ) -> Result<DiscardReport, StoreError> {
         let mut report = DiscardReport::default();
-        let mut listing = Listing::of(status);
-        loop {
-            let page = self.store.list(&listing).await?;
-            let due = page
-                .sandboxes
-                .into_iter()
-                .filter(|sandbox| unchanged_since.is_none_or(|since| sandbox.updated_at <= since));
+        let mut pages = self.store.pages(Listing::of(status));
+        while !stop.is_cancelled()
+            && let Some(page) = pages.next().await?
+        {
+            let is_due = |sandbox: &Sandbox| unchanged_since.is_none_or(|since| sandbox.updated_at <= since);
             let discard = |sandbox| async move { self.discard_one(&sandbox).await };
-            for_each(due, CONCURRENCY, stop, discard, |discarded| report.deleted += u64::from(discarded)).await?;
-            if page.next.is_none() || stop.is_requested() {
-                return Ok(report);
-            }
-            listing.after = page.next;
+            let tally = |is_discarded| report.deleted += u64::from(is_discarded);
+            for_each(page.into_iter().filter(is_due), CONCURRENCY, stop, discard, tally).await?;
         }
+        Ok(report)
     }
 
     async fn discard_one(&self, sandbox: &Sandbox) -> Result<bool, StoreError> {
         let now = self.clock.now();
         let event = Event::Discard { keep_until: now.plus(self.deleted_retention) };
-        let Ok(write) = sandbox.write(event, now) else { return Ok(false) };
-        Ok(self.store.update(&write).await? == WriteOutcome::Done)
+        let Ok(update) = sandbox.update(event, now) else { return Ok(false) };
+        Ok(self.store.update(&update).await? == WriteOutcome::Done)
     }
 }

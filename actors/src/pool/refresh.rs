@@ -1,5 +1,5 @@
-//! Reads the available sandboxes from the status index for the pool manager: one refresh at a time, at every
-//! interval and when asked, with a gap between any two.
+//! The refresh loop: reads the available sandboxes from the status index for the pool manager. One refresh at a time,
+//! at every interval and on request, with a gap between any two.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,13 +7,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::pool::{MAX_CACHED, Pool, TakeError};
-use crate::ports::{Listing, MAX_PAGE, SandboxStore, StoreError};
+use super::cache::MAX_CACHED;
+use super::manager::{Pool, TakeError};
+use crate::error::Chain;
+use crate::liveness::LivenessGuard;
+use crate::ports::{Listing, SandboxStore, StoreError};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Sandbox, Status};
-use crate::supervision::Vital;
 
-/// Between two refreshes, so that an empty pool under load does not query without end.
+/// The time between two refreshes, so that an empty pool under load does not query without pause.
 const GAP: Duration = Duration::from_millis(100);
 
 /// The gaps while the index does not answer.
@@ -25,9 +27,9 @@ pub(crate) struct Refresher {
     pub(crate) store: Arc<dyn SandboxStore>,
     pub(crate) interval: Duration,
     pub(crate) jitter: Jitter,
-    /// Counts the refreshes that ended well.
-    pub(crate) done: watch::Sender<u64>,
-    pub(crate) _vital: Vital,
+    /// Counts the successful refreshes.
+    pub(crate) completed: watch::Sender<u64>,
+    pub(crate) _liveness: LivenessGuard,
 }
 
 impl Refresher {
@@ -47,22 +49,22 @@ impl Refresher {
             sleep(gap).await;
             tokio::select! {
                 biased;
-                () = self.pool.refresh_wanted() => {}
+                () = self.pool.refresh_requested() => {}
                 () = sleep_until(ended_at + self.interval) => {}
             }
         }
     }
 
     async fn refresh(&self) -> Result<(), TakeError> {
-        let number = self.pool.begin_refresh().await?;
+        let number = self.pool.start_refresh().await?;
         match self.read_available().await {
             Ok(listed) => {
                 self.pool.end_refresh(number, Ok(listed)).await?;
-                self.done.send_modify(|done| *done += 1);
+                self.completed.send_modify(|completed| *completed += 1);
                 Ok(())
             }
             Err(error) => {
-                tracing::warn!(%error, "the pool could not be refreshed");
+                tracing::warn!(event = "pool_refresh_failed", error = %Chain(&error), "pool refresh failed");
                 metrics::counter!("broker_pool_refresh_failed_total").increment(1);
                 self.pool.end_refresh(number, Err(error.clone())).await?;
                 Err(TakeError::RefreshFailed(error))
@@ -72,15 +74,12 @@ impl Refresher {
 
     async fn read_available(&self) -> Result<Vec<Sandbox>, StoreError> {
         let mut available = Vec::new();
-        let mut listing = Listing::of(Status::Available);
-        // One page past the bound of the cache is enough to see that it is reached.
-        for _ in 0..=MAX_CACHED / MAX_PAGE as usize {
-            let page = self.store.list(&listing).await?;
-            available.extend(page.sandboxes);
-            if page.next.is_none() {
-                break;
-            }
-            listing.after = page.next;
+        let mut pages = self.store.pages(Listing::of(Status::Available));
+        // More than the cache holds is enough to see that it is full.
+        while available.len() <= MAX_CACHED
+            && let Some(page) = pages.next().await?
+        {
+            available.extend(page);
         }
         Ok(available)
     }

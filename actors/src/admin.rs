@@ -1,0 +1,142 @@
+//! What operators see of sandboxes, and what they do to single ones.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
+use crate::ports::{Clock, Cursor, Listing, Page, SandboxStore, StoreError};
+use crate::retry::{Jitter, RetryPolicy};
+use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Status, TrackId};
+use crate::update::{ClaimChange, SandboxError, Step, existing, update_sandbox};
+
+/// The statuses that operators list: all but tombstones.
+const LISTED: [Status; 5] =
+    [Status::Available, Status::Allocated, Status::PendingDeletion, Status::Stale, Status::DeletionFailed];
+
+/// The most pages that one search reads.
+const MAX_SEARCHED_PAGES: u32 = 20;
+
+/// The operators' view of the sandboxes.
+#[derive(Clone)]
+pub struct SandboxAdmin {
+    pub(crate) store: Arc<dyn SandboxStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stale_collector: StaleCollector,
+    /// The waits between attempts to update a sandbox.
+    pub(crate) retry: RetryPolicy,
+    pub(crate) jitter: Jitter,
+}
+
+impl SandboxAdmin {
+    /// Lists one page of sandboxes of one status, or of all but tombstones.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::BadCursor`] if `after` is not from this listing; else as [`SandboxStore::list`].
+    pub async fn list(&self, status: Option<Status>, limit: u32, after: Option<Cursor>) -> Result<Page, StoreError> {
+        let statuses = status.map_or(LISTED.to_vec(), |status| vec![status]);
+        let (mut index, mut inner) = match after {
+            None => (0, None),
+            Some(cursor) => read_cursor(&cursor, &statuses).ok_or(StoreError::BadCursor)?,
+        };
+        let mut sandboxes = Vec::new();
+        while let Some(status) = statuses.get(index).copied() {
+            let missing = limit - u32::try_from(sandboxes.len()).unwrap_or(limit);
+            if missing == 0 {
+                return Ok(Page { sandboxes, next: Some(write_cursor(status, inner)) });
+            }
+            let listing = Listing { limit: missing, after: inner.take(), ..Listing::of(status) };
+            let page = self.store.list(&listing).await?;
+            sandboxes.extend(page.sandboxes);
+            match page.next {
+                Some(next) => inner = Some(next),
+                None => index += 1,
+            }
+        }
+        Ok(Page { sandboxes, next: None })
+    }
+
+    /// Lists sandboxes that contain `text`. It ends with the first page that has any, or after as many pages as one
+    /// request may read (I8); the page's cursor continues from there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::list`].
+    pub async fn search(
+        &self,
+        status: Option<Status>,
+        text: &str,
+        limit: u32,
+        mut after: Option<Cursor>,
+    ) -> Result<Page, StoreError> {
+        let text = text.to_lowercase();
+        for _ in 0..MAX_SEARCHED_PAGES {
+            let Page { mut sandboxes, next } = self.list(status, limit, after.take()).await?;
+            sandboxes.retain(|sandbox| contains(sandbox, &text));
+            if !sandboxes.is_empty() || next.is_none() {
+                return Ok(Page { sandboxes, next });
+            }
+            after = next;
+        }
+        Ok(Page { sandboxes: Vec::new(), next: after })
+    }
+
+    /// Ends a holding on its owner's behalf.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn force_release(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::Release).await
+    }
+
+    /// Moves a deletion_failed sandbox back to pending_deletion.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn retry_deletion(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::RetryDeletion).await
+    }
+
+    /// Turns all sandboxes of a status into tombstones, without a call to the CSP. The transition function allows it
+    /// only for stale and deletion_failed ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::list`] and [`SandboxStore::update`].
+    pub async fn bulk_delete(&self, status: Status) -> Result<DiscardReport, StoreError> {
+        self.stale_collector.discard(status, None, &CancellationToken::new()).await
+    }
+
+    async fn apply(&self, sandbox_id: &SandboxId, event: &Event) -> Result<Sandbox, SandboxError> {
+        let next = |current| {
+            let sandbox = existing(current, sandbox_id)?;
+            let update = sandbox.update(event.clone(), self.clock.now())?;
+            let claim = Claim::held(&sandbox).map_or(ClaimChange::None, |claim| ClaimChange::End(claim.claim_key));
+            let answer = sandbox.after(&update.mutation);
+            Ok(Step::Write { update, claim, answer })
+        };
+        let first = next(self.store.get(sandbox_id).await?)?;
+        update_sandbox(&*self.store, sandbox_id, self.retry.waits(&self.jitter), first, next).await
+    }
+}
+
+/// Whether this lower-case text occurs in a name or id of the sandbox, its owner or its lab.
+fn contains(sandbox: &Sandbox, text: &str) -> bool {
+    let names = [Some(sandbox.sandbox_id.as_str()), Some(sandbox.name.as_str()), Some(sandbox.external_id.as_str())];
+    let holding = [sandbox.allocated_to_track.as_ref().map(TrackId::as_str), sandbox.track_name.as_deref()];
+    names.into_iter().chain(holding).flatten().any(|value| value.to_lowercase().contains(text))
+}
+
+/// A position in a listing over several statuses: the status, and the store's cursor within it.
+fn write_cursor(status: Status, inner: Option<Cursor>) -> Cursor {
+    Cursor(format!("{status}.{}", inner.map_or(String::new(), |cursor| cursor.0)))
+}
+
+fn read_cursor(cursor: &Cursor, statuses: &[Status]) -> Option<(usize, Option<Cursor>)> {
+    let (status, inner) = cursor.0.split_once('.')?;
+    let index = statuses.iter().position(|candidate| candidate.as_str() == status)?;
+    Some((index, (!inner.is_empty()).then(|| Cursor(inner.to_owned()))))
+}

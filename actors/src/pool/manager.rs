@@ -1,0 +1,407 @@
+//! PoolManager: caches the available sandboxes and hands out candidates.
+//!
+//! The actor does no I/O. Callers hold a [`Pool`]; [`Pool::take`] returns a [`Candidate`], a guard that reports the
+//! outcome to the actor, also when it is dropped early. The refresh loop (`refresh.rs`) reads the index and passes what
+//! it lists to the actor.
+//!
+//! A request that finds no candidate waits in the actor, until one is put back or a refresh ends. "None" is the answer
+//! only after a refresh that started after the request arrived, that listed nothing for it, and during which no matching
+//! candidate was in flight or of unknown outcome: then the pool was empty while the index was read (I4).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use serde::Serialize;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use super::cache::{Cache, CandidateOutcome, MAX_CACHED, RefreshNumber, matches_prefix};
+use crate::liveness::LivenessGuard;
+use crate::ports::StoreError;
+use crate::sandbox::{ReplicaId, Sandbox};
+
+/// Why no candidate was handed out.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The pool has no matching sandbox.
+    #[error("the pool has no matching sandbox")]
+    Empty,
+    /// An operator paused the pool manager.
+    #[error("the pool manager is paused")]
+    Paused,
+    /// The pool manager is gone.
+    #[error("the pool manager is gone")]
+    Gone,
+    /// The refresh failed, so it is not known whether there is a matching sandbox.
+    #[error("the pool refresh failed")]
+    RefreshFailed(#[source] StoreError),
+}
+
+/// The state of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolSnapshot {
+    /// Candidates that may be handed out.
+    pub cached: usize,
+    /// Candidates in flight or of unknown outcome.
+    pub in_flight: usize,
+    /// Requests that wait for a candidate.
+    pub waiting: usize,
+    /// Seconds since the last refresh ended; `None` before the first.
+    pub age_seconds: Option<u64>,
+    /// Whether allocation is paused on this replica.
+    pub paused: bool,
+}
+
+/// The pool manager's address.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    address: Addr<PoolManager>,
+    refresh_request: Arc<Notify>,
+}
+
+impl Pool {
+    /// Starts the pool manager in `arbiter`. With fewer than `low_water` candidates it requests a refresh.
+    pub fn start(arbiter: &ArbiterHandle, replica: ReplicaId, low_water: usize, liveness: LivenessGuard) -> Self {
+        let refresh_request = Arc::new(Notify::new());
+        let manager = PoolManager {
+            cache: Cache::new(replica),
+            waiters: VecDeque::new(),
+            paused: false,
+            low_water,
+            refreshed_at: None,
+            refresh_request: Arc::clone(&refresh_request),
+            _liveness: liveness,
+        };
+        Self { address: PoolManager::start_in_arbiter(arbiter, |_| manager), refresh_request }
+    }
+
+    /// Takes a candidate whose name starts with `prefix`. Waits while one may still be put back: bound it with a timeout.
+    /// Dropping the future gives up the place in the queue and loses no candidate.
+    ///
+    /// # Errors
+    ///
+    /// See [`TakeError`].
+    pub async fn take(&self, prefix: Option<String>) -> Result<Candidate, TakeError> {
+        let (reply, answer) = oneshot::channel();
+        // `do_send` ignores the mailbox's capacity; the number of claims in flight is the bound.
+        self.address.do_send(Take { prefix, reply });
+        answer.await.map_err(|_| TakeError::Gone)?
+    }
+
+    /// The state of the cache; `None` if the pool manager is gone.
+    pub async fn snapshot(&self) -> Option<PoolSnapshot> {
+        self.address.send(Snapshot).await.ok()
+    }
+
+    /// Requests a refresh. Requests made before it starts share it.
+    pub fn request_refresh(&self) {
+        self.refresh_request.notify_one();
+    }
+
+    /// Waits for a request for a refresh.
+    pub(crate) async fn refresh_requested(&self) {
+        self.refresh_request.notified().await;
+    }
+
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.address.do_send(SetPaused(paused));
+    }
+
+    pub(crate) fn set_replicas(&self, live: Vec<ReplicaId>) {
+        self.address.do_send(SetReplicas(live));
+    }
+
+    pub(crate) async fn start_refresh(&self) -> Result<RefreshNumber, TakeError> {
+        self.address.send(StartRefresh).await.map_err(|_| TakeError::Gone)
+    }
+
+    /// Passes on what the refresh `number` listed, or why it failed.
+    pub(crate) async fn end_refresh(
+        &self,
+        number: RefreshNumber,
+        listed: Result<Vec<Sandbox>, StoreError>,
+    ) -> Result<(), TakeError> {
+        self.address.send(EndRefresh { number, listed }).await.map_err(|_| TakeError::Gone)
+    }
+}
+
+/// A candidate that was handed out. Its holder reports the outcome. If it is dropped before that, the pool takes it back
+/// if no request was sent for it; otherwise the next refresh shows its state.
+#[derive(Debug)]
+pub struct Candidate {
+    sandbox: Arc<Sandbox>,
+    manager: Addr<PoolManager>,
+    outcome_if_dropped: Option<CandidateOutcome>,
+}
+
+impl Candidate {
+    fn new(sandbox: Arc<Sandbox>, manager: Addr<PoolManager>) -> Self {
+        Self { sandbox, manager, outcome_if_dropped: Some(CandidateOutcome::Untouched) }
+    }
+
+    /// The sandbox, as the pool knows it.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// A request that may change the sandbox is about to be sent.
+    pub fn sent(&mut self) {
+        self.outcome_if_dropped = Some(CandidateOutcome::Unknown);
+    }
+
+    /// Nothing was written.
+    pub fn put_back(self) {
+        self.complete(CandidateOutcome::Untouched);
+    }
+
+    /// The claim succeeded.
+    pub fn consumed(self) {
+        self.complete(CandidateOutcome::Consumed);
+    }
+
+    /// The sandbox was not as expected; `current` is its record now.
+    pub fn changed(self, current: Option<Sandbox>) {
+        self.complete(CandidateOutcome::Found(current.map(Box::new)));
+    }
+
+    /// It is not known whether the claim succeeded.
+    pub fn unknown(self) {
+        self.complete(CandidateOutcome::Unknown);
+    }
+
+    fn complete(mut self, outcome: CandidateOutcome) {
+        self.outcome_if_dropped = Some(outcome);
+    }
+}
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome_if_dropped.take() {
+            self.manager.do_send(Complete { candidate: Arc::clone(&self.sandbox), outcome });
+        }
+    }
+}
+
+type TakeReply = oneshot::Sender<Result<Candidate, TakeError>>;
+
+/// The actor.
+#[derive(Debug)]
+pub struct PoolManager {
+    cache: Cache,
+    /// Requests without a candidate, oldest first. At most as many as claims in flight.
+    waiters: VecDeque<Waiter>,
+    paused: bool,
+    low_water: usize,
+    refreshed_at: Option<Instant>,
+    refresh_request: Arc<Notify>,
+    _liveness: LivenessGuard,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    prefix: Option<String>,
+    reply: TakeReply,
+    /// The last refresh that started before the request arrived. Only a later one can prove that the pool is empty.
+    last_started: RefreshNumber,
+}
+
+impl PoolManager {
+    fn hand_out(&self, sandbox: Arc<Sandbox>, manager: Addr<Self>, reply: TakeReply) {
+        // If the taker is gone, the candidate is dropped here and comes back as a message.
+        let _ = reply.send(Ok(Candidate::new(sandbox, manager)));
+    }
+
+    fn request_refresh_if_low(&self) {
+        if self.cache.free_count() < self.low_water {
+            self.refresh_request.notify_one();
+        }
+    }
+
+    /// After a refill: serves the waiters in order of arrival.
+    fn serve_waiters(&mut self, manager: &Addr<Self>) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            if waiter.reply.is_closed() {
+                continue;
+            }
+            match self.cache.take(waiter.prefix.as_deref()) {
+                Some(sandbox) => self.hand_out(sandbox, manager.clone(), waiter.reply),
+                None => self.waiters.push_back(waiter),
+            }
+        }
+    }
+
+    /// After one sandbox came back: serves the oldest waiter that it matches.
+    fn serve_waiter_of(&mut self, returned: &Sandbox, manager: &Addr<Self>) {
+        self.waiters.retain(|waiter| !waiter.reply.is_closed());
+        let is_match = |waiter: &Waiter| matches_prefix(returned, waiter.prefix.as_deref());
+        let Some(index) = self.waiters.iter().position(is_match) else { return };
+        let Some(sandbox) = self.cache.take(self.waiters[index].prefix.as_deref()) else { return };
+        if let Some(waiter) = self.waiters.remove(index) {
+            self.hand_out(sandbox, manager.clone(), waiter.reply);
+        }
+    }
+}
+
+/// Answers the waiters that `is_concerned` selects with `reason`.
+fn dismiss(waiters: &mut VecDeque<Waiter>, reason: &TakeError, is_concerned: impl Fn(&Waiter) -> bool) {
+    let (dismissed, kept): (VecDeque<_>, _) = std::mem::take(waiters).into_iter().partition(is_concerned);
+    *waiters = kept;
+    for waiter in dismissed {
+        let _ = waiter.reply.send(Err(reason.clone()));
+    }
+}
+
+impl Actor for PoolManager {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Take {
+    prefix: Option<String>,
+    reply: TakeReply,
+}
+
+impl Handler<Take> for PoolManager {
+    type Result = ();
+
+    fn handle(&mut self, take: Take, context: &mut Self::Context) {
+        if self.paused {
+            let _ = take.reply.send(Err(TakeError::Paused));
+            return;
+        }
+        match self.cache.take(take.prefix.as_deref()) {
+            Some(sandbox) => self.hand_out(sandbox, context.address(), take.reply),
+            None => {
+                self.refresh_request.notify_one();
+                let last_started = self.cache.last_started();
+                self.waiters.push_back(Waiter { prefix: take.prefix, reply: take.reply, last_started });
+            }
+        }
+        self.request_refresh_if_low();
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Complete {
+    candidate: Arc<Sandbox>,
+    outcome: CandidateOutcome,
+}
+
+impl Handler<Complete> for PoolManager {
+    type Result = ();
+
+    fn handle(&mut self, message: Complete, context: &mut Self::Context) {
+        if matches!(message.outcome, CandidateOutcome::Found(_) | CandidateOutcome::Unknown) {
+            self.refresh_request.notify_one();
+        }
+        self.cache.complete(&message.candidate, message.outcome, Instant::now());
+        if !self.waiters.is_empty() {
+            self.serve_waiter_of(&message.candidate, &context.address());
+        }
+        self.request_refresh_if_low();
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "RefreshNumber")]
+struct StartRefresh;
+
+impl Handler<StartRefresh> for PoolManager {
+    type Result = RefreshNumber;
+
+    fn handle(&mut self, _: StartRefresh, _: &mut Self::Context) -> RefreshNumber {
+        self.cache.start_refresh()
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct EndRefresh {
+    number: RefreshNumber,
+    listed: Result<Vec<Sandbox>, StoreError>,
+}
+
+impl Handler<EndRefresh> for PoolManager {
+    type Result = ();
+
+    fn handle(&mut self, refresh: EndRefresh, context: &mut Self::Context) {
+        let number = refresh.number;
+        let listed = match refresh.listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                self.cache.end_refresh();
+                let reason = TakeError::RefreshFailed(error);
+                dismiss(&mut self.waiters, &reason, |waiter| waiter.last_started < number);
+                return;
+            }
+        };
+        let now = Instant::now();
+        let left_out = self.cache.refill(number, listed, now);
+        self.refreshed_at = Some(now);
+        if left_out > 0 {
+            let limit = MAX_CACHED;
+            tracing::warn!(
+                event = "pool_cache_full",
+                left_out,
+                limit,
+                "the pool cache is full; sandboxes were left out"
+            );
+        }
+        self.serve_waiters(&context.address());
+        let Self { cache, waiters, .. } = self;
+        let has_none = |waiter: &Waiter| waiter.last_started < number && cache.shows_none(waiter.prefix.as_deref());
+        dismiss(waiters, &TakeError::Empty, has_none);
+        cache.end_refresh();
+        if !self.waiters.is_empty() || self.cache.has_unknown_after(number) {
+            self.refresh_request.notify_one();
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SetPaused(bool);
+
+impl Handler<SetPaused> for PoolManager {
+    type Result = ();
+
+    fn handle(&mut self, message: SetPaused, _: &mut Self::Context) {
+        self.paused = message.0;
+        if self.paused {
+            dismiss(&mut self.waiters, &TakeError::Paused, |_| true);
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SetReplicas(Vec<ReplicaId>);
+
+impl Handler<SetReplicas> for PoolManager {
+    type Result = ();
+
+    fn handle(&mut self, message: SetReplicas, _: &mut Self::Context) {
+        self.cache.set_replicas(message.0);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "PoolSnapshot")]
+struct Snapshot;
+
+impl Handler<Snapshot> for PoolManager {
+    type Result = MessageResult<Snapshot>;
+
+    fn handle(&mut self, _: Snapshot, _: &mut Self::Context) -> Self::Result {
+        MessageResult(PoolSnapshot {
+            cached: self.cache.free_count(),
+            in_flight: self.cache.outstanding_count(),
+            waiting: self.waiters.len(),
+            age_seconds: self.refreshed_at.map(|at| Instant::now().duration_since(at).as_secs()),
+            paused: self.paused,
+        })
+    }
+}

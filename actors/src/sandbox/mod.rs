@@ -1,0 +1,241 @@
+//! Sandboxes: identifiers, states and the stored record.
+//!
+//! [`transition`](transition::transition) alone decides how a sandbox changes; [`claim`] holds what an owner has.
+
+pub mod claim;
+pub mod transition;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::claim::{Claim, ClaimKey, Holding};
+pub use self::transition::{ConditionalUpdate, Event, Field, Mutation, Precondition, Refused, transition};
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+        pub struct $name(String);
+
+        impl $name {
+            /// Wraps a value that was validated where it entered (HTTP header, CSP record, table item).
+            pub fn new(value: impl Into<String>) -> Self {
+                Self(value.into())
+            }
+
+            /// The value as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id! {
+    /// A sandbox: the CSP's numeric account id, as text.
+    SandboxId
+}
+text_id! {
+    /// A student's run of a lab. The caller that presents it owns what was allocated to it.
+    TrackId
+}
+text_id! {
+    /// One intent to allocate, unique within its track.
+    IdempotencyKey
+}
+text_id! {
+    /// One broker process, in leases, controls and logs.
+    ReplicaId
+}
+
+/// A point in time, in whole seconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Adds `duration`, rounded up to a whole second.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(seconds_rounded_up(duration)))
+    }
+
+    /// Subtracts `duration`, rounded up to a whole second. Stops at the Unix epoch.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(seconds_rounded_up(duration)))
+    }
+
+    /// The time from `earlier` to this moment; zero if this moment is not later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_secs(self.0.saturating_sub(earlier.0))
+    }
+}
+
+fn seconds_rounded_up(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+/// The version of a sandbox record. It grows by one with each change and fences every write (I5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch of a newly created record.
+    pub const FIRST: Self = Self(1);
+
+    /// The epoch after one more change.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// The state of a sandbox. A sandbox is in exactly one state at any time (I3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Status {
+    /// Free to be claimed.
+    Available,
+    /// Held by one owner.
+    Allocated,
+    /// Released or expired; the CSP has not deleted it yet.
+    PendingDeletion,
+    /// Missing from the CSP's listing while it was available.
+    Stale,
+    /// The CSP refused every attempt to delete it.
+    DeletionFailed,
+    /// A tombstone, kept until its TTL so that a lagging CSP listing cannot bring the sandbox back.
+    Deleted,
+}
+
+impl Status {
+    /// Every status, tombstones last.
+    pub const ALL: [Self; 6] =
+        [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed, Self::Deleted];
+
+    /// The name in the table and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Allocated => "allocated",
+            Self::PendingDeletion => "pending_deletion",
+            Self::Stale => "stale",
+            Self::DeletionFailed => "deletion_failed",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    /// The status with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == name)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// An active sandbox account in the CSP's listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CspAccount {
+    /// `csp_id`, as text.
+    pub sandbox_id: SandboxId,
+    /// The account's name.
+    pub name: String,
+    /// `id`, in the form `identity/accounts/<uuid>`.
+    pub external_id: String,
+    /// The CRM account, if the CSP names one.
+    pub sfdc_account_id: Option<String>,
+    /// When the CSP created the account, if it says so.
+    pub created_at: Option<Timestamp>,
+}
+
+/// A sandbox, as the table stores it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Sandbox {
+    /// The CSP's numeric account id.
+    pub sandbox_id: SandboxId,
+    /// The name for people. Its prefix selects a kind of sandbox.
+    pub name: String,
+    /// The account's path at the CSP, `identity/accounts/<uuid>`.
+    pub external_id: String,
+    /// The CRM account that the CSP bills, if it names one.
+    pub sfdc_account_id: Option<String>,
+    /// The state.
+    pub status: Status,
+    /// When it was claimed; 0 if it never was.
+    pub allocated_at: Timestamp,
+    /// When its holding ends, without the grace period.
+    pub expires_at: Option<Timestamp>,
+    /// The owner. Kept after release, so that a repeated release is recognized.
+    pub allocated_to_track: Option<TrackId>,
+    /// The lab's slug.
+    pub track_name: Option<String>,
+    /// The key of the owner's claim.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// When it was released or expired.
+    pub deletion_requested_at: Option<Timestamp>,
+    /// The number of failed deletions at the CSP.
+    pub deletion_retry_count: u32,
+    /// The earliest time of the next deletion attempt.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The error of the last failed deletion.
+    pub last_error: Option<String>,
+    /// When DynamoDB may remove the item; set on tombstones only.
+    pub ttl: Option<Timestamp>,
+    /// When the account was created at the CSP, or else when the item was created.
+    pub created_at: Timestamp,
+    /// When the item last changed.
+    pub updated_at: Timestamp,
+    /// When csp-sync last wrote the item.
+    pub last_synced: Timestamp,
+    /// The version of the record.
+    pub epoch: Epoch,
+}
+
+impl Sandbox {
+    /// The record of an account that the CSP lists for the first time.
+    pub fn discovered(account: &CspAccount, now: Timestamp) -> Self {
+        Self {
+            sandbox_id: account.sandbox_id.clone(),
+            name: account.name.clone(),
+            external_id: account.external_id.clone(),
+            sfdc_account_id: account.sfdc_account_id.clone(),
+            status: Status::Available,
+            allocated_at: Timestamp(0),
+            expires_at: None,
+            allocated_to_track: None,
+            track_name: None,
+            idempotency_key: None,
+            deletion_requested_at: None,
+            deletion_retry_count: 0,
+            next_attempt_at: None,
+            last_error: None,
+            ttl: None,
+            created_at: account.created_at.unwrap_or(now),
+            updated_at: now,
+            last_synced: now,
+            epoch: Epoch::FIRST,
+        }
+    }
+
+    /// Whether `track` holds this sandbox or held it last.
+    pub fn belongs_to(&self, track: &TrackId) -> bool {
+        self.allocated_to_track.as_ref() == Some(track)
+    }
+}
