@@ -60,6 +60,7 @@ pub(crate) enum ClaimChange {
 }
 
 /// The next step of an update.
+#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
 pub(crate) enum Step<T> {
     /// Nothing is left to write.
     Done(T),

@@ -235,3 +235,6 @@ impl Cache {
 pub(super) fn matches_prefix(sandbox: &Sandbox, prefix: Option<&str>) -> bool {
     prefix.is_none_or(|prefix| sandbox.name.starts_with(prefix))
 }
+
+#[cfg(test)]
+mod tests;
