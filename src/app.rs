@@ -16,7 +16,7 @@ use broker_actors::jobs::cleanup::CleanupSettings;
 use broker_actors::jobs::csp_sync::SyncSettings;
 use broker_actors::ports::{Clock, CspClient, StoreError};
 use broker_actors::retry::RetryPolicy;
-use broker_actors::sandbox::{ReplicaId, Timestamp};
+use broker_actors::sandbox::{ReplicaId, UnixMillis};
 use broker_actors::start::{BrokerSettings, Ports};
 use secrecy::SecretString;
 use tokio::time::{interval, timeout};
@@ -26,8 +26,10 @@ use crate::config::{CspSettings, RawStoreSettings, Settings, StoreKind};
 use crate::csp::simulator::{Simulator, SimulatorSettings};
 use crate::csp::{CspConfigError, HttpCsp};
 use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
-use crate::dynamo::table::{TableError, check_table, create_table};
-use crate::dynamo::{DynamoStore, connect};
+use crate::dynamo::table::TableError;
+use crate::dynamo::table::create::{CreateOptions, create_table};
+use crate::dynamo::table::open::open_table;
+use crate::dynamo::{DynamoClient, DynamoStore};
 use crate::http::{self, AppState};
 use crate::prometheus;
 
@@ -100,12 +102,16 @@ impl Application {
             listener.local_addr().map_err(|source| StartError::Listen { address: settings.address, source })?;
         let (client, engine) = open_store(&settings.raw.store).await?;
         let names = settings.raw.store.table_names();
-        match &engine {
-            Some(_) => create_table(&client, &names).await.map(|_| ())?,
-            None => check_table(&client, &names).await?,
+        if engine.is_some() {
+            create_table(&client.for_tables(), &names, &CreateOptions::default(), |_| {}).await?;
+        }
+        let form = open_table(&client.for_tables(), &names).await?;
+        let mut store = DynamoStore::new(Arc::new(client), names.table, form);
+        if engine.is_some() {
+            store = store.with_small_pages();
         }
         let (csp, simulator) = csp(&settings)?;
-        let ports = Ports { store: Arc::new(DynamoStore::new(client, names)), csp, clock: Arc::clone(&clock) };
+        let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
@@ -170,17 +176,16 @@ impl Application {
 }
 
 /// A client for the store of the settings, and the engine behind it if it is embedded.
-pub async fn open_store(
-    settings: &RawStoreSettings,
-) -> Result<(aws_sdk_dynamodb::Client, Option<EmbeddedEngine>), OpenError> {
+pub async fn open_store(settings: &RawStoreSettings) -> Result<(DynamoClient, Option<EmbeddedEngine>), OpenError> {
     let engine = match settings.broker_store {
         StoreKind::Embedded => EmbeddedEngine::on_disk(&settings.broker_data_dir)?,
         StoreKind::Memory => EmbeddedEngine::in_memory()?,
         StoreKind::Dynamodb => {
-            return Ok((connect(settings.aws_region.clone(), settings.ddb_endpoint_url.clone()).await, None));
+            let (region, url) = (settings.aws_region.clone(), settings.ddb_endpoint_url.clone());
+            return Ok((DynamoClient::connect(region, url).await, None));
         }
     };
-    Ok((engine.client(), Some(engine)))
+    Ok((engine.dynamo_client(), Some(engine)))
 }
 
 fn csp(settings: &Settings) -> Result<(Arc<dyn CspClient>, Option<ServerHandle>), StartError> {
@@ -243,6 +248,11 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         },
         expiry_interval: Duration::from_secs(raw.auto_expiry_interval_sec),
         stale_interval: Duration::from_secs(raw.stale_interval_sec),
+        stats_interval: Duration::from_secs(if settings.raw.store.broker_store == StoreKind::Dynamodb {
+            60
+        } else {
+            2
+        }),
         stale_grace: settings.stale_grace,
         job_lease: Duration::from_secs(raw.job_lease_sec),
         control_poll: Duration::from_secs(raw.control_poll_sec),
@@ -271,7 +281,8 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the time of day")]
-    fn now(&self) -> Timestamp {
-        Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+    fn now_millis(&self) -> UnixMillis {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }

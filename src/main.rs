@@ -11,7 +11,7 @@ use sandbox_broker::app::{Application, open_store};
 use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, RawStoreSettings, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
-use sandbox_broker::dynamo::table::create_table;
+use sandbox_broker::dynamo::table::create::{CreateOptions, create_table};
 use sandbox_broker::telemetry::Telemetry;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -162,8 +162,9 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
 async fn create(settings: RawStoreSettings) -> Result<(), Failure> {
     let names = settings.table_names();
     let (client, _engine) = open_store(&settings).await?;
-    let was_missing = create_table(&client, &names).await?;
-    let what = if was_missing { "made" } else { "is there already" };
+    let progress = |text: &str| println!("{text}");
+    let created = create_table(&client.for_tables(), &names, &CreateOptions::default(), progress).await?;
+    let what = if created.is_new { "made" } else { "is there already" };
     println!("table {} {what}", names.table);
     Ok(())
 }

@@ -40,6 +40,8 @@ actor_names! {
     Cleanup => "cleanup",
     /// Turns sandboxes that stayed stale into tombstones.
     StaleCollector => "stale-collector",
+    /// Counts the sandboxes, for all replicas.
+    PoolStats => "pool-stats",
 }
 
 impl ActorName {

@@ -5,14 +5,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
-use crate::ports::{Clock, Cursor, Listing, Page, SandboxStore, StoreError};
+use crate::ports::{Clock, Cursor, Listing, Page, PageRequest, SandboxStore, StoreError};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Status, TrackId};
+use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Shard, Status, TrackId};
 use crate::update::{ClaimChange, SandboxError, Step, existing, update_sandbox};
-
-/// The statuses that operators list: all but tombstones.
-const LISTED: [Status; 5] =
-    [Status::Available, Status::Allocated, Status::PendingDeletion, Status::Stale, Status::DeletionFailed];
 
 /// The most pages that one search reads.
 const MAX_SEARCHED_PAGES: u32 = 20;
@@ -35,19 +31,22 @@ impl SandboxAdmin {
     ///
     /// [`StoreError::BadCursor`] if `after` is not from this listing; else as [`SandboxStore::list`].
     pub async fn list(&self, status: Option<Status>, limit: u32, after: Option<Cursor>) -> Result<Page, StoreError> {
-        let statuses = status.map_or(LISTED.to_vec(), |status| vec![status]);
+        let statuses = status.map_or(Status::LIVE.to_vec(), |status| vec![status]);
+        let parts = statuses.into_iter().flat_map(|status| self.store.shards().all().map(move |shard| (status, shard)));
+        let parts: Vec<_> = parts.collect();
         let (mut index, mut inner) = match after {
             None => (0, None),
-            Some(cursor) => read_cursor(&cursor, &statuses).ok_or(StoreError::BadCursor)?,
+            Some(cursor) => read_cursor(&cursor, &parts).ok_or(StoreError::BadCursor)?,
         };
         let mut sandboxes = Vec::new();
-        while let Some(status) = statuses.get(index).copied() {
+        while let Some((status, shard)) = parts.get(index).copied() {
             let missing = limit - u32::try_from(sandboxes.len()).unwrap_or(limit);
             if missing == 0 {
-                return Ok(Page { sandboxes, next: Some(write_cursor(status, inner)) });
+                return Ok(Page { sandboxes, next: Some(write_cursor(status, shard, inner)) });
             }
-            let listing = Listing { limit: missing, after: inner.take(), ..Listing::of(status) };
-            let page = self.store.list(&listing).await?;
+            let listing = Listing::of(status);
+            let request = PageRequest { listing, shard, limit: Some(missing), after: inner.take() };
+            let page = self.store.list(&request).await?;
             sandboxes.extend(page.sandboxes);
             match page.next {
                 Some(next) => inner = Some(next),
@@ -107,7 +106,7 @@ impl SandboxAdmin {
     ///
     /// As [`SandboxStore::list`] and [`SandboxStore::update`].
     pub async fn bulk_delete(&self, status: Status) -> Result<DiscardReport, StoreError> {
-        self.stale_collector.discard(status, None, &CancellationToken::new()).await
+        self.stale_collector.discard(Listing::of(status), &CancellationToken::new()).await
     }
 
     async fn apply(&self, sandbox_id: &SandboxId, event: &Event) -> Result<Sandbox, SandboxError> {
@@ -130,13 +129,15 @@ fn contains(sandbox: &Sandbox, text: &str) -> bool {
     names.into_iter().chain(holding).flatten().any(|value| value.to_lowercase().contains(text))
 }
 
-/// A position in a listing over several statuses: the status, and the store's cursor within it.
-fn write_cursor(status: Status, inner: Option<Cursor>) -> Cursor {
-    Cursor(format!("{status}.{}", inner.map_or(String::new(), |cursor| cursor.0)))
+/// A position in a listing over several statuses and shards: both, and the store's cursor within them.
+fn write_cursor(status: Status, shard: Shard, inner: Option<Cursor>) -> Cursor {
+    Cursor(format!("{status}.{}.{}", shard.0, inner.map_or(String::new(), |cursor| cursor.0)))
 }
 
-fn read_cursor(cursor: &Cursor, statuses: &[Status]) -> Option<(usize, Option<Cursor>)> {
-    let (status, inner) = cursor.0.split_once('.')?;
-    let index = statuses.iter().position(|candidate| candidate.as_str() == status)?;
+fn read_cursor(cursor: &Cursor, parts: &[(Status, Shard)]) -> Option<(usize, Option<Cursor>)> {
+    let (status, rest) = cursor.0.split_once('.')?;
+    let (shard, inner) = rest.split_once('.')?;
+    let part = (Status::from_name(status)?, Shard(shard.parse().ok()?));
+    let index = parts.iter().position(|candidate| *candidate == part)?;
     Some((index, (!inner.is_empty()).then(|| Cursor(inner.to_owned()))))
 }

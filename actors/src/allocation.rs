@@ -73,6 +73,9 @@ pub enum AllocateError {
     /// The broker is stopping, or its pool manager is dead.
     #[error("the broker is stopping")]
     Stopping,
+    /// The table holds more available sandboxes than the cache, so that it is not known whether one matches.
+    #[error("the pool is too large to be read in full")]
+    NotReadInFull,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -345,9 +348,14 @@ impl Shared {
                 candidate.changed(current);
                 NextStep::TryNextAfterMiss
             }
-            Ok(ClaimOutcome::Conflict) => {
+            Ok(ClaimOutcome::CandidateConflict) => {
                 count_conflict();
                 candidate.unknown();
+                NextStep::TryNextAfterMiss
+            }
+            Ok(ClaimOutcome::ClaimConflict) => {
+                count_conflict();
+                candidate.put_back();
                 NextStep::TryNextAfterMiss
             }
             Err(error @ StoreError::OutcomeUnknown(_)) => {
@@ -366,8 +374,21 @@ impl Shared {
         if !self.reaper.is_overdue(&held) {
             return NextStep::Answer(Ok(Allocation { claim: held, replayed: true }));
         }
-        match self.reaper.expire(&held).await {
-            Ok(_) => NextStep::TryNext,
+        let freed = match self.reaper.expire(&held).await {
+            Ok(true) => return NextStep::TryNext,
+            // The sandbox is not held as the claim says. A restored table may contain such a claim; left alone it would
+            // block its key for ever. If the holding was renewed or released instead, the claim has changed too.
+            Ok(false) => self.store.delete_claim(&held).await,
+            Err(error) => Err(error),
+        };
+        match freed {
+            Ok(was_orphaned) => {
+                if was_orphaned {
+                    let (sandbox_id, track_id) = (&held.sandbox_id, &held.claim_key.track);
+                    tracing::warn!(event = "orphaned_claim", %sandbox_id, %track_id, "deleted a claim without its sandbox");
+                }
+                NextStep::TryNextAfterMiss
+            }
             Err(error) => NextStep::Answer(Err(error.into())),
         }
     }
@@ -416,6 +437,7 @@ impl From<TakeError> for AllocateError {
             TakeError::Paused => Self::Paused,
             TakeError::Gone => Self::Stopping,
             TakeError::RefreshFailed(error) => Self::Store(error),
+            TakeError::NotReadInFull => Self::NotReadInFull,
         }
     }
 }

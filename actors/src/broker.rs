@@ -20,9 +20,9 @@ use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
 use crate::jobs::{Job, JobError};
 use crate::liveness::LivenessMonitor;
 use crate::pool::PoolSnapshot;
-use crate::ports::{SandboxStore, StoreError};
+use crate::ports::{SandboxStore, StoreError, StoredStats};
 use crate::sandbox::ReplicaId;
-use crate::stats::{Stats, StatsWatch};
+use crate::stats::{ExactStats, Stats};
 
 /// How long an operator's request for a pool refresh waits for it.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ pub(crate) struct Parts {
     pub(crate) cluster: Cluster,
     pub(crate) allocator: Allocator,
     pub(crate) admin: SandboxAdmin,
-    pub(crate) stats: StatsWatch,
+    pub(crate) exact_stats: ExactStats,
     pub(crate) csp: Arc<GuardedCsp>,
     pub(crate) csp_sync: CspSync,
     pub(crate) stale_collector: StaleCollector,
@@ -64,18 +64,18 @@ impl Broker {
         &self.0.admin
     }
 
-    /// Counts the sandboxes now.
+    /// Counts the sandboxes. Concurrent callers share a count, which is reused for a few times its duration.
     ///
     /// # Errors
     ///
-    /// As [`Stats::count`].
+    /// If the store does not answer.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        Stats::count(&*self.0.store).await
+        self.0.exact_stats.count().await
     }
 
-    /// Follows the counts, which are made every few seconds while the receiver exists.
-    pub fn watch_stats(&self) -> watch::Receiver<Option<Stats>> {
-        self.0.stats.subscribe()
+    /// Follows the last count in the table, which one replica makes for all.
+    pub fn watch_stats(&self) -> watch::Receiver<StoredStats> {
+        self.0.cluster.stats.subscribe()
     }
 
     /// This replica's name.
@@ -179,15 +179,16 @@ impl Broker {
         self.0.cluster.command(name, DesiredState::Running, "", requested_by).await
     }
 
-    /// Runs an actor's job now and waits for its end. For the pool manager that is a refresh.
+    /// Runs an actor's job now and waits for its end. For the pool manager that is a refresh. With `force`, the job's
+    /// lease is taken from its holder.
     ///
     /// # Errors
     ///
     /// See [`JobError`].
-    pub async fn run(&self, name: ActorName) -> Result<ActorStatus, JobError> {
+    pub async fn run(&self, name: ActorName, force: bool) -> Result<ActorStatus, JobError> {
         let actors = &self.0.cluster.actors;
         match actors.job(name) {
-            Some(job) => job.run_now().await?,
+            Some(job) => job.run_now(force).await?,
             None => {
                 let mut refreshes = actors.refreshes.clone();
                 refreshes.mark_unchanged();
@@ -229,7 +230,7 @@ impl Broker {
         {
             return answer.clone();
         }
-        let answer = match timeout(PING_TIMEOUT, self.0.store.ping()).await {
+        let answer = match timeout(PING_TIMEOUT, self.0.store.check(self.replica())).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::warn!(event = "readiness_failed", error = %Chain(&error), "the store fails the readiness check");

@@ -16,12 +16,14 @@ use crate::jobs::cleanup::Cleanup;
 use crate::jobs::csp_sync::CspSync;
 use crate::jobs::expiry_reaper::Reaper;
 use crate::jobs::expiry_timers::ExpiryTimers;
+use crate::jobs::pool_stats::PoolStats;
 use crate::jobs::stale_collector::StaleCollector;
 use crate::jobs::{JobControl, JobHandle};
 use crate::liveness::LivenessGuard;
 use crate::pool::Pool;
 use crate::ports::{Clock, SandboxStore, StoreError};
 use crate::sandbox::ReplicaId;
+use crate::stats::StatsWatch;
 
 /// The number of missed heartbeats after which a replica counts as dead.
 const MISSED_HEARTBEATS: u32 = 3;
@@ -38,6 +40,7 @@ pub(crate) struct Actors {
     pub(crate) cleanup: JobHandle<Cleanup>,
     pub(crate) expiry_reaper: JobHandle<Reaper>,
     pub(crate) stale_collector: JobHandle<StaleCollector>,
+    pub(crate) pool_stats: JobHandle<PoolStats>,
 }
 
 impl Actors {
@@ -49,25 +52,29 @@ impl Actors {
             ActorName::Cleanup => Some(&self.cleanup),
             ActorName::ExpiryReaper => Some(&self.expiry_reaper),
             ActorName::StaleCollector => Some(&self.stale_collector),
+            ActorName::PoolStats => Some(&self.pool_stats),
         }
     }
 
     /// Puts every actor into the state that operators want; an actor without a command runs.
     pub(crate) fn apply_controls(&self, controls: &[Control]) {
         for name in ActorName::ALL.iter().copied() {
-            let control = controls.iter().find(|control| control.actor == name).cloned();
-            let is_paused = control.as_ref().is_some_and(|control| control.desired_state == DesiredState::Paused);
-            match self.job(name) {
-                Some(job) => {
-                    if name == ActorName::ExpiryReaper {
-                        self.timers.set_paused(is_paused);
-                    }
-                    job.apply_control(control);
+            self.apply_control(name, controls.iter().find(|control| control.actor == name).cloned());
+        }
+    }
+
+    fn apply_control(&self, name: ActorName, control: Option<Control>) {
+        let is_paused = control.as_ref().is_some_and(|control| control.desired_state == DesiredState::Paused);
+        match self.job(name) {
+            Some(job) => {
+                if name == ActorName::ExpiryReaper {
+                    self.timers.set_paused(is_paused);
                 }
-                None => {
-                    self.pool.set_paused(is_paused);
-                    self.pool_control.send_replace(control);
-                }
+                job.apply_control(control);
+            }
+            None => {
+                self.pool.set_paused(is_paused);
+                self.pool_control.send_replace(control);
             }
         }
     }
@@ -92,15 +99,20 @@ pub(crate) struct Cluster {
     pub(crate) csp: Arc<GuardedCsp>,
     pub(crate) replica: ReplicaId,
     pub(crate) actors: Arc<Actors>,
+    pub(crate) stats: StatsWatch,
     /// The time from one look at the operators' commands to the next.
     pub(crate) control_poll: Duration,
     pub(crate) heartbeat_interval: Duration,
 }
 
 impl Cluster {
-    /// Reads the operators' commands and applies them.
-    async fn apply_controls(&self) -> Result<(), StoreError> {
-        self.actors.apply_controls(&self.store.controls(ActorName::ALL).await?);
+    /// Reads what all replicas share and applies it.
+    async fn apply_state(&self) -> Result<(), StoreError> {
+        let state = self.store.cluster_state().await?;
+        self.actors.apply_controls(&state.controls);
+        if self.stats.update(state.stats, &self.csp) {
+            self.actors.pool.request_refresh_of_own();
+        }
         Ok(())
     }
 
@@ -112,12 +124,13 @@ impl Cluster {
         reason: &str,
         requested_by: &str,
     ) -> Result<ActorStatus, StoreError> {
-        let last = self.store.controls(&[actor]).await?.first().map(|control| control.updated_at);
-        // The last command counts, also when the replica that stored the one before has a clock that is ahead.
-        let updated_at = self.clock.now().max(last.unwrap_or_default());
         let (reason, requested_by) = (reason.to_owned(), requested_by.to_owned());
-        self.store.put_control(&Control { actor, desired_state, reason, requested_by, updated_at }).await?;
-        self.apply_controls().await?;
+        let mut control = Control { actor, desired_state, reason, requested_by, updated_at: self.clock.now() };
+        // The last command counts, also when the replica that stored the one before has a clock that is ahead.
+        while let Some(newer) = self.store.put_control(&control).await? {
+            control.updated_at = newer;
+        }
+        self.actors.apply_control(actor, Some(control));
         self.status(actor).await
     }
 
@@ -135,7 +148,7 @@ impl Cluster {
         Ok(status)
     }
 
-    /// Applies commands and sends heartbeats until the broker stops.
+    /// Applies commands and counts, and sends heartbeats, until the broker stops.
     pub(crate) async fn run(self, stop: CancellationToken, _liveness: LivenessGuard) {
         let mut heartbeat_at = Instant::now() + self.heartbeat_interval;
         loop {
@@ -144,8 +157,8 @@ impl Cluster {
                 () = stop.cancelled() => return,
                 () = sleep(self.control_poll) => {}
             }
-            if let Err(error) = self.apply_controls().await {
-                tracing::warn!(event = "controls_unreadable", error = %Chain(&error), "commands were not read");
+            if let Err(error) = self.apply_state().await {
+                tracing::warn!(event = "cluster_state_unreadable", error = %Chain(&error), "commands were not read");
             }
             if Instant::now() >= heartbeat_at {
                 self.send_heartbeat().await;

@@ -17,6 +17,7 @@ use crate::jobs::cleanup::{Cleanup, CleanupSettings};
 use crate::jobs::csp_sync::{CspSync, SyncOptions, SyncSettings};
 use crate::jobs::expiry_reaper::Reaper;
 use crate::jobs::expiry_timers::ExpiryTimers;
+use crate::jobs::pool_stats::PoolStats;
 use crate::jobs::stale_collector::StaleCollector;
 use crate::jobs::{Job, JobContext, JobHandle};
 use crate::liveness::LivenessMonitor;
@@ -25,7 +26,7 @@ use crate::pool::refresh::Refresher;
 use crate::ports::{Clock, CspClient, SandboxStore, StoreError};
 use crate::retry::Jitter;
 use crate::sandbox::ReplicaId;
-use crate::stats::{StatsCounter, StatsWatch};
+use crate::stats::{ExactStats, StatsWatch};
 
 /// What the broker needs from outside.
 #[derive(Clone)]
@@ -67,6 +68,8 @@ pub struct BrokerSettings {
     pub expiry_interval: Duration,
     /// The time between collections of stale sandboxes.
     pub stale_interval: Duration,
+    /// The time between counts of the sandboxes.
+    pub stats_interval: Duration,
     /// How long a sandbox must have been stale to be collected.
     pub stale_grace: Duration,
     /// How long a job's lease lasts without extension.
@@ -93,30 +96,27 @@ impl Broker {
         background_arbiter: &ArbiterHandle,
     ) -> Result<Self, StoreError> {
         let Ports { store, csp, clock } = ports;
-        let controls = store.controls(ActorName::ALL).await?;
+        let state = store.cluster_state().await?;
         let liveness = LivenessMonitor::default();
         let jitter = Jitter::seeded(settings.jitter_seed);
         let csp = Arc::new(GuardedCsp::new(csp, settings.breaker));
         let stop = CancellationToken::new();
 
         let guard = liveness.guard(ActorName::PoolManager.as_str());
-        let pool = Pool::start(pool_arbiter, settings.replica.clone(), settings.low_water, guard);
+        let pool = Pool::start(pool_arbiter, settings.replica.clone(), store.shards(), settings.low_water, guard);
         let (completed, refreshes) = watch::channel(0);
         let refresher = Refresher {
             pool: pool.clone(),
             store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
             interval: settings.pool_refresh_interval,
             jitter: jitter.clone(),
             completed,
             _liveness: liveness.guard("pool refresh"),
         };
 
-        let reaper = Reaper {
-            store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
-            grace: settings.grace,
-            lab_duration: settings.allocation.lab_duration,
-        };
+        let reaper = Reaper { store: Arc::clone(&store), clock: Arc::clone(&clock), grace: settings.grace };
+        let pool_stats = PoolStats { store: Arc::clone(&store), clock: Arc::clone(&clock) };
         let csp_sync = CspSync {
             store: Arc::clone(&store),
             csp: csp.clone(),
@@ -147,6 +147,7 @@ impl Broker {
                 replica: settings.replica.clone(),
                 lease: settings.job_lease,
                 stop_timeout: settings.stop_timeout,
+                jitter: jitter.clone(),
             }),
         };
         let guard = liveness.guard("expiry timers");
@@ -154,11 +155,12 @@ impl Broker {
             pool: pool.clone(),
             pool_control: watch::Sender::new(None),
             refreshes,
-            timers: ExpiryTimers::start(pool_arbiter, background_arbiter.clone(), reaper.clone(), guard),
+            timers: ExpiryTimers::start(pool_arbiter, background_arbiter, reaper.clone(), jitter.clone(), guard),
             csp_sync: jobs.start(csp_sync.clone(), settings.sync_interval),
             cleanup: jobs.start(cleanup, settings.cleanup_interval),
             expiry_reaper: jobs.start(reaper.clone(), settings.expiry_interval),
             stale_collector: jobs.start(stale_collector.clone(), settings.stale_interval),
+            pool_stats: jobs.start(pool_stats, settings.stats_interval),
         });
 
         let cluster = Cluster {
@@ -167,23 +169,16 @@ impl Broker {
             csp: csp.clone(),
             replica: settings.replica,
             actors: Arc::clone(&actors),
+            stats: StatsWatch::new(),
             control_poll: settings.control_poll,
             heartbeat_interval: settings.job_lease / 3,
         };
-        actors.apply_controls(&controls);
+        actors.apply_controls(&state.controls);
+        cluster.stats.update(state.stats, &csp);
         cluster.send_heartbeat().await;
 
-        let counter = StatsCounter {
-            store: Arc::clone(&store),
-            csp: csp.clone(),
-            watch: StatsWatch::new(),
-            stop: stop.clone(),
-            _liveness: liveness.guard("stats counter"),
-        };
-        let stats = counter.watch.clone();
         background_arbiter.spawn(cluster.clone().run(stop.clone(), liveness.guard("cluster")));
         background_arbiter.spawn(refresher.run());
-        background_arbiter.spawn(counter.run());
 
         let (timers, retry) = (actors.timers.clone(), settings.allocation.retry);
         let (allocator_store, allocator_clock, allocation) =
@@ -193,12 +188,12 @@ impl Broker {
         let admin =
             SandboxAdmin { store: Arc::clone(&store), clock, stale_collector: stale_collector.clone(), retry, jitter };
         Ok(Self(Arc::new(Parts {
-            store,
+            store: Arc::clone(&store),
             liveness,
             cluster,
             allocator,
             admin,
-            stats,
+            exact_stats: ExactStats::new(Arc::clone(&store)),
             csp,
             csp_sync,
             stale_collector,

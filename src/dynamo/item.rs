@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use broker_actors::actor::{ActorName, Control, DesiredState};
-use broker_actors::ports::{JobLease, StoreError};
+use broker_actors::ports::{JobLease, Stats, StoreError, StoredStats};
 use broker_actors::sandbox::{
-    Claim, ClaimKey, Epoch, Field, IdempotencyKey, Mutation, Precondition, ReplicaId, Sandbox, SandboxId, Status,
-    Timestamp, TrackId,
+    Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, Precondition, ReplicaId, Sandbox, SandboxId,
+    Shard, ShardCount, Status, Timestamp, TrackId,
 };
 
 /// A table item, as the SDK has it.
@@ -17,13 +17,13 @@ pub type Item = HashMap<String, AttributeValue>;
 pub(super) const PK: &str = "PK";
 /// The sort key of every item.
 pub(super) const SK: &str = "SK";
-/// Those of a sandbox's attributes whose names are reserved words in expressions.
+/// The sandbox attributes whose names are reserved words in expressions.
 const RESERVED: [&str; 3] = ["name", "status", "ttl"];
-/// The sort key of items that are alone under their partition key.
+/// The sort key of items that are alone in their partition.
 const META: &str = "META";
-/// The partition of the live replicas' items.
+/// The partition of the heartbeat items.
 pub(super) const REPLICAS: &str = "LEASE#pool-manager";
-/// What the sort keys of the live replicas' items begin with.
+/// The prefix of the heartbeat items' sort keys.
 pub(super) const REPLICA_PREFIX: &str = "REPLICA#";
 
 pub(super) fn text(value: impl Into<String>) -> AttributeValue {
@@ -58,12 +58,25 @@ pub(super) fn control_key(actor: ActorName) -> Item {
     key(format!("CTRL#{actor}"), META.to_owned())
 }
 
+pub(super) fn schema_key() -> Item {
+    key("CTRL#schema".to_owned(), META.to_owned())
+}
+
+pub(super) fn stats_key() -> Item {
+    key("STATS#latest".to_owned(), META.to_owned())
+}
+
 pub(super) fn replica_key(replica: &ReplicaId) -> Item {
     key(REPLICAS.to_owned(), format!("{REPLICA_PREFIX}{replica}"))
 }
 
+/// The hash key of the status index.
+pub fn status_shard(status: Status, shard: Shard) -> String {
+    format!("{status}#{:02x}", shard.0)
+}
+
 /// The whole item of a sandbox; only for its creation.
-pub fn sandbox_item(sandbox: &Sandbox) -> Item {
+pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     let mut item = sandbox_key(&sandbox.sandbox_id);
     let mut put = |name: &str, value: Option<AttributeValue>| {
         if let Some(value) = value {
@@ -75,6 +88,8 @@ pub fn sandbox_item(sandbox: &Sandbox) -> Item {
     put("external_id", Some(text(&sandbox.external_id)));
     put("sfdc_account_id", sandbox.sfdc_account_id.as_ref().map(text));
     put("status", Some(text(sandbox.status.as_str())));
+    put("status_shard", Some(text(status_shard(sandbox.status, shards.shard_of(&sandbox.sandbox_id)))));
+    put("shard_at", Some(time(sandbox.shard_at)));
     put("allocated_at", Some(time(sandbox.allocated_at)));
     put("expires_at", sandbox.expires_at.map(time));
     put("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str())));
@@ -101,6 +116,7 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         external_id: item.text("external_id")?,
         sfdc_account_id: item.optional_text("sfdc_account_id")?,
         status: item.status()?,
+        shard_at: item.time("shard_at")?,
         allocated_at: item.time("allocated_at")?,
         expires_at: item.optional_time("expires_at")?,
         allocated_to_track: item.optional_text("allocated_to_track")?.map(TrackId::new),
@@ -129,7 +145,6 @@ pub fn claim_item(claim: &Claim) -> Item {
         ("held_since".to_owned(), time(claim.allocated_at)),
         ("expires_at".to_owned(), time(claim.expires_at)),
         ("epoch".to_owned(), number(claim.epoch.0)),
-        ("ttl".to_owned(), time(claim.ttl())),
     ]);
     if let Some(account) = &claim.sfdc_account_id {
         item.insert("sfdc_account_id".to_owned(), text(account));
@@ -191,9 +206,34 @@ pub(super) fn read_control(item: &Item) -> Result<Control, StoreError> {
     })
 }
 
-/// Reads which replica a heartbeat item is of.
-pub(super) fn read_replica(item: &Item) -> Result<ReplicaId, StoreError> {
-    Ok(ReplicaId::new(Reader(item).text("holder")?))
+/// A heartbeat item.
+#[derive(Debug)]
+pub(super) struct Heartbeat {
+    pub(super) replica: ReplicaId,
+    pub(super) expires_at: Timestamp,
+}
+
+pub(super) fn read_heartbeat(item: &Item) -> Result<Heartbeat, StoreError> {
+    let item = Reader(item);
+    Ok(Heartbeat { replica: ReplicaId::new(item.text("holder")?), expires_at: item.time("expires_at")? })
+}
+
+/// Reads the stats item. Before the first count it has only the supply counter.
+pub(super) fn read_stats(item: &Item) -> Result<StoredStats, StoreError> {
+    let item = Reader(item);
+    let count = |name: &str| item.optional_number(name).map(Option::unwrap_or_default);
+    Ok(StoredStats {
+        counted_at: item.optional_time("counted_at")?,
+        stats: Stats {
+            total: count("total")?,
+            available: count("available")?,
+            allocated: count("allocated")?,
+            pending_deletion: count("pending_deletion")?,
+            stale: count("stale")?,
+            deletion_failed: count("deletion_failed")?,
+        },
+        supply: count("supply")?,
+    })
 }
 
 /// The parts of a conditional update, as the SDK's builders take them.
@@ -209,11 +249,16 @@ pub struct UpdateParts {
     pub values: HashMap<String, AttributeValue>,
 }
 
-/// The update that carries `change` out if the item is as `expect` says.
-pub fn update_of(mutation: &Mutation, precondition: &Precondition) -> UpdateParts {
+/// The update expression of a conditional update.
+pub fn update_of(update: &ConditionalUpdate, shards: ShardCount) -> UpdateParts {
+    let ConditionalUpdate { sandbox_id, precondition, mutation } = update;
     let mut parts = UpdateParts::default();
-    let mut sets =
-        vec![parts.assign("status", text(mutation.to.as_str())), parts.assign("updated_at", time(mutation.at))];
+    let mut sets = vec![
+        parts.assign("status", text(mutation.to.as_str())),
+        parts.assign("status_shard", text(status_shard(mutation.to, shards.shard_of(sandbox_id)))),
+        parts.assign("shard_at", time(mutation.shard_at)),
+        parts.assign("updated_at", time(mutation.at)),
+    ];
     let mut removals = Vec::new();
     for field in &mutation.fields {
         match field_value(field) {

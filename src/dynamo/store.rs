@@ -1,60 +1,63 @@
 //! [`SandboxStore`] on DynamoDB: sandboxes and claims here, the rest in [`super::coordination`].
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
-    CancellationReason, Delete, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, Select,
-    TransactWriteItem, Update,
+    CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure, Select, TransactWriteItem, Update,
 };
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use broker_actors::actor::ActorName;
 use broker_actors::error::cause;
-use broker_actors::ports::{ClaimOutcome, Cursor, Listing, MAX_PAGE, Page, SandboxStore, StoreError, WriteOutcome};
-use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status};
-
-use super::errors::{Kind, store_error};
-use super::item::{
-    Item, PK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, sandbox_item,
-    sandbox_key, text, time, update_of,
+use broker_actors::ports::{ClaimOutcome, Cursor, Lookup, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
+use broker_actors::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
 };
-use super::table::TableNames;
+use uuid::Uuid;
 
-/// The longest id of a sandbox in a cursor; the CSP's are a number's digits.
-const MAX_ID_BYTES: usize = 256;
+use super::call::{CallError, call, call_throttled};
+use super::client::DynamoClient;
+use super::cursor;
+use super::errors::Kind;
+use super::item::{
+    Item, PK, SK, UpdateParts, claim_item, claim_key, number, read_claim, read_sandbox, replica_key, sandbox_item,
+    sandbox_key, status_shard, text, time, update_of,
+};
+use super::table::TableForm;
 
-/// So many sandboxes are counted by one request. Claims wait behind it where the store does one thing at a time, as the
-/// embedded engine does; behind this many for a few milliseconds.
-const MAX_COUNTED: i32 = 500;
-
-/// The table, behind the SDK.
+/// The table, through the SDK.
 #[derive(Clone, Debug)]
 pub struct DynamoStore {
-    pub(super) client: Client,
-    pub(super) names: TableNames,
-}
-
-/// How a transaction ended that wrote nothing: what is wrong with each item, in the order of the request.
-enum Cancelled {
-    Reasons(Vec<CancellationReason>),
-    Failed(StoreError),
+    pub(super) client: Arc<DynamoClient>,
+    pub(super) table: String,
+    form: TableForm,
+    /// The largest page of a listing, in items. Claims wait behind a page where the store does one thing at a time, as
+    /// the embedded engine does: about a millisecond for 100.
+    page_limit: u32,
+    /// The largest page of a count. Counting is cheaper than listing.
+    count_limit: u32,
 }
 
 impl DynamoStore {
-    /// Uses this table through this client.
-    pub fn new(client: Client, names: TableNames) -> Self {
-        Self { client, names }
+    /// Uses this table.
+    pub fn new(client: Arc<DynamoClient>, table: impl Into<String>, form: TableForm) -> Self {
+        Self { client, table: table.into(), form, page_limit: 1000, count_limit: 10_000 }
     }
 
-    fn sandbox_update(&self, write: &ConditionalUpdate) -> Update {
-        let UpdateParts { update, condition, names, values } = update_of(&write.mutation, &write.precondition);
+    /// Reads in small pages, for a store that does one thing at a time.
+    #[must_use]
+    pub fn with_small_pages(self) -> Self {
+        Self { page_limit: 100, count_limit: 500, ..self }
+    }
+
+    fn sandbox_update(&self, update: &ConditionalUpdate) -> Update {
+        let UpdateParts { update: expression, condition, names, values } = update_of(update, self.form.shards);
         Update::builder()
-            .table_name(&self.names.table)
-            .set_key(Some(sandbox_key(&write.sandbox_id)))
-            .update_expression(update)
+            .table_name(&self.table)
+            .set_key(Some(sandbox_key(&update.sandbox_id)))
+            .update_expression(expression)
             .condition_expression(condition)
             .set_expression_attribute_names(Some(names))
             .set_expression_attribute_values(Some(values))
@@ -63,101 +66,126 @@ impl DynamoStore {
             .expect("key and expression are set")
     }
 
-    /// Carries out both writes or neither. The claim comes first, the sandbox second.
-    async fn transact(&self, claim: TransactWriteItem, sandbox: Update) -> Result<(), Cancelled> {
-        let request = self
-            .client
-            .transact_write_items()
-            .transact_items(claim)
-            .transact_items(TransactWriteItem::builder().update(sandbox).build())
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        let Err(error) = request.send().await else { return Ok(()) };
-        match error.as_service_error() {
-            Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-                Err(Cancelled::Reasons(cancelled.cancellation_reasons().to_vec()))
-            }
-            // The same transaction, sent again by the SDK, is still being worked on.
-            Some(TransactWriteItemsError::TransactionInProgressException(_)) => {
-                Err(Cancelled::Failed(StoreError::OutcomeUnknown(cause("the transaction is in progress"))))
-            }
-            _ => Err(Cancelled::Failed(store_error(Kind::Write, error))),
+    /// Executes both writes or neither. The claim comes first, the sandbox second. `Err` has the reason of each.
+    async fn transact(
+        &self,
+        claim: TransactWriteItem,
+        sandbox: Update,
+    ) -> Result<Result<(), [Verdict; 2]>, StoreError> {
+        let sandbox = TransactWriteItem::builder().update(sandbox).build();
+        // One token for all attempts: DynamoDB executes them once and repeats the answer.
+        let token = Uuid::new_v4().to_string();
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let request = client
+                .transact_write_items()
+                .transact_items(claim.clone())
+                .transact_items(sandbox.clone())
+                .client_request_token(&token);
+            request.send()
+        };
+        match call_throttled(&self.client, Kind::Write, send, is_throttled).await {
+            Ok(_) => Ok(Ok(())),
+            Err(CallError::Outcome {
+                error: TransactWriteItemsError::TransactionCanceledException(cancelled), ..
+            }) => verdicts(cancelled.cancellation_reasons()).map(Err),
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Changes a sandbox together with its claim.
+    /// Updates a sandbox together with its claim.
     async fn write_with_claim(
         &self,
         claim: TransactWriteItem,
-        write: &ConditionalUpdate,
+        update: &ConditionalUpdate,
     ) -> Result<WriteOutcome, StoreError> {
-        let reasons = match self.transact(claim, self.sandbox_update(write)).await {
-            Ok(()) => return Ok(WriteOutcome::Done),
-            Err(Cancelled::Failed(error)) => return Err(error),
-            Err(Cancelled::Reasons(reasons)) => reasons,
-        };
-        match verdicts(&reasons)? {
-            [_, Verdict::ConditionFailed(found)] => {
-                Ok(WriteOutcome::PreconditionFailed { current: found.map(read_sandbox).transpose()? })
+        match self.transact(claim, self.sandbox_update(update)).await? {
+            Ok(()) => Ok(WriteOutcome::Done),
+            Err([_, Verdict::ConditionFailed(current)]) => {
+                Ok(WriteOutcome::PreconditionFailed { current: current.as_ref().map(read_sandbox).transpose()? })
             }
-            [Verdict::ConditionFailed(_), _] => Ok(WriteOutcome::ClaimMismatch),
-            [Verdict::Passed, Verdict::Passed] | [Verdict::Conflict, _] | [_, Verdict::Conflict] => {
-                Ok(WriteOutcome::Conflict)
-            }
+            Err([Verdict::ConditionFailed(_), _]) => Ok(WriteOutcome::ClaimMismatch),
+            Err(_) => Ok(WriteOutcome::Conflict),
         }
+    }
+
+    pub(super) async fn get_item(&self, key: Item) -> Result<Option<Item>, StoreError> {
+        let send = |client: aws_sdk_dynamodb::Client| {
+            client.get_item().table_name(&self.table).set_key(Some(key.clone())).consistent_read(true).send()
+        };
+        Ok(call(&self.client, Kind::Read, send).await?.item)
     }
 }
 
-/// What a cancelled transaction says of one item.
+/// What a cancelled transaction says about one item.
 #[derive(Debug)]
-enum Verdict<'a> {
+enum Verdict {
     Passed,
     Conflict,
-    ConditionFailed(Option<&'a Item>),
+    /// With the item, unless there is none.
+    ConditionFailed(Option<Item>),
+    Throttled,
 }
 
-fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict<'_>; 2], StoreError> {
+const CONDITION_FAILED: &str = "ConditionalCheckFailed";
+const THROTTLED: [&str; 2] = ["ThrottlingError", "ProvisionedThroughputExceeded"];
+
+/// Whether a transaction was cancelled for throttling alone. A failed condition is an answer, whatever else was throttled:
+/// a key that is known to hold a sandbox gets it.
+fn is_throttled(error: &TransactWriteItemsError) -> bool {
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else { return false };
+    let has = |codes: &[&str]| {
+        cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code).any(|code| codes.contains(&code))
+    };
+    has(&THROTTLED) && !has(&[CONDITION_FAILED])
+}
+
+fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict; 2], StoreError> {
     let [claim, sandbox] = reasons else {
-        return Err(StoreError::Rejected(cause(format!("a transaction of two items was cancelled for {reasons:?}"))));
+        let problem = format!("a transaction of two items was cancelled for {} reasons", reasons.len());
+        return Err(StoreError::Rejected(cause(problem)));
     };
     Ok([verdict(claim)?, verdict(sandbox)?])
 }
 
-fn verdict(reason: &CancellationReason) -> Result<Verdict<'_>, StoreError> {
+fn verdict(reason: &CancellationReason) -> Result<Verdict, StoreError> {
     match reason.code() {
         None | Some("None") => Ok(Verdict::Passed),
-        Some("ConditionalCheckFailed") => Ok(Verdict::ConditionFailed(reason.item().filter(|found| !found.is_empty()))),
-        Some("TransactionConflict") => Ok(Verdict::Conflict),
-        Some(code @ ("ThrottlingError" | "ProvisionedThroughputExceeded")) => {
-            Err(StoreError::Throttled(cause(format!("the transaction was cancelled: {code}"))))
+        Some(CONDITION_FAILED) => {
+            let item = reason.item().filter(|item| !item.is_empty()).cloned();
+            Ok(Verdict::ConditionFailed(item))
         }
+        Some("TransactionConflict") => Ok(Verdict::Conflict),
+        Some(code) if THROTTLED.contains(&code) => Ok(Verdict::Throttled),
         Some(code) => {
-            Err(StoreError::Rejected(cause(format!("the transaction was cancelled: {code} {:?}", reason.message()))))
+            let problem = format!("the transaction was cancelled: {code} {:?}", reason.message());
+            Err(StoreError::Rejected(cause(problem)))
         }
     }
 }
 
 #[async_trait]
 impl SandboxStore for DynamoStore {
-    async fn claim(&self, write: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
+    fn shards(&self) -> ShardCount {
+        self.form.shards
+    }
+
+    async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
         let put = Put::builder()
-            .table_name(&self.names.table)
+            .table_name(&self.table)
             .set_item(Some(claim_item(claim)))
             .condition_expression(format!("attribute_not_exists({PK})"))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
             .expect("item and table are set");
         let put = TransactWriteItem::builder().put(put).build();
-        let reasons = match self.transact(put, self.sandbox_update(write)).await {
-            Ok(()) => return Ok(ClaimOutcome::Claimed),
-            Err(Cancelled::Failed(error)) => return Err(error),
-            Err(Cancelled::Reasons(reasons)) => reasons,
-        };
-        match verdicts(&reasons)? {
-            [Verdict::ConditionFailed(Some(held)), _] => Ok(ClaimOutcome::AlreadyHeld(read_claim(held)?)),
-            [_, Verdict::ConditionFailed(found)] => {
-                Ok(ClaimOutcome::CandidateChanged { current: found.map(read_sandbox).transpose()? })
+        match self.transact(put, self.sandbox_update(update)).await? {
+            Ok(()) => Ok(ClaimOutcome::Claimed),
+            Err([Verdict::ConditionFailed(Some(held)), _]) => Ok(ClaimOutcome::AlreadyHeld(read_claim(&held)?)),
+            Err([_, Verdict::ConditionFailed(current)]) => {
+                Ok(ClaimOutcome::CandidateChanged { current: current.as_ref().map(read_sandbox).transpose()? })
             }
-            _ => Ok(ClaimOutcome::Conflict),
+            Err([_, Verdict::Conflict]) => Ok(ClaimOutcome::CandidateConflict),
+            Err(_) => Ok(ClaimOutcome::ClaimConflict),
         }
     }
 
@@ -165,31 +193,55 @@ impl SandboxStore for DynamoStore {
         self.get_item(claim_key(key)).await?.as_ref().map(read_claim).transpose()
     }
 
-    async fn end_claim(&self, write: &ConditionalUpdate, key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
+    async fn end_claim(&self, update: &ConditionalUpdate, key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
         let delete = Delete::builder()
-            .table_name(&self.names.table)
+            .table_name(&self.table)
             .set_key(Some(claim_key(key)))
             .condition_expression(format!("attribute_not_exists({PK}) OR sandbox_id = :sandbox_id"))
-            .expression_attribute_values(":sandbox_id", text(write.sandbox_id.as_str()))
+            .expression_attribute_values(":sandbox_id", text(update.sandbox_id.as_str()))
             .build()
             .expect("key and table are set");
-        self.write_with_claim(TransactWriteItem::builder().delete(delete).build(), write).await
+        self.write_with_claim(TransactWriteItem::builder().delete(delete).build(), update).await
     }
 
-    async fn renew_claim(&self, write: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
-        let update = Update::builder()
-            .table_name(&self.names.table)
+    async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
+        let renewal = Update::builder()
+            .table_name(&self.table)
             .set_key(Some(claim_key(&renewed.claim_key)))
-            .update_expression("SET expires_at = :expires_at, epoch = :epoch, #ttl = :ttl")
+            .update_expression("SET expires_at = :expires_at, epoch = :epoch")
             .condition_expression("sandbox_id = :sandbox_id")
-            .expression_attribute_names("#ttl", "ttl")
             .expression_attribute_values(":expires_at", time(renewed.expires_at))
             .expression_attribute_values(":epoch", number(renewed.epoch.0))
-            .expression_attribute_values(":ttl", time(renewed.ttl()))
             .expression_attribute_values(":sandbox_id", text(renewed.sandbox_id.as_str()))
             .build()
             .expect("key and expression are set");
-        self.write_with_claim(TransactWriteItem::builder().update(update).build(), write).await
+        self.write_with_claim(TransactWriteItem::builder().update(renewal).build(), update).await
+    }
+
+    async fn delete_claim(&self, claim: &Claim) -> Result<bool, StoreError> {
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let request = client
+                .delete_item()
+                .table_name(&self.table)
+                .set_key(Some(claim_key(&claim.claim_key)))
+                .condition_expression("sandbox_id = :sandbox_id AND epoch = :epoch")
+                .expression_attribute_values(":sandbox_id", text(claim.sandbox_id.as_str()))
+                .expression_attribute_values(":epoch", number(claim.epoch.0))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            request.send()
+        };
+        match call(&self.client, Kind::Write, send).await {
+            Ok(_) => Ok(true),
+            Err(CallError::Outcome {
+                error: DeleteItemError::ConditionalCheckFailedException(failure),
+                was_unanswered,
+            }) => {
+                // An attempt without an answer may have deleted it.
+                Ok(was_unanswered && failure.item().is_none_or(Item::is_empty))
+            }
+            Err(CallError::Outcome { error: DeleteItemError::TransactionConflictException(_), .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn get(&self, sandbox_id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
@@ -197,137 +249,169 @@ impl SandboxStore for DynamoStore {
     }
 
     async fn create(&self, sandbox: &Sandbox) -> Result<bool, StoreError> {
-        let request = self
-            .client
-            .put_item()
-            .table_name(&self.names.table)
-            .set_item(Some(sandbox_item(sandbox)))
-            .condition_expression(format!("attribute_not_exists({PK})"));
-        match request.send().await {
-            Ok(_) => Ok(true),
-            Err(error) if is_condition_failure(&error) => Ok(false),
-            Err(error) => Err(store_error(Kind::Write, error)),
-        }
-    }
-
-    async fn update(&self, write: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
-        let UpdateParts { update, condition, names, values } = update_of(&write.mutation, &write.precondition);
-        let request = self
-            .client
-            .update_item()
-            .table_name(&self.names.table)
-            .set_key(Some(sandbox_key(&write.sandbox_id)))
-            .update_expression(update)
-            .condition_expression(condition)
-            .set_expression_attribute_names(Some(names))
-            .set_expression_attribute_values(Some(values))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        let Err(error) = request.send().await else { return Ok(WriteOutcome::Done) };
-        match error.as_service_error() {
-            Some(refusal) if refusal.is_transaction_conflict_exception() => Ok(WriteOutcome::Conflict),
-            Some(aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
-                failure,
-            )) => {
-                let found = failure.item().filter(|found| !found.is_empty());
-                Ok(WriteOutcome::PreconditionFailed { current: found.map(read_sandbox).transpose()? })
-            }
-            _ => Err(store_error(Kind::Write, error)),
-        }
-    }
-
-    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
-        let start = listing.after.as_ref().map(|cursor| read_cursor(cursor, listing.status)).transpose()?;
-        let mut request = self
-            .client
-            .query()
-            .table_name(&self.names.table)
-            .index_name(&self.names.status_index)
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":status", text(listing.status.as_str()))
-            .limit(i32::try_from(listing.limit.clamp(1, MAX_PAGE)).unwrap_or(i32::MAX))
-            .set_exclusive_start_key(start);
-        request = match listing.allocated_until {
-            None => request.key_condition_expression("#status = :status"),
-            Some(until) => request
-                .key_condition_expression("#status = :status AND allocated_at <= :until")
-                .expression_attribute_values(":until", time(until)),
+        let item = sandbox_item(sandbox, self.form.shards);
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let request = client
+                .put_item()
+                .table_name(&self.table)
+                .set_item(Some(item.clone()))
+                .condition_expression(format!("attribute_not_exists({PK})"))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            request.send()
         };
-        let answer = request.send().await.map_err(|error| store_error(Kind::Read, error))?;
-        let sandboxes = answer.items().iter().filter_map(readable).collect();
-        Ok(Page { sandboxes, next: answer.last_evaluated_key().map(write_cursor).transpose()? })
-    }
-
-    async fn count(&self, status: Status) -> Result<u64, StoreError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.names.table)
-            .index_name(&self.names.status_index)
-            .select(Select::Count)
-            .limit(MAX_COUNTED)
-            .key_condition_expression("#status = :status")
-            .expression_attribute_names("#status", "status")
-            .expression_attribute_values(":status", text(status.as_str()))
-            .into_paginator()
-            .send();
-        let mut count = 0;
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| store_error(Kind::Read, error))?;
-            count += u64::try_from(page.count()).unwrap_or(0);
+        match call(&self.client, Kind::Write, send).await {
+            Ok(_) => Ok(true),
+            Err(CallError::Outcome {
+                error: PutItemError::ConditionalCheckFailedException(failure),
+                was_unanswered,
+            }) => {
+                // An attempt without an answer may have created it.
+                Ok(was_unanswered && failure.item() == Some(&item))
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(count)
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.get_item(control_key(ActorName::PoolManager)).await.map(|_| ())
+    async fn update(&self, update: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
+        let UpdateParts { update: expression, condition, names, values } = update_of(update, self.form.shards);
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let request = client
+                .update_item()
+                .table_name(&self.table)
+                .set_key(Some(sandbox_key(&update.sandbox_id)))
+                .update_expression(&expression)
+                .condition_expression(&condition)
+                .set_expression_attribute_names(Some(names.clone()))
+                .set_expression_attribute_values(Some(values.clone()))
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+            request.send()
+        };
+        let (error, was_unanswered) = match call(&self.client, Kind::Write, send).await {
+            Ok(_) => return Ok(WriteOutcome::Done),
+            Err(CallError::Outcome { error, was_unanswered }) => (error, was_unanswered),
+            Err(CallError::Failed(error)) => return Err(error),
+        };
+        match error {
+            UpdateItemError::TransactionConflictException(_) => Ok(WriteOutcome::Conflict),
+            UpdateItemError::ConditionalCheckFailedException(failure) => {
+                let current = failure.item().filter(|item| !item.is_empty()).map(read_sandbox).transpose()?;
+                // An attempt without an answer may have made the change.
+                if was_unanswered && current.as_ref().is_some_and(|current| update.is_result(current)) {
+                    return Ok(WriteOutcome::Done);
+                }
+                Ok(WriteOutcome::PreconditionFailed { current })
+            }
+            error => Err(StoreError::Rejected(cause(error))),
+        }
+    }
+
+    async fn list(&self, request: &PageRequest) -> Result<Page, StoreError> {
+        let PageRequest { listing, shard, limit, after } = request;
+        let partition = status_shard(listing.status, *shard);
+        let start = after.as_ref().map(|after| cursor::read_listing(after, &partition)).transpose()?;
+        let limit = limit.unwrap_or(self.page_limit).clamp(1, self.page_limit);
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let query = client
+                .query()
+                .table_name(&self.table)
+                .index_name(&self.form.status_index)
+                .expression_attribute_values(":partition", text(&partition))
+                .limit(i32::try_from(limit).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(start.clone());
+            let query = match (listing.from, listing.until) {
+                (None, None) => query.key_condition_expression("status_shard = :partition"),
+                (Some(from), None) => query
+                    .key_condition_expression("status_shard = :partition AND shard_at >= :from")
+                    .expression_attribute_values(":from", time(from)),
+                (None, Some(until)) => query
+                    .key_condition_expression("status_shard = :partition AND shard_at <= :until")
+                    .expression_attribute_values(":until", time(until)),
+                (Some(from), Some(until)) => query
+                    .key_condition_expression("status_shard = :partition AND shard_at BETWEEN :from AND :until")
+                    .expression_attribute_values(":from", time(from))
+                    .expression_attribute_values(":until", time(until)),
+            };
+            query.send()
+        };
+        let answer = call(&self.client, Kind::Read, send).await?;
+        let sandboxes = answer.items().iter().filter_map(readable).collect();
+        Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_listing).transpose()? })
+    }
+
+    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError> {
+        let partition = status_shard(status, shard);
+        let (mut count, mut start) = (0, None);
+        loop {
+            let send = |client: aws_sdk_dynamodb::Client| {
+                let query = client
+                    .query()
+                    .table_name(&self.table)
+                    .index_name(&self.form.status_index)
+                    .select(Select::Count)
+                    .limit(i32::try_from(self.count_limit).unwrap_or(i32::MAX))
+                    .key_condition_expression("status_shard = :partition")
+                    .expression_attribute_values(":partition", text(&partition))
+                    .set_exclusive_start_key(start.clone());
+                query.send()
+            };
+            let answer = call(&self.client, Kind::Read, send).await?;
+            count += u64::try_from(answer.count()).unwrap_or(0);
+            match answer.last_evaluated_key {
+                Some(next) => start = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError> {
+        let (index, attribute, value) = match lookup {
+            Lookup::Track(track) => (&self.form.track_index, "allocated_to_track", track.as_str()),
+            Lookup::Key(key) => (&self.form.idempotency_index, "idempotency_key", key.as_str()),
+        };
+        let index = index.as_ref().ok_or_else(|| StoreError::NoIndex(format!("by {attribute}")))?;
+        let start = after.map(|after| cursor::read_lookup(after, attribute, value)).transpose()?;
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let query = client
+                .query()
+                .table_name(&self.table)
+                .index_name(index)
+                .key_condition_expression(format!("{attribute} = :value"))
+                .expression_attribute_values(":value", text(value))
+                .scan_index_forward(false)
+                .limit(i32::try_from(limit.clamp(1, self.page_limit)).unwrap_or(i32::MAX))
+                .set_exclusive_start_key(start.clone());
+            query.send()
+        };
+        let answer = call(&self.client, Kind::Read, send).await?;
+        let sandboxes = answer.items().iter().filter_map(readable).collect();
+        Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_lookup).transpose()? })
+    }
+
+    async fn check(&self, replica: &ReplicaId) -> Result<(), StoreError> {
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let request = client
+                .update_item()
+                .table_name(&self.table)
+                .set_key(Some(replica_key(replica)))
+                .update_expression("ADD checks :one")
+                .condition_expression(format!("attribute_exists({SK})"))
+                .expression_attribute_values(":one", number(1));
+            request.send()
+        };
+        match call(&self.client, Kind::Write, send).await {
+            // Without a heartbeat item there is nothing to write to, but the table has answered.
+            Ok(_) | Err(CallError::Outcome { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
-impl DynamoStore {
-    pub(super) async fn get_item(&self, key: Item) -> Result<Option<Item>, StoreError> {
-        let request = self.client.get_item().table_name(&self.names.table).set_key(Some(key)).consistent_read(true);
-        let answer = request.send().await.map_err(|error| store_error(Kind::Read, error))?;
-        Ok(answer.item)
-    }
-}
-
-pub(super) fn is_condition_failure<E, R>(error: &aws_sdk_dynamodb::error::SdkError<E, R>) -> bool
-where
-    E: aws_sdk_dynamodb::error::ProvideErrorMetadata,
-{
-    error.as_service_error().and_then(|refusal| refusal.code()) == Some("ConditionalCheckFailedException")
-}
-
-/// One item that somebody has spoilt by hand must not keep the others from being listed.
+/// An item that cannot be read must not prevent the others from being listed.
 fn readable(item: &Item) -> Option<Sandbox> {
     read_sandbox(item)
         .inspect_err(|error| {
             metrics::counter!("broker_unreadable_items_total").increment(1);
-            tracing::error!(%error, "an item was left out of a listing");
+            tracing::error!(event = "unreadable_item", %error, "an item was left out of a listing");
         })
         .ok()
-}
-
-/// A cursor is the index key at which the page ended: `allocated_at` and the sandbox's id. The status is the caller's.
-fn write_cursor(last: &HashMap<String, aws_sdk_dynamodb::types::AttributeValue>) -> Result<Cursor, StoreError> {
-    let unreadable = || StoreError::Rejected(cause("the index answered with an unknown form of key"));
-    let allocated_at = last.get("allocated_at").and_then(|value| value.as_n().ok()).ok_or_else(unreadable)?;
-    let partition = last.get(PK).and_then(|value| value.as_s().ok()).ok_or_else(unreadable)?;
-    let sandbox_id = partition.strip_prefix("SBX#").ok_or_else(unreadable)?;
-    Ok(Cursor(URL_SAFE_NO_PAD.encode(format!("{allocated_at}#{sandbox_id}"))))
-}
-
-fn read_cursor(cursor: &Cursor, status: Status) -> Result<Item, StoreError> {
-    let bytes = URL_SAFE_NO_PAD.decode(&cursor.0).map_err(|_| StoreError::BadCursor)?;
-    let cursor = String::from_utf8(bytes).map_err(|_| StoreError::BadCursor)?;
-    let (allocated_at, sandbox_id) = cursor.split_once('#').ok_or(StoreError::BadCursor)?;
-    let allocated_at: u64 = allocated_at.parse().map_err(|_| StoreError::BadCursor)?;
-    // A longer key than DynamoDB takes would be an error of ours, not of the caller.
-    if !(1..=MAX_ID_BYTES).contains(&sandbox_id.len()) {
-        return Err(StoreError::BadCursor);
-    }
-    let mut start = sandbox_key(&SandboxId::new(sandbox_id));
-    start.insert("status".to_owned(), text(status.as_str()));
-    start.insert("allocated_at".to_owned(), number(allocated_at));
-    Ok(start)
 }

@@ -331,7 +331,7 @@ pub(super) async fn resume(state: web::Data<AppState>, request: HttpRequest, nam
 )]
 pub(super) async fn run(state: web::Data<AppState>, request: HttpRequest, name: web::Path<String>) -> Answer {
     ordered(&state, &request, None)?;
-    Ok(HttpResponse::Ok().json(state.broker.run(actor_name(&name)?).await?))
+    Ok(HttpResponse::Ok().json(state.broker.run(actor_name(&name)?, false).await?))
 }
 
 /// Ends a holding in its owner's stead

@@ -112,7 +112,10 @@ impl ApiError {
                 "BAD_CURSOR",
                 "the cursor is not one that this listing gave out; leave it away to start again",
             ),
-            StoreError::Rejected(_) | StoreError::Corrupt { .. } => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
+            StoreError::NoIndex(_) => Self::new(StatusCode::NOT_IMPLEMENTED, "NO_INDEX", error.to_string()),
+            StoreError::Rejected(_) | StoreError::Corrupt { .. } | StoreError::TooLong => {
+                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
+            }
         }
     }
 
@@ -189,6 +192,11 @@ impl From<AllocateError> for ApiError {
                 "ALLOCATION_TIMEOUT",
                 "no sandbox could be claimed in time; the same request again is safe",
                 SOON,
+            ),
+            AllocateError::NotReadInFull => unavailable(
+                "POOL_NOT_READ",
+                "the pool is too large to be read in full, so it is not known whether a sandbox matches; try again",
+                LATER,
             ),
             AllocateError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
             AllocateError::Store(error) => error.into(),

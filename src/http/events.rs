@@ -180,7 +180,7 @@ impl Live {
                     Ok(Err(_)) | Err(_) => None,
                 };
                 seen.news(actors.as_deref().unwrap_or_default()).into_iter().for_each(|event| self.note(event));
-                let snapshot = self.snapshot(state, *counts.borrow(), actors, throughput);
+                let snapshot = self.snapshot(state, stats_of(*counts.borrow()), actors, throughput);
                 self.snapshots.send_replace(Some(snapshot));
             } else {
                 counts = None;
@@ -245,6 +245,11 @@ fn frame(event: &str, id: Option<&str>, data: &impl Serialize) -> String {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     let data = serde_json::to_string(data).unwrap_or_default();
     format!("event: {event}\n{id}data: {data}\n\n")
+}
+
+/// The last count, if there was one.
+fn stats_of(stored: broker_actors::ports::StoredStats) -> Option<Stats> {
+    stored.counted_at.map(|_| stored.stats)
 }
 
 /// The beginning of a stream, for the OpenAPI document.

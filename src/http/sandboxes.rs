@@ -127,6 +127,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Err(AllocateError::Paused) => "paused",
         Err(AllocateError::Overloaded { .. }) => "overloaded",
         Err(AllocateError::TimedOut { .. }) => "timed_out",
+        Err(AllocateError::NotReadInFull) => "not_read_in_full",
         Err(AllocateError::Stopping) => "stopping",
         Err(AllocateError::Store(_)) => "store_error",
     }

@@ -80,14 +80,21 @@ impl Job for Cleanup {
     const NAME: ActorName = ActorName::Cleanup;
 
     async fn run(&self, stop: &CancellationToken) -> Result<CleanupReport, JobError> {
-        let mut report = CleanupReport::default();
-        let mut pages = self.store.pages(Listing::of(Status::PendingDeletion));
+        // Pending deletions are sorted by when their next attempt is due.
+        let due = Listing::of(Status::PendingDeletion).until(self.clock.now());
+        let pending = self.store.count_in(&[Status::PendingDeletion]).await?.pending_deletion;
+        let mut report = CleanupReport { waiting: pending, ..CleanupReport::default() };
+        let mut pages = self.store.pages(due);
+        let mut first_error = None;
+        // Cancelled also by an error that concerns every sandbox.
+        let stop = stop.child_token();
         while !stop.is_cancelled()
             && let Some(page) = pages.next().await?
         {
-            self.delete_all(page, &mut report, stop).await?;
+            report.waiting = report.waiting.saturating_sub(page.len() as u64);
+            first_error = first_error.or(self.delete_all(page, &mut report, &stop).await.err());
         }
-        Ok(report)
+        first_error.map_or(Ok(report), Err)
     }
 
     fn measure(&self, outcome: &'static str, duration: Duration) {
@@ -99,17 +106,17 @@ impl Job for Cleanup {
 impl Cleanup {
     async fn delete_all(
         &self,
-        pending: Vec<Sandbox>,
+        due: Vec<Sandbox>,
         report: &mut CleanupReport,
         stop: &CancellationToken,
     ) -> Result<(), JobError> {
-        let now = self.clock.now();
-        let (due, waiting): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|sandbox| sandbox.next_attempt_at.is_none_or(|at| at <= now));
-        report.waiting += waiting.len() as u64;
         let delete = |sandbox| async move {
             sleep(self.settings.delay).await;
-            self.delete(&sandbox).await
+            let deleted = self.delete(&sandbox).await;
+            if matches!(deleted, Err(JobError::Csp(_))) {
+                stop.cancel();
+            }
+            deleted
         };
         let tally = |outcome| match outcome {
             Outcome::Deleted => report.deleted += 1,
@@ -124,7 +131,7 @@ impl Cleanup {
     ///
     /// # Errors
     ///
-    /// Errors that concern every sandbox; they end the run.
+    /// [`JobError::Csp`] if the error concerns every sandbox; the run then ends.
     async fn delete(&self, sandbox: &Sandbox) -> Result<Outcome, JobError> {
         let answer = self.csp.delete(&sandbox.external_id).await;
         let now = self.clock.now();

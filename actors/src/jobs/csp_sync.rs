@@ -19,6 +19,10 @@ use crate::sandbox::{CspAccount, Event, Sandbox, SandboxId, Status, Timestamp};
 /// Differences that are written concurrently.
 const CONCURRENCY: usize = 16;
 
+/// Up to this many unknown accounts are looked up before they are created: they may be tombstones, which a sync does not
+/// list. More are most likely a new pool, and a failed creation shows a tombstone as well.
+const MAX_LOOKED_UP: usize = 1000;
+
 /// The number of sandboxes that may become stale whatever their share of the pool.
 const ALWAYS_ALLOWED_STALE: usize = 5;
 
@@ -142,7 +146,7 @@ impl CspSync {
         // A lagging index may list a sandbox under two statuses, so a known account stays in `accounts` until the end.
         let mut known = HashSet::new();
         let mut plan = SyncPlan::default();
-        for status in Status::ALL {
+        for status in Status::LIVE {
             let mut pages = self.store.pages(Listing::of(status));
             while let Some(page) = pages.next().await? {
                 for sandbox in page {
@@ -153,9 +157,23 @@ impl CspSync {
             }
         }
         accounts.retain(|sandbox_id, _| !known.contains(sandbox_id));
-        plan.new = accounts.into_values().collect();
+        plan.new = self.without_tombstones(accounts.into_values().collect()).await?;
         plan.new.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         Ok(plan)
+    }
+
+    /// The accounts that have no item at all.
+    async fn without_tombstones(&self, accounts: Vec<CspAccount>) -> Result<Vec<CspAccount>, StoreError> {
+        if accounts.len() > MAX_LOOKED_UP {
+            return Ok(accounts);
+        }
+        let mut new = Vec::new();
+        let look_up = |account: CspAccount| async move {
+            let found = self.store.get(&account.sandbox_id).await?;
+            Ok(found.is_none().then_some(account))
+        };
+        for_each(accounts, CONCURRENCY, &CancellationToken::new(), look_up, |account| new.extend(account)).await?;
+        Ok(new)
     }
 
     fn guard(&self, listed: usize, plan: &SyncPlan) -> Result<(), JobError> {
@@ -179,36 +197,45 @@ impl CspSync {
         report: &mut SyncReport,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let (millis, now) = (self.clock.now_millis(), self.clock.now());
         let keep_until = now.plus(self.settings.deleted_retention);
-        let create = |account| async move { self.store.create(&Sandbox::discovered(&account, now)).await };
+        let create = |account| async move { self.store.create(&Sandbox::discovered(&account, millis)).await };
         report.added = 0;
-        for_each(plan.new, CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await?;
+        let created = for_each(plan.new, CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await;
         let missing = Event::Missing { keep_until };
-        report.revived = self.apply_to_all(plan.revived, &Event::Listed, now, stop).await?;
-        report.marked_stale = self.apply_to_all(plan.missing, &missing, now, stop).await?;
-        report.confirmed_deleted = self.apply_to_all(plan.confirmed_deleted, &missing, now, stop).await?;
-        if report.added + report.revived + report.marked_stale > 0 {
-            self.pool.request_refresh();
+        // What can be written is written, whatever fails.
+        let (revived, marked_stale, confirmed) =
+            (&mut report.revived, &mut report.marked_stale, &mut report.confirmed_deleted);
+        let results = [
+            created,
+            self.apply_to_all(plan.revived, &Event::Listed, now, stop, revived).await,
+            self.apply_to_all(plan.missing, &missing, now, stop, marked_stale).await,
+            self.apply_to_all(plan.confirmed_deleted, &missing, now, stop, confirmed).await,
+        ];
+        let supply = report.added + report.revived;
+        if supply > 0 {
+            self.pool.request_refresh_of_own();
+            // Other replicas see the counter. Without it they find the sandboxes a little later.
+            self.store.add_supply(supply).await?;
         }
-        Ok(())
+        results.into_iter().collect()
     }
 
-    /// Applies the event to these sandboxes. Returns how many were still as they were read.
+    /// Applies the event to these sandboxes and counts those that were still as they were read.
     async fn apply_to_all(
         &self,
         sandboxes: Vec<Sandbox>,
         event: &Event,
         now: Timestamp,
         stop: &CancellationToken,
-    ) -> Result<u64, StoreError> {
+        changed: &mut u64,
+    ) -> Result<(), StoreError> {
         let apply = |sandbox: Sandbox| async move {
             let Ok(update) = sandbox.update(event.clone(), now) else { return Ok(false) };
             Ok(self.store.update(&update).await? == WriteOutcome::Done)
         };
-        let mut changed = 0;
-        for_each(sandboxes, CONCURRENCY, stop, apply, |is_done| changed += u64::from(is_done)).await?;
-        Ok(changed)
+        *changed = 0;
+        for_each(sandboxes, CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
     }
 }
 

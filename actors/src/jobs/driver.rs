@@ -8,13 +8,17 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::lease::{Attempt, DueAfter, run_under_lease};
+use super::lease::{Activation, Attempt, Observed, extension_interval, run_under_lease};
 use super::{Job, JobContext, JobError};
 use crate::actor::{Activity, ActorStatus, Control, DesiredState, RunRecord};
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
-use crate::ports::JobLease;
+use crate::ports::CspError;
+use crate::retry::{RetryPolicy, Waits};
 use crate::sandbox::{ReplicaId, Timestamp};
+
+/// The first wait after a failed run. It doubles with each further failure, up to the interval.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
 
 /// The shortest wait before a job that was not due is checked again.
 const MIN_RECHECK: Duration = Duration::from_secs(1);
@@ -47,6 +51,8 @@ impl<J: Job> JobHandle<J> {
             iteration: 0,
             last_run: None,
             leader: None,
+            observed: None,
+            failures: None,
             timer: None,
             stopped: None,
             _liveness: liveness,
@@ -60,7 +66,7 @@ impl<J: Job> JobHandle<J> {
     ///
     /// See [`JobError`].
     pub async fn activate(&self) -> Result<J::Report, JobError> {
-        self.send_activation(None).await
+        self.send_activation(None, Activation::Now).await
     }
 
     /// Runs this variant of the job now.
@@ -69,12 +75,12 @@ impl<J: Job> JobHandle<J> {
     ///
     /// See [`JobError`]; [`JobError::Busy`] while another run is in progress.
     pub async fn activate_as(&self, variant: J) -> Result<J::Report, JobError> {
-        self.send_activation(Some(Arc::new(variant))).await
+        self.send_activation(Some(Arc::new(variant)), Activation::Now).await
     }
 
-    async fn send_activation(&self, variant: Option<Arc<J>>) -> Result<J::Report, JobError> {
+    async fn send_activation(&self, variant: Option<Arc<J>>, activation: Activation) -> Result<J::Report, JobError> {
         let (reply, answer) = oneshot::channel();
-        self.address.do_send(Activate { variant, reply });
+        self.address.do_send(Activate { variant, activation, reply });
         answer.await.unwrap_or(Err(JobError::Stopping))
     }
 }
@@ -88,8 +94,8 @@ pub(crate) trait JobControl: Send + Sync {
     /// The job's status; `None` if its actor is dead.
     async fn status(&self) -> Option<ActorStatus>;
 
-    /// Runs the job now, or after the current run.
-    async fn run_now(&self) -> Result<(), JobError>;
+    /// Runs the job now, or after the current run. With `force`, takes the lease from its holder.
+    async fn run_now(&self, force: bool) -> Result<(), JobError>;
 
     /// Ends the current run, gives the lease back and ends the actor.
     async fn stop(&self);
@@ -105,8 +111,9 @@ impl<J: Job> JobControl for JobHandle<J> {
         self.address.send(GetStatus).await.ok()
     }
 
-    async fn run_now(&self) -> Result<(), JobError> {
-        self.activate().await.map(|_| ())
+    async fn run_now(&self, force: bool) -> Result<(), JobError> {
+        let activation = if force { Activation::Force } else { Activation::Now };
+        self.send_activation(None, activation).await.map(|_| ())
     }
 
     async fn stop(&self) {
@@ -135,6 +142,10 @@ struct Driver<J: Job> {
     iteration: u64,
     last_run: Option<RunRecord>,
     leader: Option<ReplicaId>,
+    /// The lease while another replica holds it.
+    observed: Option<Observed>,
+    /// The waits after failed runs; `None` after a successful one.
+    failures: Option<Waits>,
     /// The wait for the next run. At most one exists.
     timer: Option<SpawnHandle>,
     /// Set once a stop was requested; answered when the current run has ended.
@@ -150,7 +161,7 @@ impl<J: Job> Driver<J> {
     fn start_run(
         &mut self,
         variant: Option<Arc<J>>,
-        due_after: DueAfter,
+        activation: Activation,
         replies: Vec<Reply<J::Report>>,
         context: &mut Context<Self>,
     ) {
@@ -159,22 +170,22 @@ impl<J: Job> Driver<J> {
         self.phase = Phase::Running { since: self.job_context.clock.now(), stop: stop.clone() };
         self.iteration += 1;
         let job = variant.unwrap_or_else(|| Arc::clone(&self.job));
-        let job_context = Arc::clone(&self.job_context);
+        let (job_context, observed) = (Arc::clone(&self.job_context), self.observed.clone());
         let driver = context.address();
         tokio::spawn(async move {
-            let attempt = run_under_lease(job_context, job, due_after, stop).await;
+            let attempt = run_under_lease(job_context, job, activation, observed, stop).await;
             driver.do_send(RunEnded { attempt, replies });
         });
     }
 
-    fn schedule(&mut self, wait: Duration, context: &mut Context<Self>) {
+    /// Starts a run after `wait`, if then the last one, on any replica, ended at least `due_after` ago.
+    fn schedule(&mut self, wait: Duration, due_after: Duration, context: &mut Context<Self>) {
         self.cancel_timer(context);
         self.phase = Phase::Idle { next_run: Some(self.job_context.clock.now().plus(wait)) };
-        let interval = self.interval;
         self.timer = Some(context.run_later(wait, move |driver, context| {
             driver.timer = None;
             if matches!(driver.phase, Phase::Idle { .. }) && driver.desired_state == DesiredState::Running {
-                driver.start_run(None, Some(interval), Vec::new(), context);
+                driver.start_run(None, Activation::IfDue(due_after), Vec::new(), context);
             }
         }));
     }
@@ -186,35 +197,57 @@ impl<J: Job> Driver<J> {
         true
     }
 
-    /// The wait after an attempt.
-    fn wait_after(&self, attempt: &Attempt<J::Report>) -> Duration {
-        let due_at = |lease: &JobLease| lease.ran_at.map_or(Timestamp(0), |at| at.plus(self.interval));
-        let recheck_at = match attempt {
-            Attempt::Ran { .. } => return self.interval,
-            Attempt::StoreFailed(_) => return self.interval.min(self.job_context.lease),
-            Attempt::LeaseHeldElsewhere(lease) => due_at(lease).max(lease.expires_at),
-            Attempt::NotDue(lease) => due_at(lease),
-        };
-        recheck_at.since(self.job_context.clock.now()).clamp(MIN_RECHECK, self.interval.max(MIN_RECHECK))
-    }
-
-    /// Records the outcome of an attempt and returns its result.
-    fn record(&mut self, attempt: Attempt<J::Report>) -> Result<J::Report, JobError> {
+    /// Records the outcome of an attempt. Returns its result, and the wait and the due time of the next one.
+    fn record(&mut self, attempt: Attempt<J::Report>) -> (Result<J::Report, JobError>, Duration, Duration) {
+        let interval = self.interval;
+        let now = tokio::time::Instant::now();
         match attempt {
             Attempt::Ran { record, result } => {
                 report_run(self.job.as_ref(), &record, &result);
                 self.set_leader(record.replica.clone());
                 self.last_run = Some(record);
-                result
+                self.observed = None;
+                let wait = self.wait_after_run(result.as_ref().err());
+                (result, wait, wait)
             }
-            Attempt::LeaseHeldElsewhere(lease) | Attempt::NotDue(lease) => {
+            Attempt::LeaseHeldElsewhere(lease) => {
                 self.set_leader(lease.holder.clone());
-                Err(JobError::Busy { holder: lease.holder })
+                self.observed = Some(Observed::update(self.observed.take(), lease.clone(), now));
+                let recheck = extension_interval(self.job_context.lease).min(interval);
+                (Err(JobError::Busy { holder: lease.holder }), recheck, interval)
+            }
+            Attempt::NotDue(lease) => {
+                self.set_leader(lease.holder.clone());
+                self.observed = None;
+                let due_at = lease.ran_at.map_or(Timestamp(0), |at| at.plus(interval));
+                let wait = due_at.since(self.job_context.clock.now());
+                let wait = wait.clamp(MIN_RECHECK, interval.max(MIN_RECHECK));
+                (Err(JobError::Busy { holder: lease.holder }), wait, interval)
             }
             Attempt::StoreFailed(error) => {
                 let cause = Chain(&error);
                 tracing::warn!(event = "lease_request_failed", job = %J::NAME, error = %cause, "no lease for the job");
-                Err(error.into())
+                let wait = self.wait_after_run(Some(&JobError::Store(error.clone())));
+                (Err(error.into()), wait, interval)
+            }
+        }
+    }
+
+    /// A failed run is repeated soon, unless only an operator or time can help.
+    fn wait_after_run(&mut self, error: Option<&JobError>) -> Duration {
+        match error {
+            None => {
+                self.failures = None;
+                self.interval
+            }
+            Some(JobError::GuardRefused(_) | JobError::Paused | JobError::Stopping) => self.interval,
+            Some(JobError::Csp(CspError::BreakerOpen { retry_in })) => {
+                (*retry_in).max(MIN_RECHECK).min(self.interval.max(MIN_RECHECK))
+            }
+            Some(_) => {
+                let policy = RetryPolicy { base: FIRST_RETRY.min(self.interval), max: self.interval };
+                let waits = self.failures.get_or_insert_with(|| policy.waits(&self.job_context.jitter));
+                waits.next_wait().min(self.interval)
             }
         }
     }
@@ -236,20 +269,21 @@ impl<J: Job> Driver<J> {
 #[rtype(result = "()")]
 struct Activate<J: Job> {
     variant: Option<Arc<J>>,
+    activation: Activation,
     reply: Reply<J::Report>,
 }
 
 impl<J: Job> Handler<Activate<J>> for Driver<J> {
     type Result = ();
 
-    fn handle(&mut self, activation: Activate<J>, context: &mut Context<Self>) {
-        let Activate { variant, reply } = activation;
+    fn handle(&mut self, message: Activate<J>, context: &mut Context<Self>) {
+        let Activate { variant, activation, reply } = message;
         if self.stopped.is_some() {
             let _ = reply.send(Err(JobError::Stopping));
         } else if self.desired_state == DesiredState::Paused {
             let _ = reply.send(Err(JobError::Paused));
         } else if matches!(self.phase, Phase::Idle { .. }) {
-            self.start_run(variant, None, vec![reply], context);
+            self.start_run(variant, activation, vec![reply], context);
         } else if variant.is_none() {
             self.queued.push(reply);
         } else {
@@ -269,8 +303,7 @@ impl<J: Job> Handler<RunEnded<J>> for Driver<J> {
     type Result = ();
 
     fn handle(&mut self, ended: RunEnded<J>, context: &mut Context<Self>) {
-        let wait = self.wait_after(&ended.attempt);
-        let result = self.record(ended.attempt);
+        let (result, wait, due_after) = self.record(ended.attempt);
         for reply in ended.replies {
             let _ = reply.send(result.clone());
         }
@@ -286,9 +319,9 @@ impl<J: Job> Handler<RunEnded<J>> for Driver<J> {
                 let _ = reply.send(Err(JobError::Paused));
             }
         } else if queued.is_empty() {
-            self.schedule(wait, context);
+            self.schedule(wait, due_after, context);
         } else {
-            self.start_run(None, None, queued, context);
+            self.start_run(None, Activation::Now, queued, context);
         }
     }
 }
@@ -314,7 +347,7 @@ impl<J: Job> Handler<ApplyControl> for Driver<J> {
                 }
             }
             (true, DesiredState::Running) if matches!(self.phase, Phase::Idle { .. }) && self.stopped.is_none() => {
-                self.schedule(Duration::ZERO, context);
+                self.schedule(Duration::ZERO, self.interval, context);
             }
             _ => {}
         }

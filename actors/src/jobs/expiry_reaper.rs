@@ -1,7 +1,7 @@
 //! ExpiryReaper: ends holdings that are past their end plus the grace period.
 //!
-//! Timers (`expiry_timers.rs`) end what this replica allocated on time. The sweep, this job, reads the status index and
-//! ends the rest. Both use the same conditional transaction: a renewal or a release meanwhile changes the epoch, and the
+//! Timers (`expiry_timers.rs`) end what this replica allocated on time. The sweep, this job, reads from the status index
+//! what is overdue, and nothing else, and ends it. Both use the same conditional transaction: a renewal or a release meanwhile changes the epoch, and the
 //! late write changes nothing.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::ports::{Clock, Listing, SandboxStore, StoreError, WriteOutcome};
 use crate::sandbox::{Claim, ConditionalUpdate, Event, Status, Timestamp};
 
 /// Holdings that are ended concurrently.
-const CONCURRENCY: usize = 16;
+pub(super) const CONCURRENCY: usize = 16;
 
 /// The result of an expiry sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +38,6 @@ pub struct Reaper {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long a holding lasts past its end.
     pub(crate) grace: Duration,
-    /// The shortest holding. It bounds what the sweep reads.
-    pub(crate) lab_duration: Duration,
 }
 
 impl Reaper {
@@ -59,7 +57,11 @@ impl Reaper {
         let Ok(update) = ConditionalUpdate::of_holding(claim, Event::Expire { due }, self.clock.now()) else {
             return Ok(false);
         };
-        let is_ended = self.store.end_holding(&update, &claim.claim_key).await? == WriteOutcome::Done;
+        let outcome = self.store.end_holding(&update, &claim.claim_key).await;
+        if outcome.is_err() {
+            metrics::counter!("broker_expiry_total", "outcome" => "error").increment(1);
+        }
+        let is_ended = outcome? == WriteOutcome::Done;
         let outcome = if is_ended { "expired" } else { "superseded" };
         metrics::counter!("broker_expiry_total", "outcome" => outcome).increment(1);
         if is_ended {
@@ -71,7 +73,7 @@ impl Reaper {
     }
 
     /// Ends these holdings concurrently.
-    pub(crate) async fn expire_all(
+    async fn expire_all(
         &self,
         claims: Vec<Claim>,
         report: &mut ExpiryReport,
@@ -82,11 +84,7 @@ impl Reaper {
             true => report.expired += 1,
             false => report.superseded += 1,
         };
-        let result = for_each(claims, CONCURRENCY, stop, expire, tally).await;
-        if result.is_err() {
-            metrics::counter!("broker_expiry_total", "outcome" => "error").increment(1);
-        }
-        result
+        for_each(claims, CONCURRENCY, stop, expire, tally).await
     }
 }
 
@@ -97,19 +95,17 @@ impl Job for Reaper {
     const NAME: ActorName = ActorName::ExpiryReaper;
 
     async fn run(&self, stop: &CancellationToken) -> Result<ExpiryReport, JobError> {
-        let now = self.clock.now();
-        // A holding lasts at least one lab duration, so nothing allocated later can be overdue.
-        let allocated_until = now.minus(self.lab_duration).minus(self.grace);
-        let listing = Listing { allocated_until: Some(allocated_until), ..Listing::of(Status::Allocated) };
-        let mut pages = self.store.pages(listing);
+        // Allocated sandboxes are sorted by the end of their holding.
+        let overdue = Listing::of(Status::Allocated).until(self.clock.now().minus(self.grace));
+        let mut pages = self.store.pages(overdue);
         let mut report = ExpiryReport::default();
+        let mut first_error = None;
         while !stop.is_cancelled()
             && let Some(page) = pages.next().await?
         {
-            let held = page.iter().filter_map(Claim::held);
-            let overdue = held.filter(|claim| self.due(claim.expires_at) <= now).collect();
-            self.expire_all(overdue, &mut report, stop).await?;
+            let claims = page.iter().filter_map(Claim::held).collect();
+            first_error = first_error.or(self.expire_all(claims, &mut report, stop).await.err());
         }
-        Ok(report)
+        first_error.map_or(Ok(report), |error| Err(error.into()))
     }
 }

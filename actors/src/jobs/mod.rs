@@ -12,6 +12,7 @@ mod driver;
 pub mod expiry_reaper;
 pub mod expiry_timers;
 mod lease;
+pub mod pool_stats;
 pub mod stale_collector;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(crate) use self::driver::JobControl;
 pub use self::driver::JobHandle;
 use crate::actor::ActorName;
 use crate::ports::{Clock, CspError, SandboxStore, StoreError};
+use crate::retry::Jitter;
 use crate::sandbox::ReplicaId;
 
 /// One background job.
@@ -53,6 +55,8 @@ pub(crate) struct JobContext {
     pub(crate) lease: Duration,
     /// How long to wait for a run after it was told to stop.
     pub(crate) stop_timeout: Duration,
+    /// The randomness of the waits after failed runs.
+    pub(crate) jitter: Jitter,
 }
 
 /// Why a run of a job returned no report.

@@ -12,7 +12,7 @@ use super::concurrency::for_each;
 use super::{Job, JobError};
 use crate::actor::ActorName;
 use crate::ports::{Clock, Listing, SandboxStore, StoreError, WriteOutcome};
-use crate::sandbox::{Event, Sandbox, Status, Timestamp};
+use crate::sandbox::{Event, Sandbox, Status};
 
 /// Sandboxes that are updated concurrently.
 const CONCURRENCY: usize = 16;
@@ -43,31 +43,30 @@ impl Job for StaleCollector {
     const NAME: ActorName = ActorName::StaleCollector;
 
     async fn run(&self, stop: &CancellationToken) -> Result<DiscardReport, JobError> {
-        // A stale sandbox changes only when it stops being stale, so `updated_at` is when it became stale.
-        let stale_since = self.clock.now().minus(self.grace);
-        Ok(self.discard(Status::Stale, Some(stale_since), stop).await?)
+        // Stale sandboxes are sorted by when they became stale.
+        let due = Listing::of(Status::Stale).until(self.clock.now().minus(self.grace));
+        Ok(self.discard(due, stop).await?)
     }
 }
 
 impl StaleCollector {
-    /// Turns all sandboxes of `status` that have not changed since `unchanged_since` into tombstones.
+    /// Turns all sandboxes of a listing into tombstones.
     pub(crate) async fn discard(
         &self,
-        status: Status,
-        unchanged_since: Option<Timestamp>,
+        listing: Listing,
         stop: &CancellationToken,
     ) -> Result<DiscardReport, StoreError> {
         let mut report = DiscardReport::default();
-        let mut pages = self.store.pages(Listing::of(status));
+        let mut first_error = None;
+        let mut pages = self.store.pages(listing);
         while !stop.is_cancelled()
             && let Some(page) = pages.next().await?
         {
-            let is_due = |sandbox: &Sandbox| unchanged_since.is_none_or(|since| sandbox.updated_at <= since);
             let discard = |sandbox| async move { self.discard_one(&sandbox).await };
             let tally = |is_discarded| report.deleted += u64::from(is_discarded);
-            for_each(page.into_iter().filter(is_due), CONCURRENCY, stop, discard, tally).await?;
+            first_error = first_error.or(for_each(page, CONCURRENCY, stop, discard, tally).await.err());
         }
-        Ok(report)
+        first_error.map_or(Ok(report), Err)
     }
 
     async fn discard_one(&self, sandbox: &Sandbox) -> Result<bool, StoreError> {

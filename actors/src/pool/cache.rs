@@ -1,9 +1,9 @@
 //! The pool manager's bookkeeping: what it knows about each sandbox. Pure: no actor, no I/O, no clock.
 //!
-//! A sandbox in the cache is free, in flight, of unknown outcome, or consumed (see `Slot`). A refresh adds what the
-//! index lists and removes free sandboxes that it no longer lists. Because the index lags behind the table, a refresh
-//! says nothing about a sandbox that was in flight or of unknown outcome at any time while it read; these make "none
-//! available" indeterminate (I4).
+//! A sandbox in the cache is free, in flight or of unknown outcome (see `Slot`); consumed epochs are remembered for a
+//! while. A refresh adds what the index lists. Because the index lags behind the table and is not monotonic, a free
+//! sandbox is dropped only when two full reads in a row do not list it, and a refresh says nothing about a sandbox that
+//! was in flight or of unknown outcome at any time while it read; these make "none available" indeterminate (I4).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,31 +11,58 @@ use std::sync::Arc;
 use tokio::time::{Duration, Instant};
 
 use super::rendezvous::{CandidateOrder, OrderKey};
-use crate::sandbox::{Epoch, ReplicaId, Sandbox, SandboxId, Status};
+use crate::sandbox::{Epoch, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status};
 
-/// The most sandboxes that are cached (I8). Others in the table wait for a later refresh.
+/// The most sandboxes that are cached (I8). With more in the table, a replica caches those of its own shards first.
 pub(crate) const MAX_CACHED: usize = 100_000;
 
-/// How long a consumed epoch is remembered after the index last listed it. Longer than an index lags.
+/// How long a consumed epoch is remembered, longer than an index usually lags. After that the transaction decides.
 const CONSUMED_MEMORY: Duration = Duration::from_secs(60);
+
+/// The full reads in a row that must not list a free sandbox before it is dropped.
+const MISSES_TO_DROP: u8 = 2;
 
 /// Up to this many sandboxes of one prefix are compared directly. More are common enough to be found early in the
 /// candidate order.
 const FEW_OF_A_PREFIX: usize = 32;
 
-/// The number of a refresh, counted by one pool manager.
-pub(crate) type RefreshNumber = u64;
+/// What a refresh reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// What became available in this replica's shards since they were last read.
+    New,
+    /// This replica's shards, in full.
+    Own,
+    /// All shards, in full. Only this can show that there is none.
+    All,
+}
+
+/// A refresh in progress.
+#[derive(Clone, Debug)]
+pub(crate) struct Refresh {
+    /// Counted by one pool manager.
+    pub(super) number: u64,
+    pub(crate) scope: Scope,
+    /// The shards to read, those of this replica first.
+    pub(crate) shards: Vec<Shard>,
+}
+
+/// What a refresh listed.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) sandboxes: Vec<Sandbox>,
+    /// Whether the read stopped early, because the table holds more than the cache.
+    pub(crate) is_truncated: bool,
+}
 
 #[derive(Debug)]
 enum Slot {
-    /// May be handed out.
-    Free(OrderKey, Epoch),
+    /// May be handed out. `misses` counts the full reads in a row that did not list it.
+    Free { key: OrderKey, epoch: Epoch, misses: u8 },
     /// Handed out; its `Candidate` reports the outcome.
     InFlight,
-    /// Its claim has an unknown outcome. The first refresh that starts after `last_started` shows its state.
-    Unknown { last_started: RefreshNumber },
-    /// Not available at this epoch or an earlier one, whatever a lagging index lists.
-    Consumed { epoch: Epoch, last_listed: Instant },
+    /// Its claim has an unknown outcome. The first full refresh that starts after `last_started` shows its state.
+    Unknown { last_started: u64 },
 }
 
 /// The outcome of a candidate that was handed out.
@@ -54,7 +81,7 @@ pub(super) enum CandidateOutcome {
 #[derive(Debug)]
 pub(super) struct Cache {
     order: CandidateOrder,
-    /// Every sandbox that this cache knows about.
+    /// Every sandbox in the cache.
     slots: HashMap<SandboxId, Slot>,
     /// The free sandboxes, in candidate order.
     free: BTreeMap<(OrderKey, SandboxId), Arc<Sandbox>>,
@@ -62,21 +89,25 @@ pub(super) struct Cache {
     free_names: BTreeSet<(String, SandboxId)>,
     /// The sandboxes in flight or of unknown outcome.
     outstanding: HashMap<SandboxId, Arc<Sandbox>>,
+    /// Epochs at which sandboxes are known not to be available, whatever a lagging index lists, and since when they are
+    /// known. The rate of claims bounds them.
+    consumed: HashMap<SandboxId, (Epoch, Instant)>,
     /// The sandboxes about which the last refresh says nothing: those outstanding at any time while it read, and those
     /// that were handed out before it ended.
     indeterminate: Vec<Arc<Sandbox>>,
     is_refreshing: bool,
-    last_started: RefreshNumber,
+    last_started: u64,
 }
 
 impl Cache {
-    pub(super) fn new(replica: ReplicaId) -> Self {
+    pub(super) fn new(replica: ReplicaId, shards: ShardCount) -> Self {
         Self {
-            order: CandidateOrder::alone(replica),
+            order: CandidateOrder::alone(replica, shards),
             slots: HashMap::new(),
             free: BTreeMap::new(),
             free_names: BTreeSet::new(),
             outstanding: HashMap::new(),
+            consumed: HashMap::new(),
             indeterminate: Vec::new(),
             is_refreshing: false,
             last_started: 0,
@@ -91,7 +122,7 @@ impl Cache {
         self.outstanding.len()
     }
 
-    pub(super) fn last_started(&self) -> RefreshNumber {
+    pub(super) fn last_started(&self) -> u64 {
         self.last_started
     }
 
@@ -110,43 +141,49 @@ impl Cache {
         Some(sandbox)
     }
 
-    /// True if the refresh that just ended proves that no sandbox matches `prefix` (I4): it listed none, and none that
-    /// matches was outstanding while it read. Callers hand out what it listed before they ask.
+    /// True if the refresh of all shards that just ended proves that no sandbox matches `prefix` (I4): it listed none,
+    /// and none that matches was outstanding while it read. Callers hand out what it listed before they ask.
     pub(super) fn shows_none(&self, prefix: Option<&str>) -> bool {
         !self.indeterminate.iter().any(|sandbox| matches_prefix(sandbox, prefix))
     }
 
-    /// Whether an outcome is still unknown after the refresh `number`.
-    pub(super) fn has_unknown_after(&self, number: RefreshNumber) -> bool {
-        let is_unknown =
-            |id| matches!(self.slots.get(id), Some(Slot::Unknown { last_started }) if *last_started >= number);
-        self.outstanding.keys().any(is_unknown)
+    /// The scope of a refresh that shows every unknown outcome; `None` if all outcomes are known.
+    pub(super) fn scope_of_unknown(&self) -> Option<Scope> {
+        let is_unknown = |id: &&SandboxId| matches!(self.slots.get(*id), Some(Slot::Unknown { .. }));
+        let scope = |id: &SandboxId| if self.order.owns(self.order.shard_of(id)) { Scope::Own } else { Scope::All };
+        self.outstanding.keys().filter(is_unknown).map(scope).max()
     }
 
     /// Records the outcome of a candidate.
     pub(super) fn complete(&mut self, candidate: &Arc<Sandbox>, outcome: CandidateOutcome, now: Instant) {
-        let consumed = |epoch| Slot::Consumed { epoch, last_listed: now };
-        let slot = match outcome {
+        let consumed = match outcome {
             CandidateOutcome::Untouched => return self.put_free(Arc::clone(candidate)),
             CandidateOutcome::Found(Some(current)) if current.status == Status::Available => {
                 return self.put_free(Arc::new(*current));
             }
-            CandidateOutcome::Found(Some(current)) => consumed(current.epoch),
-            CandidateOutcome::Found(None) | CandidateOutcome::Consumed => consumed(candidate.epoch),
-            CandidateOutcome::Unknown => Slot::Unknown { last_started: self.last_started },
+            CandidateOutcome::Unknown => {
+                let unknown = Slot::Unknown { last_started: self.last_started };
+                self.slots.insert(candidate.sandbox_id.clone(), unknown);
+                return;
+            }
+            CandidateOutcome::Found(Some(current)) => current.epoch,
+            CandidateOutcome::Found(None) | CandidateOutcome::Consumed => candidate.epoch,
         };
-        if !matches!(slot, Slot::Unknown { .. }) {
-            self.outstanding.remove(&candidate.sandbox_id);
-        }
-        self.slots.insert(candidate.sandbox_id.clone(), slot);
+        self.outstanding.remove(&candidate.sandbox_id);
+        self.slots.remove(&candidate.sandbox_id);
+        self.consumed.insert(candidate.sandbox_id.clone(), (consumed, now));
     }
 
-    /// A refresh starts to read the index. Returns its number.
-    pub(super) fn start_refresh(&mut self) -> RefreshNumber {
+    /// A refresh starts to read the index.
+    pub(super) fn start_refresh(&mut self, scope: Scope) -> Refresh {
         self.last_started += 1;
         self.indeterminate = self.outstanding.values().cloned().collect();
         self.is_refreshing = true;
-        self.last_started
+        let (mut shards, own) = self.order.shards_own_first();
+        if scope < Scope::All {
+            shards.truncate(own);
+        }
+        Refresh { number: self.last_started, scope, shards }
     }
 
     /// The refresh ended, with a result or without.
@@ -154,50 +191,70 @@ impl Cache {
         self.is_refreshing = false;
     }
 
-    /// Takes over what the refresh `number` listed. Returns how many sandboxes did not fit into the cache.
-    pub(super) fn refill(&mut self, number: RefreshNumber, listed: Vec<Sandbox>, now: Instant) -> usize {
-        let mut left_out = 0;
-        let mut seen = HashSet::with_capacity(listed.len());
-        for sandbox in listed {
-            seen.insert(sandbox.sandbox_id.clone());
-            let is_full = self.slots.len() >= MAX_CACHED;
+    /// Takes over what a refresh listed. Returns whether everything that it should show is in the cache.
+    pub(super) fn refill(&mut self, refresh: &Refresh, listed: Listed, now: Instant) -> bool {
+        self.consumed.retain(|_, (_, since)| now.duration_since(*since) < CONSUMED_MEMORY);
+        let is_full = refresh.scope > Scope::New && !listed.is_truncated;
+        let mut is_complete = is_full;
+        let mut seen = HashSet::with_capacity(if is_full { listed.sandboxes.len() } else { 0 });
+        for sandbox in listed.sandboxes {
+            if is_full {
+                seen.insert(sandbox.sandbox_id.clone());
+            }
+            if self.consumed.get(&sandbox.sandbox_id).is_some_and(|(epoch, _)| *epoch >= sandbox.epoch) {
+                continue;
+            }
+            let is_cache_full = self.slots.len() >= MAX_CACHED;
             match self.slots.get_mut(&sandbox.sandbox_id) {
                 Some(Slot::InFlight) => {}
-                Some(Slot::Free(_, known)) if *known >= sandbox.epoch => {}
-                Some(Slot::Unknown { last_started }) if *last_started >= number => {}
-                Some(Slot::Consumed { epoch, last_listed }) if *epoch >= sandbox.epoch => *last_listed = now,
-                None if is_full => left_out += 1,
+                Some(Slot::Free { epoch, misses, .. }) if *epoch >= sandbox.epoch => *misses = 0,
+                Some(Slot::Unknown { last_started }) if *last_started >= refresh.number => {}
+                None if is_cache_full => is_complete = false,
                 _ => self.put_free(Arc::new(sandbox)),
             }
         }
-        let gone: Vec<SandboxId> = self
-            .slots
-            .iter()
-            .filter(|(sandbox_id, _)| !seen.contains(*sandbox_id))
-            .filter(|(_, slot)| match slot {
-                Slot::Free(..) => true,
+        if is_full {
+            self.drop_unlisted(refresh, &seen);
+        }
+        is_complete
+    }
+
+    fn drop_unlisted(&mut self, refresh: &Refresh, seen: &HashSet<SandboxId>) {
+        let shards: HashSet<Shard> = refresh.shards.iter().copied().collect();
+        let mut dropped = Vec::new();
+        for (sandbox_id, slot) in &mut self.slots {
+            if seen.contains(sandbox_id) || !shards.contains(&self.order.shard_of(sandbox_id)) {
+                continue;
+            }
+            let is_dropped = match slot {
                 Slot::InFlight => false,
-                Slot::Unknown { last_started } => *last_started < number,
-                Slot::Consumed { last_listed, .. } => now.duration_since(*last_listed) >= CONSUMED_MEMORY,
-            })
-            .map(|(sandbox_id, _)| sandbox_id.clone())
-            .collect();
-        for sandbox_id in gone {
+                Slot::Unknown { last_started } => *last_started < refresh.number,
+                Slot::Free { misses, .. } => {
+                    *misses += 1;
+                    *misses >= MISSES_TO_DROP
+                }
+            };
+            if is_dropped {
+                dropped.push(sandbox_id.clone());
+            }
+        }
+        for sandbox_id in dropped {
             self.remove_free(&sandbox_id);
             self.outstanding.remove(&sandbox_id);
             self.slots.remove(&sandbox_id);
         }
-        left_out
     }
 
-    /// Sets the live replicas, on which the candidate order depends.
-    pub(super) fn set_replicas(&mut self, live: Vec<ReplicaId>) {
+    /// Sets the live replicas, on which the shards of this replica and the candidate order depend. Returns whether they
+    /// changed.
+    pub(super) fn set_replicas(&mut self, live: Vec<ReplicaId>) -> bool {
         if !self.order.set_replicas(live) {
-            return;
+            return false;
         }
         for sandbox in std::mem::take(&mut self.free).into_values() {
             self.put_free(sandbox);
         }
+        true
     }
 
     fn first_with_prefix(&self, prefix: &str) -> Option<(OrderKey, SandboxId)> {
@@ -219,13 +276,13 @@ impl Cache {
         self.remove_free(&sandbox_id);
         self.outstanding.remove(&sandbox_id);
         let key = self.order.key(&sandbox_id);
-        self.slots.insert(sandbox_id.clone(), Slot::Free(key, sandbox.epoch));
+        self.slots.insert(sandbox_id.clone(), Slot::Free { key, epoch: sandbox.epoch, misses: 0 });
         self.free_names.insert((sandbox.name.clone(), sandbox_id.clone()));
         self.free.insert((key, sandbox_id), sandbox);
     }
 
     fn remove_free(&mut self, sandbox_id: &SandboxId) -> Option<Arc<Sandbox>> {
-        let Some(Slot::Free(key, _)) = self.slots.get(sandbox_id) else { return None };
+        let Some(Slot::Free { key, .. }) = self.slots.get(sandbox_id) else { return None };
         let sandbox = self.free.remove(&(*key, sandbox_id.clone()))?;
         self.free_names.remove(&(sandbox.name.clone(), sandbox_id.clone()));
         Some(sandbox)

@@ -5,21 +5,23 @@
 //! it lists to the actor.
 //!
 //! A request that finds no candidate waits in the actor, until one is put back or a refresh ends. "None" is the answer
-//! only after a refresh that started after the request arrived, that listed nothing for it, and during which no matching
-//! candidate was in flight or of unknown outcome: then the pool was empty while the index was read (I4).
+//! only after a refresh of all shards that started after the request arrived, that listed nothing for it, and during
+//! which no matching candidate was in flight or of unknown outcome: then the pool was empty while the index was read
+//! (I4).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::prelude::*;
 use serde::Serialize;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::cache::{Cache, CandidateOutcome, MAX_CACHED, RefreshNumber, matches_prefix};
+use super::cache::{Cache, CandidateOutcome, Listed, MAX_CACHED, Refresh, Scope, matches_prefix};
+use super::refresh::RefreshRequests;
 use crate::liveness::LivenessGuard;
 use crate::ports::StoreError;
-use crate::sandbox::{ReplicaId, Sandbox};
+use crate::sandbox::{ReplicaId, Sandbox, ShardCount};
 
 /// Why no candidate was handed out.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -36,6 +38,9 @@ pub enum TakeError {
     /// The refresh failed, so it is not known whether there is a matching sandbox.
     #[error("the pool refresh failed")]
     RefreshFailed(#[source] StoreError),
+    /// The table holds more available sandboxes than the cache, so that it is not known whether one matches.
+    #[error("the pool is too large to be read in full")]
+    NotReadInFull,
 }
 
 /// The state of the cache.
@@ -57,23 +62,29 @@ pub struct PoolSnapshot {
 #[derive(Clone, Debug)]
 pub struct Pool {
     address: Addr<PoolManager>,
-    refresh_request: Arc<Notify>,
+    requests: Arc<RefreshRequests>,
 }
 
 impl Pool {
     /// Starts the pool manager in `arbiter`. With fewer than `low_water` candidates it requests a refresh.
-    pub fn start(arbiter: &ArbiterHandle, replica: ReplicaId, low_water: usize, liveness: LivenessGuard) -> Self {
-        let refresh_request = Arc::new(Notify::new());
+    pub fn start(
+        arbiter: &ArbiterHandle,
+        replica: ReplicaId,
+        shards: ShardCount,
+        low_water: usize,
+        liveness: LivenessGuard,
+    ) -> Self {
+        let requests = Arc::new(RefreshRequests::default());
         let manager = PoolManager {
-            cache: Cache::new(replica),
+            cache: Cache::new(replica, shards),
             waiters: VecDeque::new(),
             paused: false,
             low_water,
             refreshed_at: None,
-            refresh_request: Arc::clone(&refresh_request),
+            requests: Arc::clone(&requests),
             _liveness: liveness,
         };
-        Self { address: PoolManager::start_in_arbiter(arbiter, |_| manager), refresh_request }
+        Self { address: PoolManager::start_in_arbiter(arbiter, |_| manager), requests }
     }
 
     /// Takes a candidate whose name starts with `prefix`. Waits while one may still be put back: bound it with a timeout.
@@ -94,14 +105,18 @@ impl Pool {
         self.address.send(Snapshot).await.ok()
     }
 
-    /// Requests a refresh. Requests made before it starts share it.
+    /// Requests a refresh of all shards.
     pub fn request_refresh(&self) {
-        self.refresh_request.notify_one();
+        self.requests.add(Scope::All, true);
     }
 
-    /// Waits for a request for a refresh.
-    pub(crate) async fn refresh_requested(&self) {
-        self.refresh_request.notified().await;
+    /// Requests a refresh of this replica's shards, because sandboxes became available.
+    pub(crate) fn request_refresh_of_own(&self) {
+        self.requests.add(Scope::Own, false);
+    }
+
+    pub(super) fn requests(&self) -> &RefreshRequests {
+        &self.requests
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {
@@ -112,17 +127,17 @@ impl Pool {
         self.address.do_send(SetReplicas(live));
     }
 
-    pub(crate) async fn start_refresh(&self) -> Result<RefreshNumber, TakeError> {
-        self.address.send(StartRefresh).await.map_err(|_| TakeError::Gone)
+    pub(crate) async fn start_refresh(&self, scope: Scope) -> Result<Refresh, TakeError> {
+        self.address.send(StartRefresh(scope)).await.map_err(|_| TakeError::Gone)
     }
 
-    /// Passes on what the refresh `number` listed, or why it failed.
+    /// Passes on what a refresh listed, or why it failed.
     pub(crate) async fn end_refresh(
         &self,
-        number: RefreshNumber,
-        listed: Result<Vec<Sandbox>, StoreError>,
+        refresh: Refresh,
+        listed: Result<Listed, StoreError>,
     ) -> Result<(), TakeError> {
-        self.address.send(EndRefresh { number, listed }).await.map_err(|_| TakeError::Gone)
+        self.address.send(EndRefresh { refresh, listed }).await.map_err(|_| TakeError::Gone)
     }
 }
 
@@ -194,7 +209,7 @@ pub struct PoolManager {
     paused: bool,
     low_water: usize,
     refreshed_at: Option<Instant>,
-    refresh_request: Arc<Notify>,
+    requests: Arc<RefreshRequests>,
     _liveness: LivenessGuard,
 }
 
@@ -203,7 +218,7 @@ struct Waiter {
     prefix: Option<String>,
     reply: TakeReply,
     /// The last refresh that started before the request arrived. Only a later one can prove that the pool is empty.
-    last_started: RefreshNumber,
+    last_started: u64,
 }
 
 impl PoolManager {
@@ -212,9 +227,16 @@ impl PoolManager {
         let _ = reply.send(Ok(Candidate::new(sandbox, manager)));
     }
 
+    /// This replica's shards are low: those of others may have more.
     fn request_refresh_if_low(&self) {
         if self.cache.free_count() < self.low_water {
-            self.refresh_request.notify_one();
+            self.requests.add(Scope::All, false);
+        }
+    }
+
+    fn request_refresh_of_unknown(&self) {
+        if let Some(scope) = self.cache.scope_of_unknown() {
+            self.requests.add(scope, false);
         }
     }
 
@@ -274,7 +296,7 @@ impl Handler<Take> for PoolManager {
         match self.cache.take(take.prefix.as_deref()) {
             Some(sandbox) => self.hand_out(sandbox, context.address(), take.reply),
             None => {
-                self.refresh_request.notify_one();
+                self.requests.add(Scope::All, true);
                 let last_started = self.cache.last_started();
                 self.waiters.push_back(Waiter { prefix: take.prefix, reply: take.reply, last_started });
             }
@@ -294,10 +316,8 @@ impl Handler<Complete> for PoolManager {
     type Result = ();
 
     fn handle(&mut self, message: Complete, context: &mut Self::Context) {
-        if matches!(message.outcome, CandidateOutcome::Found(_) | CandidateOutcome::Unknown) {
-            self.refresh_request.notify_one();
-        }
         self.cache.complete(&message.candidate, message.outcome, Instant::now());
+        self.request_refresh_of_unknown();
         if !self.waiters.is_empty() {
             self.serve_waiter_of(&message.candidate, &context.address());
         }
@@ -306,58 +326,58 @@ impl Handler<Complete> for PoolManager {
 }
 
 #[derive(Message)]
-#[rtype(result = "RefreshNumber")]
-struct StartRefresh;
+#[rtype(result = "Refresh")]
+struct StartRefresh(Scope);
 
 impl Handler<StartRefresh> for PoolManager {
-    type Result = RefreshNumber;
+    type Result = MessageResult<StartRefresh>;
 
-    fn handle(&mut self, _: StartRefresh, _: &mut Self::Context) -> RefreshNumber {
-        self.cache.start_refresh()
+    fn handle(&mut self, StartRefresh(scope): StartRefresh, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.cache.start_refresh(scope))
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
 struct EndRefresh {
-    number: RefreshNumber,
-    listed: Result<Vec<Sandbox>, StoreError>,
+    refresh: Refresh,
+    listed: Result<Listed, StoreError>,
 }
 
 impl Handler<EndRefresh> for PoolManager {
     type Result = ();
 
-    fn handle(&mut self, refresh: EndRefresh, context: &mut Self::Context) {
-        let number = refresh.number;
-        let listed = match refresh.listed {
+    fn handle(&mut self, message: EndRefresh, context: &mut Self::Context) {
+        let EndRefresh { refresh, listed } = message;
+        let is_of_all = refresh.scope == Scope::All;
+        // Only a refresh of all shards that started later than a request answers it.
+        let is_answered = |waiter: &Waiter| is_of_all && waiter.last_started < refresh.number;
+        let listed = match listed {
             Ok(listed) => listed,
             Err(error) => {
                 self.cache.end_refresh();
-                let reason = TakeError::RefreshFailed(error);
-                dismiss(&mut self.waiters, &reason, |waiter| waiter.last_started < number);
+                dismiss(&mut self.waiters, &TakeError::RefreshFailed(error), is_answered);
                 return;
             }
         };
         let now = Instant::now();
-        let left_out = self.cache.refill(number, listed, now);
+        let is_complete = self.cache.refill(&refresh, listed, now);
         self.refreshed_at = Some(now);
-        if left_out > 0 {
-            let limit = MAX_CACHED;
-            tracing::warn!(
-                event = "pool_cache_full",
-                left_out,
-                limit,
-                "the pool cache is full; sandboxes were left out"
-            );
-        }
         self.serve_waiters(&context.address());
         let Self { cache, waiters, .. } = self;
-        let has_none = |waiter: &Waiter| waiter.last_started < number && cache.shows_none(waiter.prefix.as_deref());
-        dismiss(waiters, &TakeError::Empty, has_none);
-        cache.end_refresh();
-        if !self.waiters.is_empty() || self.cache.has_unknown_after(number) {
-            self.refresh_request.notify_one();
+        if is_complete || !is_of_all {
+            let has_none = |waiter: &Waiter| is_answered(waiter) && cache.shows_none(waiter.prefix.as_deref());
+            dismiss(waiters, &TakeError::Empty, has_none);
+        } else {
+            let limit = MAX_CACHED;
+            tracing::warn!(event = "pool_cache_full", limit, "the pool cache is full; sandboxes were left out");
+            dismiss(waiters, &TakeError::NotReadInFull, is_answered);
         }
+        cache.end_refresh();
+        if !self.waiters.is_empty() {
+            self.requests.add(Scope::All, true);
+        }
+        self.request_refresh_of_unknown();
     }
 }
 
@@ -384,7 +404,9 @@ impl Handler<SetReplicas> for PoolManager {
     type Result = ();
 
     fn handle(&mut self, message: SetReplicas, _: &mut Self::Context) {
-        self.cache.set_replicas(message.0);
+        if self.cache.set_replicas(message.0) {
+            self.requests.add(Scope::Own, false);
+        }
     }
 }
 

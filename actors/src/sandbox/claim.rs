@@ -1,11 +1,6 @@
 //! What an owner holds: the claim item beside the sandbox.
 
-use std::time::Duration;
-
 use super::{Epoch, IdempotencyKey, Sandbox, SandboxId, Status, Timestamp, TrackId};
-
-/// A claim item lives a month past the end of its holding. Release and expiry delete it long before.
-const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The key of a claim item. At most one claim exists under it (I2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,7 +24,8 @@ pub struct Holding {
     pub expires_at: Timestamp,
 }
 
-/// A claim item. It repeats what an allocation answers, so that a replay needs no second read.
+/// A claim item. It repeats what an allocation answers, so that a replay needs no second read. It has no TTL: every way
+/// out of `allocated` deletes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The owner and its key.
@@ -66,10 +62,5 @@ impl Claim {
             expires_at: sandbox.expires_at?,
             epoch: sandbox.epoch,
         })
-    }
-
-    /// When DynamoDB may remove the item.
-    pub fn ttl(&self) -> Timestamp {
-        self.expires_at.plus(RETENTION)
     }
 }

@@ -81,19 +81,78 @@ impl Timestamp {
     }
 }
 
+/// A point in time, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnixMillis(pub u64);
+
+impl UnixMillis {
+    /// The same moment, in whole seconds.
+    pub fn seconds(self) -> Timestamp {
+        Timestamp(self.0 / 1000)
+    }
+}
+
 fn seconds_rounded_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-/// The version of a sandbox record. It grows by one with each change and fences every write (I5).
+/// A part of the status index. Sandboxes are spread over the table's shards by their id, so that no key of the index has
+/// to take all writes of a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(pub u16);
+
+/// The number of shards of a table: 1 to 512.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ShardCount(u16);
+
+impl ShardCount {
+    /// The most shards of a table.
+    pub const MAX: u16 = 512;
+
+    /// This number of shards; `None` if it is 0 or more than [`Self::MAX`].
+    pub fn new(count: u16) -> Option<Self> {
+        (1..=Self::MAX).contains(&count).then_some(Self(count))
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+
+    /// All shards.
+    pub fn all(self) -> impl ExactSizeIterator<Item = Shard> + Clone {
+        (0..self.0).map(Shard)
+    }
+
+    /// The shard of a sandbox: its id's FNV-1a hash modulo the number of shards. Stored in every item, so it never
+    /// changes.
+    pub fn shard_of(self, sandbox_id: &SandboxId) -> Shard {
+        let hash = sandbox_id
+            .as_str()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        Shard((hash % u64::from(self.0)) as u16)
+    }
+}
+
+impl Default for ShardCount {
+    fn default() -> Self {
+        Self(16)
+    }
+}
+
+/// The version of a sandbox record. It grows by one with each change and fences every write (I5). It starts from the
+/// clock in milliseconds, so that two records of one account never share an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Epoch(pub u64);
 
 impl Epoch {
-    /// The epoch of a newly created record.
-    pub const FIRST: Self = Self(1);
+    /// The epoch of a record that is created now.
+    pub fn first(now: UnixMillis) -> Self {
+        Self(now.0)
+    }
 
     /// The epoch after one more change.
     pub fn next(self) -> Self {
@@ -124,6 +183,10 @@ impl Status {
     /// Every status, tombstones last.
     pub const ALL: [Self; 6] =
         [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed, Self::Deleted];
+
+    /// Every status but tombstones.
+    pub const LIVE: [Self; 5] =
+        [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed];
 
     /// The name in the table and in the API.
     pub fn as_str(self) -> &'static str {
@@ -178,6 +241,10 @@ pub struct Sandbox {
     pub sfdc_account_id: Option<String>,
     /// The state.
     pub status: Status,
+    /// The position in the status index: since when it is available, stale or deletion_failed; when its holding ends;
+    /// when its deletion is due; when its tombstone may go.
+    #[serde(skip)]
+    pub shard_at: Timestamp,
     /// When it was claimed; 0 if it never was.
     pub allocated_at: Timestamp,
     /// When its holding ends, without the grace period.
@@ -210,13 +277,16 @@ pub struct Sandbox {
 
 impl Sandbox {
     /// The record of an account that the CSP lists for the first time.
-    pub fn discovered(account: &CspAccount, now: Timestamp) -> Self {
+    pub fn discovered(account: &CspAccount, now: UnixMillis) -> Self {
+        let epoch = Epoch::first(now);
+        let now = now.seconds();
         Self {
             sandbox_id: account.sandbox_id.clone(),
             name: account.name.clone(),
             external_id: account.external_id.clone(),
             sfdc_account_id: account.sfdc_account_id.clone(),
             status: Status::Available,
+            shard_at: now,
             allocated_at: Timestamp(0),
             expires_at: None,
             allocated_to_track: None,
@@ -230,7 +300,7 @@ impl Sandbox {
             created_at: account.created_at.unwrap_or(now),
             updated_at: now,
             last_synced: now,
-            epoch: Epoch::FIRST,
+            epoch,
         }
     }
 

@@ -87,13 +87,15 @@ pub enum Field {
     LastSynced(Timestamp),
 }
 
-/// A decided change. It also sets `updated_at` to `at` and increments `epoch`.
+/// A decided change. It also sets `updated_at` to `at`, increments `epoch` and moves the sandbox in the status index.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Mutation {
     /// The status after the change.
     pub to: Status,
     /// When it was decided.
     pub at: Timestamp,
+    /// The position in the status index after the change; see [`Sandbox::shard_at`].
+    pub shard_at: Timestamp,
     /// The other attributes that change.
     pub fields: Vec<Field>,
 }
@@ -149,6 +151,19 @@ impl ConditionalUpdate {
         })
     }
 
+    /// Whether `current` is what this update makes of the record that its writer knew. A repeated request that finds this
+    /// has found its own work.
+    pub fn is_result(&self, current: &Sandbox) -> bool {
+        let is_next = match &self.precondition {
+            Precondition::Unchanged { epoch, .. } => current.epoch == epoch.next(),
+            Precondition::HeldBy { track, key } => {
+                current.belongs_to(track) && current.idempotency_key.as_ref() == Some(key)
+            }
+        };
+        let repeated = Sandbox { epoch: current.epoch, ..current.after(&self.mutation) };
+        is_next && repeated == *current
+    }
+
     /// Whether the precondition holds for `current`.
     pub fn is_met_by(&self, current: &Sandbox) -> bool {
         match &self.precondition {
@@ -199,6 +214,7 @@ impl Sandbox {
     pub fn after(&self, mutation: &Mutation) -> Self {
         let mut after = self.clone();
         after.status = mutation.to;
+        after.shard_at = mutation.shard_at;
         after.updated_at = mutation.at;
         after.epoch = self.epoch.next();
         for field in mutation.fields.iter().cloned() {
@@ -237,10 +253,11 @@ pub struct Refused {
 /// [`Refused`] if the event does not apply to that state.
 pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutation, Refused> {
     let name = event.name();
-    let to = |to: Status, fields: Vec<Field>| Ok(Mutation { to, at: now, fields });
+    let to = |to: Status, shard_at: Timestamp, fields: Vec<Field>| Ok(Mutation { to, at: now, shard_at, fields });
     match (status, event) {
         (Status::Available, Event::Claim(holding)) => to(
             Status::Allocated,
+            holding.expires_at,
             vec![
                 Field::AllocatedAt(now),
                 Field::ExpiresAt(holding.expires_at),
@@ -249,22 +266,26 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
                 Field::IdempotencyKey(holding.key),
             ],
         ),
-        (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
+        (Status::Allocated, Event::Renew { expires_at }) => {
+            to(Status::Allocated, expires_at, vec![Field::ExpiresAt(expires_at)])
+        }
         (Status::Allocated, Event::Release) => Ok(released(now)),
         (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
-        (Status::Stale, Event::Listed) => to(Status::Available, vec![Field::LastSynced(now)]),
-        (Status::Available, Event::Missing { .. }) => to(Status::Stale, vec![Field::LastSynced(now)]),
+        (Status::Stale, Event::Listed) => to(Status::Available, now, vec![Field::LastSynced(now)]),
+        (Status::Available, Event::Missing { .. }) => to(Status::Stale, now, vec![Field::LastSynced(now)]),
         (Status::DeletionFailed, Event::Missing { keep_until })
         | (Status::PendingDeletion, Event::DeletedAtCsp { keep_until })
         | (Status::Stale | Status::DeletionFailed, Event::Discard { keep_until }) => {
-            to(Status::Deleted, vec![Field::Ttl(keep_until), Field::NextAttemptAt(None)])
+            to(Status::Deleted, keep_until, vec![Field::Ttl(keep_until), Field::NextAttemptAt(None)])
         }
         (Status::PendingDeletion, Event::DeletionAttemptFailed { attempts, retry_at, error }) => to(
             if retry_at.is_some() { Status::PendingDeletion } else { Status::DeletionFailed },
+            retry_at.unwrap_or(now),
             vec![Field::DeletionRetryCount(attempts), Field::NextAttemptAt(retry_at), Field::LastError(Some(error))],
         ),
         (Status::DeletionFailed, Event::RetryDeletion) => to(
             Status::PendingDeletion,
+            now,
             vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)],
         ),
         (status, _) => Err(Refused { status, event: name }),
@@ -272,5 +293,5 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
 }
 
 fn released(now: Timestamp) -> Mutation {
-    Mutation { to: Status::PendingDeletion, at: now, fields: vec![Field::DeletionRequestedAt(now)] }
+    Mutation { to: Status::PendingDeletion, at: now, shard_at: now, fields: vec![Field::DeletionRequestedAt(now)] }
 }

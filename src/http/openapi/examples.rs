@@ -9,7 +9,8 @@ use broker_actors::jobs::csp_sync::SyncReport;
 use broker_actors::jobs::expiry_reaper::ExpiryReport;
 use broker_actors::jobs::stale_collector::DiscardReport;
 use broker_actors::sandbox::{
-    CspAccount, Event, Holding, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Timestamp, TrackId, transition,
+    CspAccount, Event, Holding, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Timestamp, TrackId, UnixMillis,
+    transition,
 };
 use broker_actors::stats::Stats;
 use serde::Serialize;
@@ -76,7 +77,7 @@ fn held() -> Sandbox {
         key: IdempotencyKey::new("student-1"),
         expires_at: NOW.plus(Duration::from_secs(4 * 3600)),
     };
-    after(&Sandbox::discovered(&account, Timestamp(1_795_400_100)), Event::Claim(holding))
+    after(&Sandbox::discovered(&account, UnixMillis(1_795_400_100_000)), Event::Claim(holding))
 }
 
 fn given_back() -> Sandbox {

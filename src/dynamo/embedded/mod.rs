@@ -1,8 +1,10 @@
 //! The embedded store: the SDK's requests, answered inside the process by a DynamoDB engine on SQLite.
 //!
-//! The SDK is given an HTTP connector that hands each request to the engine instead of a socket. The engine does one
-//! thing at a time and blocks on the disk, so it has a thread of its own, with a bounded queue before it. SQLite runs
-//! in WAL mode with full synchronization, so a write that was answered survives a power cut.
+//! The SDK gets an HTTP connector that passes each request to the engine instead of a socket. The engine does one thing
+//! at a time and blocks on the disk, so it has its own thread behind a bounded queue (`queue.rs`). SQLite runs in WAL mode
+//! with full synchronization, so a write that was answered survives a power cut.
+
+mod queue;
 
 use std::fmt;
 use std::fs::{File, TryLockError};
@@ -21,10 +23,11 @@ use aws_smithy_types::body::SdkBody;
 use dynoxide::{Database, DynoxideError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
-/// Requests that may wait for the engine (I8); one more is throttled.
-const MAX_QUEUED: usize = 4096;
+use self::queue::{Call, Receiver, Refused, Sender, queue};
+use super::client::DynamoClient;
+use super::request_metrics::RequestMetrics;
 
 /// The file in the data directory.
 const FILE_NAME: &str = "broker.db";
@@ -59,16 +62,10 @@ pub enum OpenError {
 /// The engine, with its thread.
 #[derive(Clone)]
 pub struct EmbeddedEngine {
-    queue: mpsc::Sender<Call>,
+    queue: Arc<Sender>,
     database: Database,
     /// Held for as long as the data directory is in use.
     _lock: Option<Arc<File>>,
-}
-
-struct Call {
-    operation: String,
-    body: Vec<u8>,
-    answer: oneshot::Sender<(u16, String)>,
 }
 
 impl EmbeddedEngine {
@@ -93,13 +90,13 @@ impl EmbeddedEngine {
     }
 
     fn start(database: Database, lock: Option<Arc<File>>) -> Result<Self, OpenError> {
-        let (queue, calls) = mpsc::channel(MAX_QUEUED);
+        let (sender, calls) = queue();
         let engine = database.clone();
         std::thread::Builder::new()
             .name("dynamodb-engine".to_owned())
             .spawn(move || serve(&engine, calls))
             .map_err(OpenError::Thread)?;
-        Ok(Self { queue, database, _lock: lock })
+        Ok(Self { queue: Arc::new(sender), database, _lock: lock })
     }
 
     /// A client whose requests the engine answers. It signs nothing, times nothing out and repeats nothing: there is
@@ -114,9 +111,14 @@ impl EmbeddedEngine {
             .timeout_config(aws_sdk_dynamodb::config::timeout::TimeoutConfig::disabled())
             .stalled_stream_protection(aws_sdk_dynamodb::config::StalledStreamProtectionConfig::disabled())
             .http_client(SharedHttpClient::new(self.clone()))
-            .interceptor(super::RequestMetrics)
+            .interceptor(RequestMetrics)
             .build();
         aws_sdk_dynamodb::Client::from_conf(config)
+    }
+
+    /// The client for the store.
+    pub fn dynamo_client(&self) -> DynamoClient {
+        DynamoClient::new(self.client())
     }
 
     /// Removes items whose TTL is over; blocks, a page at a time. Tells how many it removed.
@@ -129,12 +131,12 @@ impl EmbeddedEngine {
         let operation = operation.unwrap_or_default().to_owned();
         let body = request.body().bytes().unwrap_or_default().to_vec();
         let (answer, answered) = oneshot::channel();
-        let (status, body) = match self.queue.try_send(Call { operation, body, answer }) {
+        let (status, body) = match self.queue.send(Call { operation, body, answer }) {
             Ok(()) => answered.await.map_err(|_| gone())?,
-            Err(mpsc::error::TrySendError::Full(_)) => {
+            Err(Refused::Full) => {
                 (400, r#"{"__type":"ThrottlingException","message":"the embedded engine's queue is full"}"#.to_owned())
             }
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(gone()),
+            Err(Refused::Closed) => return Err(gone()),
         };
         let status = StatusCode::try_from(status).map_err(|error| ConnectorError::other(error.into(), None))?;
         Ok(HttpResponse::new(status, SdkBody::from(body)))
@@ -163,21 +165,21 @@ fn gone() -> ConnectorError {
     ConnectorError::other("the embedded engine's thread has ended".into(), None)
 }
 
-/// The engine's thread: one call after another until nobody can call any more.
-fn serve(database: &Database, mut calls: mpsc::Receiver<Call>) {
-    while let Some(call) = calls.blocking_recv() {
+/// The engine's thread: one call after another.
+fn serve(database: &Database, calls: Receiver) {
+    calls.serve(|call| {
         let dispatched = std::panic::catch_unwind(AssertUnwindSafe(|| dispatch(database, &call.operation, &call.body)));
         let answer = match dispatched {
             Ok(Ok(body)) => (200, body),
             Ok(Err(error)) => (error.status_code(), error.to_json()),
             Err(_) => {
-                tracing::error!(operation = call.operation, "the embedded engine panicked");
+                tracing::error!(event = "engine_panicked", operation = call.operation, "the embedded engine panicked");
                 (500, r#"{"__type":"InternalServerError","message":"the embedded engine panicked"}"#.to_owned())
             }
         };
-        // A caller that has gone away needs no answer; what it asked for is done all the same.
+        // A caller that has gone away needs no answer; its request is executed all the same.
         let _ = call.answer.send(answer);
-    }
+    });
 }
 
 fn dispatch(database: &Database, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {
@@ -198,6 +200,8 @@ fn dispatch(database: &Database, operation: &str, body: &[u8]) -> Result<String,
         "Query" => answer(body, |request| database.query(request)),
         "CreateTable" => answer(body, |request| database.create_table(request)),
         "DescribeTable" => answer(body, |request| database.describe_table(request)),
+        "UpdateTable" => answer(body, |request| database.update_table(request)),
+        "Scan" => answer(body, |request| database.scan(request)),
         "UpdateTimeToLive" => answer(body, |request| database.update_time_to_live(request)),
         "DescribeTimeToLive" => answer(body, |request| database.describe_time_to_live(request)),
         other => Err(DynoxideError::UnsupportedCapability(other.to_owned())),

@@ -1,0 +1,31 @@
+//! PoolStats: counts the sandboxes in each status and stores the count in one item, which all replicas read for gauges,
+//! log and consoles.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use super::{Job, JobError};
+use crate::actor::ActorName;
+use crate::ports::{Clock, SandboxStore, Stats};
+
+/// The job.
+#[derive(Clone)]
+pub struct PoolStats {
+    pub(crate) store: Arc<dyn SandboxStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Job for PoolStats {
+    type Report = Stats;
+
+    const NAME: ActorName = ActorName::PoolStats;
+
+    async fn run(&self, _: &CancellationToken) -> Result<Stats, JobError> {
+        let stats = self.store.count_all().await?;
+        self.store.put_stats(self.clock.now(), &stats).await?;
+        Ok(stats)
+    }
+}

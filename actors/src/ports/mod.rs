@@ -1,0 +1,25 @@
+//! The ports: store, CSP and clock, with their errors. The adapters are in the other package.
+
+mod coordination;
+mod csp;
+mod error;
+mod store;
+
+pub use self::coordination::{
+    ClusterState, Coordination, DueCondition, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
+};
+pub use self::csp::{CspClient, CspDeletion, CspError, CspListing};
+pub use self::error::StoreError;
+pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
+use crate::sandbox::{Timestamp, UnixMillis};
+
+/// The time of day. Durations and deadlines use tokio's clock, which tests can pause.
+pub trait Clock: Send + Sync + 'static {
+    /// The current time.
+    fn now_millis(&self) -> UnixMillis;
+
+    /// The current time, in whole seconds.
+    fn now(&self) -> Timestamp {
+        self.now_millis().seconds()
+    }
+}

@@ -1,0 +1,258 @@
+//! The table of sandboxes and claims.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+
+use super::coordination::{Coordination, Stats};
+use super::error::StoreError;
+use crate::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
+    Timestamp, TrackId,
+};
+
+/// The outcome of a claim transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClaimOutcome {
+    /// The claim item is written, the sandbox is allocated.
+    Claimed,
+    /// The key already holds a sandbox. Nothing was written.
+    AlreadyHeld(Claim),
+    /// The candidate is not as expected. Nothing was written.
+    CandidateChanged {
+        /// The candidate as it is; `None` if there is no such item.
+        current: Option<Sandbox>,
+    },
+    /// Another transaction is working on the candidate. Nothing was written.
+    CandidateConflict,
+    /// Another transaction is working on the claim item. Nothing was written, and the candidate is untouched.
+    ClaimConflict,
+}
+
+/// The outcome of a conditional update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
+pub enum WriteOutcome {
+    /// Written.
+    Done,
+    /// The sandbox is not as expected. Nothing was written.
+    PreconditionFailed {
+        /// The sandbox as it is; `None` if there is no such item.
+        current: Option<Sandbox>,
+    },
+    /// The claim item belongs to another sandbox. Nothing was written. Only for updates that include a claim.
+    ClaimMismatch,
+    /// Another transaction is working on one of the items. Nothing was written.
+    Conflict,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The sandboxes, in the order of the index.
+    pub sandboxes: Vec<Sandbox>,
+    /// Where the next page starts; `None` on the last page.
+    pub next: Option<Cursor>,
+}
+
+/// A position in a listing, opaque to all but the store that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub String);
+
+/// The sandboxes of one status, or those of them with a position in the status index in this range (see
+/// [`Sandbox::shard_at`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Their status.
+    pub status: Status,
+    /// Only those with this position or a later one.
+    pub from: Option<Timestamp>,
+    /// Only those with this position or an earlier one.
+    pub until: Option<Timestamp>,
+}
+
+impl Listing {
+    /// All sandboxes of `status`.
+    pub fn of(status: Status) -> Self {
+        Self { status, from: None, until: None }
+    }
+
+    /// Those from this position on.
+    #[must_use]
+    pub fn from(self, from: Timestamp) -> Self {
+        Self { from: Some(from), ..self }
+    }
+
+    /// Those up to this position.
+    #[must_use]
+    pub fn until(self, until: Timestamp) -> Self {
+        Self { until: Some(until), ..self }
+    }
+}
+
+/// A request for one page of a listing, from one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// What to list.
+    pub listing: Listing,
+    /// The shard.
+    pub shard: Shard,
+    /// The largest page, in sandboxes; `None` for the store's own choice.
+    pub limit: Option<u32>,
+    /// Where to continue.
+    pub after: Option<Cursor>,
+}
+
+/// What to look a sandbox up by, other than its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its owner, now or last.
+    Track(TrackId),
+    /// The key of its owner's claim.
+    Key(IdempotencyKey),
+}
+
+/// The table, as the core sees it. Each method is one request to the store unless it says otherwise. Each write is
+/// conditional on what its caller knows (I5) and names the attributes that it changes (I7).
+///
+/// # Errors
+///
+/// Reads fail with [`StoreError::Unavailable`] when they get no answer, writes with [`StoreError::OutcomeUnknown`].
+#[async_trait]
+pub trait SandboxStore: Coordination {
+    /// The number of shards of the status index.
+    fn shards(&self) -> ShardCount;
+
+    /// Creates the claim and allocates the candidate, both or neither.
+    async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError>;
+
+    /// Reads a claim, consistently.
+    async fn find_claim(&self, claim_key: &ClaimKey) -> Result<Option<Claim>, StoreError>;
+
+    /// Updates the sandbox and deletes its claim, both or neither. A claim that is already gone does not matter.
+    async fn end_claim(&self, update: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError>;
+
+    /// Updates the sandbox and sets its claim's end and epoch, both or neither.
+    async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError>;
+
+    /// Deletes a claim whose sandbox is not held under it. Returns whether it was still there, unchanged.
+    async fn delete_claim(&self, claim: &Claim) -> Result<bool, StoreError>;
+
+    /// Reads a sandbox, consistently. Tombstones too.
+    async fn get(&self, sandbox_id: &SandboxId) -> Result<Option<Sandbox>, StoreError>;
+
+    /// Adds a sandbox; `false` if one with its id exists.
+    async fn create(&self, sandbox: &Sandbox) -> Result<bool, StoreError>;
+
+    /// Updates the sandbox alone.
+    async fn update(&self, update: &ConditionalUpdate) -> Result<WriteOutcome, StoreError>;
+
+    /// Reads one page from one shard of the status index, which lags behind the table.
+    async fn list(&self, request: &PageRequest) -> Result<Page, StoreError>;
+
+    /// Counts the sandboxes of a status in one shard of the status index. One request for each page.
+    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError>;
+
+    /// Reads one page of the sandboxes that match, latest allocation first, from an index that lags behind the table.
+    async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError>;
+
+    /// Checks that the table takes writes, on the heartbeat item of `replica`.
+    async fn check(&self, replica: &ReplicaId) -> Result<(), StoreError>;
+}
+
+/// Shards that are read concurrently.
+const CONCURRENT_SHARDS: usize = 32;
+
+/// The most pages of one listing (I8).
+const MAX_PAGES: u32 = 100_000;
+
+impl dyn SandboxStore {
+    /// All pages of a listing, over all shards.
+    pub fn pages(&self, listing: Listing) -> Pages<'_> {
+        self.pages_of(listing, self.shards().all())
+    }
+
+    /// All pages of a listing, over these shards.
+    pub fn pages_of(&self, listing: Listing, shards: impl IntoIterator<Item = Shard>) -> Pages<'_> {
+        let waiting =
+            shards.into_iter().map(|shard| PageRequest { listing, shard, limit: None, after: None }).collect();
+        Pages { store: self, waiting, reading: FuturesUnordered::new(), pages_left: MAX_PAGES }
+    }
+
+    /// Counts all sandboxes but tombstones, in all shards.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::count`].
+    pub async fn count_all(&self) -> Result<Stats, StoreError> {
+        self.count_in(&Status::LIVE).await
+    }
+
+    /// Counts the sandboxes in these statuses, in all shards.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::count`].
+    pub async fn count_in(&self, statuses: &[Status]) -> Result<Stats, StoreError> {
+        let mut stats = Stats::default();
+        let mut counts = Vec::new();
+        for status in statuses.iter().copied() {
+            counts.extend(self.shards().all().map(|shard| async move { (status, self.count(status, shard).await) }));
+        }
+        let mut counts = futures_util::stream::iter(counts).buffer_unordered(CONCURRENT_SHARDS);
+        while let Some((status, count)) = counts.next().await {
+            stats.add(status, count?);
+        }
+        Ok(stats)
+    }
+
+    /// Ends a holding: updates the sandbox and deletes its claim. Where the claim belongs to another sandbox, the sandbox
+    /// is updated alone, so that it cannot get stuck.
+    pub(crate) async fn end_holding(
+        &self,
+        update: &ConditionalUpdate,
+        claim_key: &ClaimKey,
+    ) -> Result<WriteOutcome, StoreError> {
+        match self.end_claim(update, claim_key).await? {
+            WriteOutcome::ClaimMismatch => self.update(update).await,
+            outcome => Ok(outcome),
+        }
+    }
+}
+
+/// The pages of one listing. Several shards are read concurrently.
+pub struct Pages<'a> {
+    store: &'a dyn SandboxStore,
+    waiting: VecDeque<PageRequest>,
+    reading: FuturesUnordered<BoxFuture<'a, (PageRequest, Result<Page, StoreError>)>>,
+    pages_left: u32,
+}
+
+impl Pages<'_> {
+    /// The next page that is read, of any shard; `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::TooLong`] if there are more than [`MAX_PAGES`]; else as [`SandboxStore::list`].
+    pub async fn next(&mut self) -> Result<Option<Vec<Sandbox>>, StoreError> {
+        while self.reading.len() < CONCURRENT_SHARDS
+            && let Some(request) = self.waiting.pop_front()
+        {
+            self.pages_left = self.pages_left.checked_sub(1).ok_or(StoreError::TooLong)?;
+            let store = self.store;
+            self.reading.push(Box::pin(async move {
+                let page = store.list(&request).await;
+                (request, page)
+            }));
+        }
+        let Some((request, page)) = self.reading.next().await else { return Ok(None) };
+        let page = page?;
+        if let Some(cursor) = page.next {
+            self.waiting.push_front(PageRequest { after: Some(cursor), ..request });
+        }
+        Ok(Some(page.sandboxes))
+    }
+}

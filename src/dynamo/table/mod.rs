@@ -1,0 +1,133 @@
+//! The table: its names, its form, and why it cannot be used. [`create`] makes it, [`open`] checks it at every start.
+//! Terraform makes the same one.
+
+pub mod create;
+mod describe;
+pub mod open;
+pub mod schema;
+
+use broker_actors::error::Cause;
+use broker_actors::sandbox::ShardCount;
+
+/// The attribute by which DynamoDB expires items.
+pub const TTL_ATTRIBUTE: &str = "ttl";
+
+/// The names of the table and its indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableNames {
+    /// The table.
+    pub table: String,
+    /// The index by status. Where an index of this name has the key of an older form, the broker uses the one that
+    /// `table adopt` makes beside it; see [`TableNames::status_index_beside`].
+    pub status_index: String,
+    /// The index by `allocated_to_track`.
+    pub track_index: String,
+    /// The index by `idempotency_key`.
+    pub idempotency_index: String,
+}
+
+impl Default for TableNames {
+    fn default() -> Self {
+        Self {
+            table: "sandbox-broker-pool".to_owned(),
+            status_index: "StatusIndex".to_owned(),
+            track_index: "TrackIndex".to_owned(),
+            idempotency_index: "IdempotencyIndex".to_owned(),
+        }
+    }
+}
+
+impl TableNames {
+    /// The name of the sharded status index beside an index of an older form. DynamoDB cannot change an index's key.
+    pub fn status_index_beside(&self) -> String {
+        format!("{}Sharded", self.status_index)
+    }
+}
+
+/// The form of a table that can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableForm {
+    /// The number of shards of the status index.
+    pub shards: ShardCount,
+    /// The status index.
+    pub status_index: String,
+    /// The index by track, unless the table was made without it.
+    pub track_index: Option<String>,
+    /// The index by idempotency key, unless the table was made without it.
+    pub idempotency_index: Option<String>,
+}
+
+/// An index of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexKeys {
+    /// The attribute of the hash key, a string.
+    pub hash: &'static str,
+    /// The attribute of the range key, a number.
+    pub range: &'static str,
+}
+
+/// The key of the status index.
+pub const STATUS_INDEX: IndexKeys = IndexKeys { hash: "status_shard", range: "shard_at" };
+/// The key of the index by track.
+pub const TRACK_INDEX: IndexKeys = IndexKeys { hash: "allocated_to_track", range: "allocated_at" };
+/// The key of the index by idempotency key.
+pub const IDEMPOTENCY_INDEX: IndexKeys = IndexKeys { hash: "idempotency_key", range: "allocated_at" };
+
+/// Why the table cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// It does not exist.
+    #[error("the table `{0}` does not exist; make it with `sandbox-broker table create` or Terraform")]
+    Missing(String),
+    /// It holds items of an older form, or of another program.
+    #[error(
+        "the table `{0}` is not adopted by this version; stop every broker on it, then run `sandbox-broker table adopt`"
+    )]
+    NotAdopted(String),
+    /// A newer version made or changed it.
+    #[error("the table `{table}` has the form {form}, which is newer than this version of the broker; use a newer one")]
+    Newer {
+        /// Its name.
+        table: String,
+        /// Its form.
+        form: u64,
+    },
+    /// `table reshard` was interrupted.
+    #[error("the table `{table}` is being resharded to {shards} shards; run `sandbox-broker table reshard` again")]
+    Resharding {
+        /// Its name.
+        table: String,
+        /// The new number of shards.
+        shards: u64,
+    },
+    /// It is not what the broker needs.
+    #[error("the table `{table}` is not the broker's: {difference}; use another DDB_TABLE_NAME or rebuild the table")]
+    Different {
+        /// Its name.
+        table: String,
+        /// What differs.
+        difference: String,
+    },
+    /// It did not become active in time.
+    #[error("the table `{table}` is not active after {} s", describe::ACTIVATION_TIMEOUT.as_secs())]
+    NotActive {
+        /// Its name.
+        table: String,
+    },
+    /// DynamoDB does not answer, or refuses.
+    #[error("DynamoDB refuses {request}")]
+    Failed {
+        /// The request.
+        request: &'static str,
+        /// The reason.
+        source: Cause,
+    },
+    /// The schema item cannot be read.
+    #[error("the item CTRL#schema of the table `{table}` cannot be read: {reason}")]
+    UnreadableSchema {
+        /// The table's name.
+        table: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
