@@ -170,11 +170,29 @@ fn a_free_sandbox_is_dropped_when_two_full_refreshes_in_a_row_do_not_list_it() {
     let mut cache = cache_of([1, 2]);
     refresh(&mut cache, Scope::All, [2]);
     refresh(&mut cache, Scope::New, []);
+    assert_eq!(cache.free_count(), 1, "it is not handed out while it is doubtful");
+    assert!(!cache.shows_none(Some("lab-00001")), "but it may be there");
     refresh(&mut cache, Scope::All, [1, 2]);
+    assert_eq!(cache.free_count(), 2, "it is listed again");
     refresh(&mut cache, Scope::All, [2]);
-    assert_eq!(cache.free_count(), 2, "listed in between");
     refresh(&mut cache, Scope::All, [2]);
+    assert!(cache.shows_none(Some("lab-00001")));
     assert_eq!(take_all(&mut cache, None), [available(2).name]);
+}
+
+#[test]
+fn shards_are_divided_evenly() {
+    for replicas in 1..=20 {
+        let live: Vec<_> = (0..replicas).map(|number| ReplicaId::new(format!("replica-{number}"))).collect();
+        let owned = live.iter().map(|replica| {
+            let mut cache = Cache::new(replica.clone(), ShardCount::default());
+            cache.set_replicas(live.clone());
+            cache.start_refresh(Scope::Own).shards.len()
+        });
+        let owned: Vec<_> = owned.collect();
+        assert_eq!(owned.iter().sum::<usize>(), 16, "{owned:?}");
+        assert!(owned.iter().max().unwrap() - owned.iter().min().unwrap() <= 1, "{owned:?}");
+    }
 }
 
 #[test]
