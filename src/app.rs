@@ -109,6 +109,8 @@ impl Application {
         let mut store = DynamoStore::new(Arc::new(client), names.table, form);
         if engine.is_some() {
             store = store.with_small_pages();
+        } else {
+            store.open_connections().await;
         }
         let (csp, simulator) = csp(&settings)?;
         let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };

@@ -279,6 +279,11 @@ impl Contents {
     }
 }
 
+/// The shards of the model: fewer than of a table, so that tests have several sandboxes in one.
+fn shards() -> ShardCount {
+    ShardCount::new(4).expect("4 is a number of shards")
+}
+
 /// The largest page, in sandboxes.
 const PAGE: usize = 100;
 
@@ -295,7 +300,7 @@ fn page(mut listed: Vec<(Position, &Sandbox)>, limit: usize, after: Option<&Posi
 #[async_trait]
 impl SandboxStore for ModelStore {
     fn shards(&self) -> ShardCount {
-        ShardCount::default()
+        shards()
     }
 
     async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
@@ -350,7 +355,7 @@ impl SandboxStore for ModelStore {
                 .index()
                 .sandboxes()
                 .filter(|sandbox| sandbox.status == listing.status)
-                .filter(|sandbox| ShardCount::default().shard_of(&sandbox.sandbox_id) == *shard)
+                .filter(|sandbox| shards().shard_of(&sandbox.sandbox_id) == *shard)
                 .filter(|sandbox| listing.from.is_none_or(|from| sandbox.shard_at >= from))
                 .filter(|sandbox| listing.until.is_none_or(|until| sandbox.shard_at <= until))
                 .map(|sandbox| ((sandbox.shard_at.0, sandbox.sandbox_id.clone()), sandbox))
@@ -362,7 +367,7 @@ impl SandboxStore for ModelStore {
 
     async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError> {
         self.read("count", |contents| {
-            let of_shard = |sandbox: &&Sandbox| ShardCount::default().shard_of(&sandbox.sandbox_id) == shard;
+            let of_shard = |sandbox: &&Sandbox| shards().shard_of(&sandbox.sandbox_id) == shard;
             Ok(contents.index().sandboxes().filter(of_shard).filter(|sandbox| sandbox.status == status).count() as u64)
         })
         .await
