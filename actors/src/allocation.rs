@@ -17,7 +17,7 @@ use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Status, Timestamp, TrackId,
+    Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Status, Timestamp,
 };
 use crate::update::{ClaimChange, SandboxError, Step, owned, update_sandbox};
 
@@ -31,7 +31,7 @@ const REPLAY_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllocateRequest {
     /// The track.
-    pub track: TrackId,
+    pub owner: Owner,
     /// The lab's slug.
     pub track_name: Option<String>,
     /// The track's intent.
@@ -55,6 +55,9 @@ pub enum AllocateError {
     /// At some moment during the request the pool had no matching sandbox (I4).
     #[error("no sandboxes available")]
     NoneAvailable,
+    /// The key holds a sandbox, and the caller does not prove that it owns it (I10).
+    #[error("this key holds a sandbox of an owner with another secret")]
+    NotOwner,
     /// An operator paused the pool manager.
     #[error("allocation is paused")]
     Paused,
@@ -95,6 +98,8 @@ pub struct Released {
 pub struct AllocationSettings {
     /// How long a sandbox is held.
     pub lab_duration: Duration,
+    /// How long renewals may extend a holding, from its start.
+    pub max_holding: Duration,
     /// The budget of one allocation.
     pub timeout: Duration,
     /// The most claims in flight.
@@ -105,9 +110,9 @@ pub struct AllocationSettings {
 
 type Answer = Result<Allocation, AllocateError>;
 
-/// What concurrent duplicates share: the key, and the prefix, because "none" for one prefix says nothing about another
-/// (I4).
-type CoalescingKey = (ClaimKey, Option<String>);
+/// What concurrent duplicates share: the owner with its proof (I10), the key, and the prefix, because "none" for one prefix
+/// says nothing about another (I4).
+type CoalescingKey = (Owner, IdempotencyKey, Option<String>);
 
 /// Allocates, renews, reads and releases.
 #[derive(Clone)]
@@ -167,8 +172,7 @@ impl Allocator {
 
     /// Claims, or waits for the answer of a duplicate that does.
     async fn claim_or_join(&self, request: &AllocateRequest) -> (Answer, Joined) {
-        let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
-        let coalescing_key = (claim_key, request.name_prefix.clone());
+        let coalescing_key = (request.owner.clone(), request.key.clone(), request.name_prefix.clone());
         let (mut answer, joined) = match self.0.in_flight.entry(coalescing_key.clone()) {
             Entry::Occupied(in_flight) => (in_flight.get().clone(), Joined(true)),
             Entry::Vacant(vacant) => {
@@ -179,7 +183,7 @@ impl Allocator {
                 let (sender, receiver) = watch::channel(None);
                 vacant.insert(receiver.clone());
                 let in_flight = InFlight { shared: Arc::clone(&self.0), coalescing_key, _permit: permit };
-                let span = tracing::info_span!(target: SPANS, "claim", track_id = request.track.as_str());
+                let span = tracing::info_span!(target: SPANS, "claim", track_id = request.owner.track.as_str());
                 let request = request.clone();
                 let claim = async move {
                     let answer = in_flight.shared.claim_any(request).await;
@@ -204,25 +208,25 @@ impl Allocator {
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn release(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Released, SandboxError> {
+    pub async fn release(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Released, SandboxError> {
         let now = self.0.clock.now();
         let released = |at| Released { sandbox_id: sandbox_id.clone(), deletion_requested_at: at };
         // The caller does not send its key. Most callers use the default, and one request is enough; otherwise the
         // record that comes back names the key.
-        let default_key = ClaimKey { track: track.clone(), key: IdempotencyKey::new(track.as_str()) };
+        let default_key = IdempotencyKey::new(owner.track.as_str());
+        let end = |key| ClaimChange::End(ClaimKey { track: owner.track.clone(), key });
         let first = Step::Write {
-            update: ConditionalUpdate::release_by_holder(sandbox_id.clone(), default_key.clone(), now),
-            claim: ClaimChange::End(default_key.clone()),
+            update: ConditionalUpdate::release_by_holder(sandbox_id.clone(), owner.clone(), default_key.clone(), now),
+            claim: end(default_key.clone()),
             answer: released(now),
         };
         let next = |current| {
-            let sandbox = owned(current, sandbox_id, track)?;
+            let sandbox = owned(current, sandbox_id, owner)?;
             if let (true, Some(at)) = (sandbox.status != Status::Allocated, sandbox.deletion_requested_at) {
                 return Ok(Step::Done(released(at)));
             }
             let update = sandbox.update(Event::Release, now)?;
-            let key = sandbox.idempotency_key.unwrap_or(default_key.key.clone());
-            let claim = ClaimChange::End(ClaimKey { track: track.clone(), key });
+            let claim = end(sandbox.idempotency_key.unwrap_or(default_key.clone()));
             Ok(Step::Write { update, claim, answer: released(now) })
         };
         let waits = self.0.settings.retry.waits(&self.0.jitter);
@@ -231,17 +235,23 @@ impl Allocator {
         Ok(released)
     }
 
-    /// Extends a holding to a full lab duration from now. It never gets shorter: the present end may come from a replica
-    /// whose clock is ahead.
+    /// Extends a holding to a full lab duration from now, but not beyond the longest duration from its start. It never
+    /// gets shorter: the present end may come from a replica whose clock is ahead.
     ///
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn renew(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Claim, SandboxError> {
+    pub async fn renew(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Claim, SandboxError> {
+        let AllocationSettings { lab_duration, max_holding, .. } = self.0.settings;
         let next = |current| {
-            let sandbox = owned(current, sandbox_id, track)?;
+            let sandbox = owned(current, sandbox_id, owner)?;
             let now = self.0.clock.now();
-            let expires_at = sandbox.expires_at.unwrap_or_default().max(now.plus(self.0.settings.lab_duration));
+            let held_until = sandbox.expires_at.unwrap_or_default();
+            let last_end = sandbox.allocated_at.plus(max_holding);
+            if sandbox.status == Status::Allocated && held_until >= last_end {
+                return Err(SandboxError::MaxDurationReached(sandbox_id.clone()));
+            }
+            let expires_at = held_until.max(now.plus(lab_duration).min(last_end));
             let update = sandbox.update(Event::Renew { expires_at }, now)?;
             let renewed = Claim::held(&sandbox.after(&update.mutation))
                 .ok_or_else(|| SandboxError::NotOwner(sandbox_id.clone()))?;
@@ -254,13 +264,13 @@ impl Allocator {
         Ok(renewed)
     }
 
-    /// Reads a sandbox that the track holds or has released.
+    /// Reads a sandbox that the owner holds or has released.
     ///
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn read(&self, sandbox_id: &SandboxId, track: &TrackId) -> Result<Sandbox, SandboxError> {
-        owned(self.0.store.get(sandbox_id).await?, sandbox_id, track)
+    pub async fn read(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Sandbox, SandboxError> {
+        owned(self.0.store.get(sandbox_id).await?, sandbox_id, owner)
     }
 }
 
@@ -321,7 +331,7 @@ impl Shared {
     async fn claim(&self, mut candidate: Candidate, request: &AllocateRequest, deadline: Instant) -> NextStep {
         let now = self.clock.now();
         let holding = Holding {
-            track: request.track.clone(),
+            owner: request.owner.clone(),
             track_name: request.track_name.clone(),
             key: request.key.clone(),
             expires_at: now.plus(self.settings.lab_duration),
@@ -343,7 +353,7 @@ impl Shared {
             }
             Ok(ClaimOutcome::AlreadyHeld(held)) => {
                 candidate.put_back();
-                self.answer_held(held).await
+                self.answer_held(held, request).await
             }
             Ok(ClaimOutcome::CandidateChanged { current }) => {
                 count_conflict();
@@ -362,7 +372,7 @@ impl Shared {
             }
             Err(error @ StoreError::OutcomeUnknown(_)) => {
                 candidate.unknown();
-                self.resolve_unknown(claim, error, deadline).await
+                self.resolve_unknown(claim, error, request, deadline).await
             }
             Err(error) => {
                 candidate.put_back();
@@ -372,9 +382,9 @@ impl Shared {
     }
 
     /// Ends a holding that is overdue, so that its key is free; any other holding is the answer.
-    async fn answer_held(&self, held: Claim) -> NextStep {
+    async fn answer_held(&self, held: Claim, request: &AllocateRequest) -> NextStep {
         if !self.reaper.is_overdue(&held) {
-            return NextStep::Answer(Ok(Allocation { claim: held, replayed: true }));
+            return NextStep::Answer(replay(held, request));
         }
         let freed = match self.reaper.expire(&held).await {
             Ok(true) => return NextStep::TryNext,
@@ -397,14 +407,20 @@ impl Shared {
 
     /// Reads the claim back to learn the outcome of a request. If there is no claim, the request may still arrive;
     /// going on is safe, because only one claim can be written under the key.
-    async fn resolve_unknown(&self, attempted: Claim, error: StoreError, deadline: Instant) -> NextStep {
+    async fn resolve_unknown(
+        &self,
+        attempted: Claim,
+        error: StoreError,
+        request: &AllocateRequest,
+        deadline: Instant,
+    ) -> NextStep {
         match timeout_at(deadline, self.store.find_claim(&attempted.claim_key)).await {
             // Only an equal claim is the attempted one: the key may have held this same sandbox before the request.
             Ok(Ok(Some(held))) if held == attempted => {
                 self.timers.set(held.clone());
                 NextStep::Answer(Ok(Allocation { claim: held, replayed: false }))
             }
-            Ok(Ok(Some(held))) => self.answer_held(held).await,
+            Ok(Ok(Some(held))) => self.answer_held(held, request).await,
             Ok(Ok(None)) => NextStep::TryNextAfterMiss,
             Ok(Err(_)) | Err(_) => NextStep::Answer(Err(error.into())),
         }
@@ -412,9 +428,9 @@ impl Shared {
 
     /// A replay gets its sandbox whatever prevents new allocations.
     async fn replay_or(&self, request: &AllocateRequest, error: AllocateError) -> Answer {
-        let claim_key = ClaimKey { track: request.track.clone(), key: request.key.clone() };
+        let claim_key = ClaimKey { track: request.owner.track.clone(), key: request.key.clone() };
         match timeout(REPLAY_TIMEOUT, self.store.find_claim(&claim_key)).await {
-            Ok(Ok(Some(held))) if !self.reaper.is_overdue(&held) => Ok(Allocation { claim: held, replayed: true }),
+            Ok(Ok(Some(held))) if !self.reaper.is_overdue(&held) => replay(held, request),
             Ok(Ok(_)) => Err(error),
             Ok(Err(store_error)) => Err(store_error.into()),
             // "None" would be a guess: the key may hold a sandbox.
@@ -426,6 +442,14 @@ impl Shared {
     fn timed_out(&self) -> AllocateError {
         AllocateError::TimedOut { budget: self.settings.timeout }
     }
+}
+
+/// The answer to a request whose key holds a sandbox already.
+fn replay(held: Claim, request: &AllocateRequest) -> Answer {
+    if !request.owner.proves(held.owner_proof.as_ref()) {
+        return Err(AllocateError::NotOwner);
+    }
+    Ok(Allocation { claim: held, replayed: true })
 }
 
 fn count_conflict() {

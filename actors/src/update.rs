@@ -4,7 +4,7 @@ use tokio::time::sleep;
 
 use crate::ports::{SandboxStore, StoreError, WriteOutcome};
 use crate::retry::Waits;
-use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Refused, Sandbox, SandboxId, Status, TrackId};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Owner, Refused, Sandbox, SandboxId, Status};
 
 /// Attempts to update a sandbox that other writers keep changing.
 const MAX_ATTEMPTS: u32 = 5;
@@ -15,7 +15,7 @@ pub enum SandboxError {
     /// There is no such sandbox, or it is deleted.
     #[error("no sandbox has the id `{0}`")]
     NotFound(SandboxId),
-    /// The sandbox does not belong to this track.
+    /// The sandbox does not belong to this track, or the track's secret is missing or wrong.
     #[error("sandbox `{0}` does not belong to this track")]
     NotOwner(SandboxId),
     /// The sandbox's state does not allow it.
@@ -24,6 +24,9 @@ pub enum SandboxError {
     /// Other writers kept changing the sandbox.
     #[error("sandbox `{0}` is being changed by others")]
     Contended(SandboxId),
+    /// The holding has reached its longest duration.
+    #[error("sandbox `{0}` is already held until the longest time allowed")]
+    MaxDurationReached(SandboxId),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -36,14 +39,10 @@ pub(crate) fn existing(current: Option<Sandbox>, sandbox_id: &SandboxId) -> Resu
         .ok_or_else(|| SandboxError::NotFound(sandbox_id.clone()))
 }
 
-/// The sandbox, if it exists and belongs to `track`.
-pub(crate) fn owned(
-    current: Option<Sandbox>,
-    sandbox_id: &SandboxId,
-    track: &TrackId,
-) -> Result<Sandbox, SandboxError> {
+/// The sandbox, if it exists and belongs to `owner`.
+pub(crate) fn owned(current: Option<Sandbox>, sandbox_id: &SandboxId, owner: &Owner) -> Result<Sandbox, SandboxError> {
     let sandbox = existing(current, sandbox_id)?;
-    if !sandbox.belongs_to(track) {
+    if !sandbox.belongs_to(owner) {
         return Err(SandboxError::NotOwner(sandbox_id.clone()));
     }
     Ok(sandbox)

@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use broker_actors::actor::{ActorName, Control, DesiredState};
 use broker_actors::ports::{JobLease, Stats, StoreError, StoredStats};
 use broker_actors::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, Precondition, ReplicaId, Sandbox, SandboxId,
-    Shard, ShardCount, Status, Timestamp, TrackId,
+    Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, OwnerProof, Precondition, ReplicaId, Sandbox,
+    SandboxId, Shard, ShardCount, Status, Timestamp, TrackId,
 };
 
 /// A table item, as the SDK has it.
@@ -93,6 +93,7 @@ pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     put("allocated_at", Some(time(sandbox.allocated_at)));
     put("expires_at", sandbox.expires_at.map(time));
     put("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str())));
+    put("owner_proof", sandbox.owner_proof.as_ref().map(|proof| text(proof.as_str())));
     put("track_name", sandbox.track_name.as_ref().map(text));
     put("idempotency_key", sandbox.idempotency_key.as_ref().map(|key| text(key.as_str())));
     put("deletion_requested_at", sandbox.deletion_requested_at.map(time));
@@ -120,6 +121,7 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         allocated_at: item.time("allocated_at")?,
         expires_at: item.optional_time("expires_at")?,
         allocated_to_track: item.optional_text("allocated_to_track")?.map(TrackId::new),
+        owner_proof: item.optional_text("owner_proof")?.map(OwnerProof::stored),
         track_name: item.optional_text("track_name")?,
         idempotency_key: item.optional_text("idempotency_key")?.map(IdempotencyKey::new),
         deletion_requested_at: item.optional_time("deletion_requested_at")?,
@@ -149,6 +151,9 @@ pub fn claim_item(claim: &Claim) -> Item {
     if let Some(account) = &claim.sfdc_account_id {
         item.insert("sfdc_account_id".to_owned(), text(account));
     }
+    if let Some(proof) = &claim.owner_proof {
+        item.insert("owner_proof".to_owned(), text(proof.as_str()));
+    }
     item
 }
 
@@ -164,6 +169,7 @@ pub fn read_claim(item: &Item) -> Result<Claim, StoreError> {
             track: TrackId::new(after(PK, "TRACK#")?),
             key: IdempotencyKey::new(after(SK, "CLAIM#")?),
         },
+        owner_proof: item.optional_text("owner_proof")?.map(OwnerProof::stored),
         sandbox_id: SandboxId::new(item.text("sandbox_id")?),
         name: item.text("name")?,
         external_id: item.text("external_id")?,
@@ -277,10 +283,17 @@ pub fn update_of(update: &ConditionalUpdate, shards: ShardCount) -> UpdateParts 
         Precondition::Unchanged { status, epoch } => {
             vec![parts.equals("status", text(status.as_str())), parts.equals("epoch", number(epoch.0))]
         }
-        Precondition::HeldBy { track, key } => vec![
+        Precondition::HeldBy { owner, key } => vec![
             parts.equals("status", text(Status::Allocated.as_str())),
-            parts.equals("allocated_to_track", text(track.as_str())),
+            parts.equals("allocated_to_track", text(owner.track.as_str())),
             parts.equals("idempotency_key", text(key.as_str())),
+            match &owner.proof {
+                None => "attribute_not_exists(owner_proof)".to_owned(),
+                Some(proof) => {
+                    let is_proven = parts.equals("owner_proof", text(proof.as_str()));
+                    format!("(attribute_not_exists(owner_proof) OR {is_proven})")
+                }
+            },
         ],
     };
     parts.condition = conditions.join(" AND ");
@@ -317,6 +330,7 @@ fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
     match field {
         Field::AllocatedAt(at) => ("allocated_at", Some(time(*at))),
         Field::ExpiresAt(at) => ("expires_at", Some(time(*at))),
+        Field::OwnerProof(proof) => ("owner_proof", Some(text(proof.as_str()))),
         Field::AllocatedToTrack(track) => ("allocated_to_track", Some(text(track.as_str()))),
         Field::TrackName(name) => ("track_name", name.as_ref().map(text)),
         Field::IdempotencyKey(key) => ("idempotency_key", Some(text(key.as_str()))),

@@ -1,6 +1,6 @@
 //! What an owner holds: the claim item beside the sandbox.
 
-use super::{Epoch, IdempotencyKey, Sandbox, SandboxId, Status, Timestamp, TrackId};
+use super::{Epoch, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId};
 
 /// The key of a claim item. At most one claim exists under it (I2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,7 +15,7 @@ pub struct ClaimKey {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Holding {
     /// The owner.
-    pub track: TrackId,
+    pub owner: Owner,
     /// The lab's slug.
     pub track_name: Option<String>,
     /// The owner's key for this claim.
@@ -30,6 +30,8 @@ pub struct Holding {
 pub struct Claim {
     /// The owner and its key.
     pub claim_key: ClaimKey,
+    /// The proof of the owner's secret, if it sent one.
+    pub owner_proof: Option<OwnerProof>,
     /// The sandbox that is held.
     pub sandbox_id: SandboxId,
     /// The sandbox's name.
@@ -54,6 +56,7 @@ impl Claim {
         }
         Some(Self {
             claim_key: ClaimKey { track: sandbox.allocated_to_track.clone()?, key: sandbox.idempotency_key.clone()? },
+            owner_proof: sandbox.owner_proof.clone(),
             sandbox_id: sandbox.sandbox_id.clone(),
             name: sandbox.name.clone(),
             external_id: sandbox.external_id.clone(),

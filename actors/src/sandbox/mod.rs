@@ -3,6 +3,7 @@
 //! [`transition`](transition::transition) alone decides how a sandbox changes; [`claim`] holds what an owner has.
 
 pub mod claim;
+pub mod owner;
 pub mod transition;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::claim::{Claim, ClaimKey, Holding};
+pub use self::owner::{Owner, OwnerProof};
 pub use self::transition::{ConditionalUpdate, Event, Field, Mutation, Precondition, Refused, transition};
 
 macro_rules! text_id {
@@ -251,6 +253,9 @@ pub struct Sandbox {
     pub expires_at: Option<Timestamp>,
     /// The owner. Kept after release, so that a repeated release is recognized.
     pub allocated_to_track: Option<TrackId>,
+    /// The proof of the owner's secret, if it sent one. Kept after release, like the owner.
+    #[serde(skip)]
+    pub owner_proof: Option<OwnerProof>,
     /// The lab's slug.
     pub track_name: Option<String>,
     /// The key of the owner's claim.
@@ -290,6 +295,7 @@ impl Sandbox {
             allocated_at: Timestamp(0),
             expires_at: None,
             allocated_to_track: None,
+            owner_proof: None,
             track_name: None,
             idempotency_key: None,
             deletion_requested_at: None,
@@ -304,8 +310,8 @@ impl Sandbox {
         }
     }
 
-    /// Whether `track` holds this sandbox or held it last.
-    pub fn belongs_to(&self, track: &TrackId) -> bool {
-        self.allocated_to_track.as_ref() == Some(track)
+    /// Whether `owner` holds this sandbox or held it last, and proves it.
+    pub fn belongs_to(&self, owner: &Owner) -> bool {
+        self.allocated_to_track.as_ref() == Some(&owner.track) && owner.proves(self.owner_proof.as_ref())
     }
 }

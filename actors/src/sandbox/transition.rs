@@ -3,7 +3,9 @@
 //!
 //! [`transition`] decides; a store only executes a [`ConditionalUpdate`] of named attributes (I5, I7).
 
-use super::{Claim, ClaimKey, Epoch, Holding, IdempotencyKey, Sandbox, SandboxId, Status, Timestamp, TrackId};
+use super::{
+    Claim, ClaimKey, Epoch, Holding, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId,
+};
 
 /// What happens to a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,7 @@ pub enum Field {
     AllocatedAt(Timestamp),
     ExpiresAt(Timestamp),
     AllocatedToTrack(TrackId),
+    OwnerProof(OwnerProof),
     TrackName(Option<String>),
     IdempotencyKey(IdempotencyKey),
     DeletionRequestedAt(Timestamp),
@@ -110,11 +113,11 @@ pub enum Precondition {
         /// The epoch that was read.
         epoch: Epoch,
     },
-    /// The sandbox is allocated to this owner under this key. A sandbox is allocated once in its life, so owner and key
-    /// fence a release as well as the epoch, without a read before it.
+    /// The sandbox is allocated to this owner, who proves it, under this key. A sandbox is allocated once in its life, so
+    /// owner and key fence a release as well as the epoch, without a read before it.
     HeldBy {
         /// The owner.
-        track: TrackId,
+        owner: Owner,
         /// The owner's key.
         key: IdempotencyKey,
     },
@@ -132,9 +135,9 @@ pub struct ConditionalUpdate {
 }
 
 impl ConditionalUpdate {
-    /// The release by an owner who knows only its track and its key.
-    pub fn release_by_holder(sandbox_id: SandboxId, claim: ClaimKey, now: Timestamp) -> Self {
-        let precondition = Precondition::HeldBy { track: claim.track, key: claim.key };
+    /// The release by an owner who knows only itself and its key.
+    pub fn release_by_holder(sandbox_id: SandboxId, owner: Owner, key: IdempotencyKey, now: Timestamp) -> Self {
+        let precondition = Precondition::HeldBy { owner, key };
         Self { sandbox_id, precondition, mutation: released(now) }
     }
 
@@ -156,8 +159,8 @@ impl ConditionalUpdate {
     pub fn is_result(&self, current: &Sandbox) -> bool {
         let is_next = match &self.precondition {
             Precondition::Unchanged { epoch, .. } => current.epoch == epoch.next(),
-            Precondition::HeldBy { track, key } => {
-                current.belongs_to(track) && current.idempotency_key.as_ref() == Some(key)
+            Precondition::HeldBy { owner, key } => {
+                current.belongs_to(owner) && current.idempotency_key.as_ref() == Some(key)
             }
         };
         let repeated = Sandbox { epoch: current.epoch, ..current.after(&self.mutation) };
@@ -168,9 +171,9 @@ impl ConditionalUpdate {
     pub fn is_met_by(&self, current: &Sandbox) -> bool {
         match &self.precondition {
             Precondition::Unchanged { status, epoch } => current.status == *status && current.epoch == *epoch,
-            Precondition::HeldBy { track, key } => {
+            Precondition::HeldBy { owner, key } => {
                 current.status == Status::Allocated
-                    && current.belongs_to(track)
+                    && current.belongs_to(owner)
                     && current.idempotency_key.as_ref() == Some(key)
             }
         }
@@ -198,7 +201,8 @@ impl Sandbox {
     /// [`Refused`] if the sandbox is not available.
     pub fn claim(&self, holding: Holding, now: Timestamp) -> Result<(ConditionalUpdate, Claim), Refused> {
         let claim = Claim {
-            claim_key: ClaimKey { track: holding.track.clone(), key: holding.key.clone() },
+            claim_key: ClaimKey { track: holding.owner.track.clone(), key: holding.key.clone() },
+            owner_proof: holding.owner.proof.clone(),
             sandbox_id: self.sandbox_id.clone(),
             name: self.name.clone(),
             external_id: self.external_id.clone(),
@@ -222,6 +226,7 @@ impl Sandbox {
                 Field::AllocatedAt(at) => after.allocated_at = at,
                 Field::ExpiresAt(at) => after.expires_at = Some(at),
                 Field::AllocatedToTrack(track) => after.allocated_to_track = Some(track),
+                Field::OwnerProof(proof) => after.owner_proof = Some(proof),
                 Field::TrackName(name) => after.track_name = name,
                 Field::IdempotencyKey(key) => after.idempotency_key = Some(key),
                 Field::DeletionRequestedAt(at) => after.deletion_requested_at = Some(at),
@@ -255,17 +260,17 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
     let name = event.name();
     let to = |to: Status, shard_at: Timestamp, fields: Vec<Field>| Ok(Mutation { to, at: now, shard_at, fields });
     match (status, event) {
-        (Status::Available, Event::Claim(holding)) => to(
-            Status::Allocated,
-            holding.expires_at,
-            vec![
+        (Status::Available, Event::Claim(holding)) => {
+            let mut fields = vec![
                 Field::AllocatedAt(now),
                 Field::ExpiresAt(holding.expires_at),
-                Field::AllocatedToTrack(holding.track),
+                Field::AllocatedToTrack(holding.owner.track),
                 Field::TrackName(holding.track_name),
                 Field::IdempotencyKey(holding.key),
-            ],
-        ),
+            ];
+            fields.extend(holding.owner.proof.map(Field::OwnerProof));
+            to(Status::Allocated, holding.expires_at, fields)
+        }
         (Status::Allocated, Event::Renew { expires_at }) => {
             to(Status::Allocated, expires_at, vec![Field::ExpiresAt(expires_at)])
         }
