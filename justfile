@@ -22,4 +22,4 @@ step +names:
 
 # Rewrite the generated documents: docs/openapi.json and docs/reference/
 snapshots:
-    BROKER_UPDATE_SNAPSHOT=1 cargo test --workspace snapshot
+    BROKER_UPDATE_SNAPSHOT=1 cargo test --workspace --lib --test '*' snapshot
