@@ -20,6 +20,6 @@ check:
 step +names:
     .ci/run {{ names }}
 
-# Rewrite the generated documents: docs/openapi.json and docs/reference/
+# Rewrite what the program generates: docs/openapi.json, docs/reference/, terraform/variables_broker.tf
 snapshots:
     BROKER_UPDATE_SNAPSHOT=1 cargo test --workspace --lib --test '*' snapshot
