@@ -40,18 +40,18 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
         }
     }
     let mut routes: Vec<_> =
-        ENDPOINTS.iter().map(|endpoint| (endpoint.method.to_owned(), endpoint.path.to_owned())).collect();
+        ENDPOINTS.iter().map(|endpoint| (endpoint.method.as_str().to_owned(), endpoint.path.to_owned())).collect();
     documented.sort();
     routes.sort();
     assert_eq!(documented, routes);
 
     for endpoint in ENDPOINTS {
-        let operation = &document["paths"][endpoint.path][endpoint.method.to_lowercase()];
+        let operation = &document["paths"][endpoint.path][endpoint.method.as_str().to_lowercase()];
         let what = format!("{} {}: {operation}", endpoint.method, endpoint.path);
         assert!(operation["summary"].as_str().is_some_and(|text| !text.starts_with('`')), "{what}");
         let tag = operation["tags"][0].as_str().unwrap();
         assert!(["Sandboxes", "Admin", "Observability"].contains(&tag), "{what}");
-        let is_order = endpoint.role == Role::Admin && endpoint.method == "POST";
+        let is_order = endpoint.role == Role::Admin && endpoint.method.as_str() == "POST";
         assert_eq!(operation["parameters"].to_string().contains("X-Operator"), is_order, "{what}");
         let statuses = operation["responses"].as_object().unwrap();
         for (status, response) in statuses {
