@@ -65,10 +65,9 @@ pub struct Endpoint {
     pub action: &'static str,
     /// Who may call it.
     pub role: Role,
-    /// Whether the operators' journal has an entry for each request.
+    /// Whether each request gets an entry in the operators' journal.
     pub(super) audited: bool,
-    /// The operation's name in the OpenAPI document.
-    pub(super) operation_id: &'static str,
+    operation_id: Option<&'static str>,
     pub(super) summary: &'static str,
     pub(super) description: &'static str,
     /// The errors that the handler answers, beyond those of its inputs and of the middleware.
@@ -92,7 +91,7 @@ impl Endpoint {
             action,
             role,
             audited: false,
-            operation_id: action,
+            operation_id: None,
             summary: "",
             description: "",
             errors: &[],
@@ -121,9 +120,14 @@ impl Endpoint {
         Self { audited: true, ..self }
     }
 
-    /// The operation's name in the OpenAPI document, where it is not the action.
-    const fn operation_id(self, operation_id: &'static str) -> Self {
-        Self { operation_id, ..self }
+    /// Sets an operation id that is not the action.
+    const fn identified_as(self, operation_id: &'static str) -> Self {
+        Self { operation_id: Some(operation_id), ..self }
+    }
+
+    /// The operation's id in the OpenAPI document.
+    pub(super) fn operation_id(&self) -> String {
+        self.operation_id.map_or_else(|| self.action.replace('-', "_"), str::to_owned)
     }
 }
 
@@ -152,26 +156,26 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .summary("Names the service and links to its pages")
         .example(|| json(probes::Service::this())),
     get("/healthz", "health", Public, || handler(probes::healthz))
-        .operation_id("healthz")
+        .identified_as("healthz")
         .summary("Reports that the process is alive")
         .example(|| json(probes::Health::example())),
     get("/readyz", "readiness", Public, || handler(probes::readyz))
-        .operation_id("readyz")
+        .identified_as("readyz")
         .summary("Reports whether this replica can serve requests")
         .example(|| json(probes::Readiness::example())),
     get("/metrics", "metrics", Public, || handler(probes::metrics))
         .summary("Returns the metrics of this replica, for Prometheus"),
     get("/console", "console", Public, || handler(console::page))
-        .operation_id("page")
+        .identified_as("page")
         .summary("Serves the operators' console")
         .description("The page is open to everyone. It asks for an admin token and sends it with each of its calls."),
     get("/console/{asset}", "console", Public, || handler(console::asset))
-        .operation_id("console_asset")
+        .identified_as("console_asset")
         .summary("Serves a file of the operators' console")
         .errors(&[&[NotFound]]),
     get("/v1/docs", "docs", Public, || handler(docs::page)).summary("Serves this documentation, to read and to try"),
     get("/v1/docs/{asset}", "docs", Public, || handler(docs::asset))
-        .operation_id("docs_asset")
+        .identified_as("docs_asset")
         .summary("Serves a file of this documentation")
         .errors(&[&[NotFound]]),
     get("/v1/openapi.json", "openapi", Public, || handler(docs::openapi))
@@ -196,7 +200,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(Claim::example())),
     post("/v1/sandboxes/{id}/mark-for-deletion", "mark-for-deletion", Track, || handler(sandboxes::mark_for_deletion))
         .audited()
-        .operation_id("mark_for_deletion")
         .summary("Gives a sandbox back, to be deleted at the cloud provider")
         .description("The same request again returns the same answer until the sandbox is deleted, then `404`.")
         .errors(&[STORE, OWN, UPDATE])
@@ -212,13 +215,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(SandboxPage::example())),
     post("/v1/admin/sandboxes/{id}/release", "force-release", Admin, || handler(admin::pool::release))
         .audited()
-        .operation_id("release")
+        .identified_as("release")
         .summary("Releases a sandbox on its owner's behalf")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
     post("/v1/admin/sandboxes/{id}/retry-deletion", "retry-deletion", Admin, || handler(admin::pool::retry_deletion))
         .audited()
-        .operation_id("retry_deletion")
         .summary("Retries the deletion of a sandbox that was given up")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
@@ -234,21 +236,18 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(Completed::example(CleanupReport::example()))),
     post("/v1/admin/auto-expire", "auto-expire", Admin, || handler(admin::jobs::auto_expire))
         .audited()
-        .operation_id("auto_expire")
         .summary("Ends expired holdings now")
         .description("A holding is expired when its end and the grace period after it have passed.")
         .errors(&[STORE, RUN])
         .example(|| json(Completed::example(ExpiryReport::example()))),
     post("/v1/admin/auto-delete-stale", "auto-delete-stale", Admin, || handler(admin::jobs::auto_delete_stale))
         .audited()
-        .operation_id("auto_delete_stale")
         .summary("Removes sandboxes that have been stale for the whole grace period now")
         .errors(&[STORE, RUN])
         .example(|| json(Completed::example(DiscardReport::example()))),
     post("/v1/admin/bulk-delete", "bulk-delete", Admin, || handler(admin::pool::bulk_delete))
         .audited()
-        .operation_id("bulk_delete")
-        .summary("Removes all sandboxes of one status, without a call of the cloud provider")
+        .summary("Removes all sandboxes of one status, without a call to the cloud provider")
         .errors(&[STORE, WRITE])
         .example(|| json(Completed::example(DiscardReport::example()))),
     get("/v1/admin/actors", "actors", Admin, || handler(admin::actors::actors))
@@ -318,5 +317,18 @@ pub(super) fn register(services: &mut web::ServiceConfig) {
                     .wrap(from_fn(rate_limit::limit)),
             ),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_methods_of_a_path_have_one_role() {
+        for endpoint in ENDPOINTS {
+            let first = ENDPOINTS.iter().find(|other| other.path == endpoint.path).unwrap();
+            assert_eq!(endpoint.role, first.role, "{endpoint:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use sandbox_broker::http::ENDPOINTS;
 use sandbox_broker::http::auth::Role;
+use sandbox_broker::http::error::ErrorCode;
 use serde_json::Value;
 
 use crate::helpers::{TestApp, send};
@@ -82,6 +83,20 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
                 assert!(statuses.contains_key(status), "{status} of {what}");
             }
         }
+    }
+}
+
+#[actix_web::test]
+async fn every_error_code_is_documented() {
+    let document = document(&TestApp::start_empty(&[]).await).await;
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.values().flat_map(|item| item.as_object().unwrap().values());
+    let responses = operations.flat_map(|operation| operation["responses"].as_object().unwrap().values());
+    let examples = responses.filter_map(|response| response["content"]["application/json"]["examples"].as_object());
+    let of_operations: BTreeSet<&str> = examples.flat_map(|examples| examples.keys()).map(String::as_str).collect();
+    let of_all_requests = document["info"]["description"].as_str().unwrap();
+    for code in ErrorCode::ALL.iter().map(|code| code.as_str()) {
+        assert!(of_operations.contains(code) || of_all_requests.contains(code), "{code}");
     }
 }
 

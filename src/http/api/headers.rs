@@ -26,7 +26,7 @@ const MAX_OPERATOR_LENGTH: usize = 64;
 
 /// The headers of an allocation.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::http) struct AllocateHeaders {
+pub(crate) struct AllocateHeaders {
     pub(super) track: TrackId,
     /// The lab's slug.
     pub(super) track_name: Option<String>,
@@ -47,8 +47,8 @@ impl FromHead for AllocateHeaders {
             (INSTRUQT_TRACK, "The lab's slug, kept for operators"),
             (
                 IDEMPOTENCY_KEY,
-                "Names this intent to allocate; the track's id if it is not sent. Another track's equal key is \
-                 another key",
+                "Names this intent to allocate; the track's id if it is not sent. Keys belong to their track: equal keys \
+                 of two tracks are different keys",
             ),
             (NAME_PREFIX, "Only a sandbox whose name starts with this"),
         ] {
@@ -69,7 +69,7 @@ impl AllocateHeaders {
 }
 
 /// A sandbox in the path, and the track that calls.
-pub(in crate::http) struct OwnPath {
+pub(crate) struct OwnPath {
     pub(super) sandbox_id: SandboxId,
     pub(super) track: TrackId,
 }
@@ -93,7 +93,7 @@ impl FromHead for OwnPath {
 }
 
 /// The operator that calls: the name in `X-Operator` and the client's address.
-pub(in crate::http) struct Operator(pub(super) String);
+pub(crate) struct Operator(pub(super) String);
 
 impl FromHead for Operator {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
@@ -119,7 +119,7 @@ impl FromHead for Operator {
 }
 
 /// The id of the last event that a client received before it reconnected.
-pub(in crate::http) struct LastEventId(pub(super) Option<String>);
+pub(crate) struct LastEventId(pub(super) Option<String>);
 
 impl FromHead for LastEventId {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
@@ -139,13 +139,13 @@ fn track_of(sandbox: Option<String>, track: Option<String>) -> Result<TrackId, A
 }
 
 /// The error for a request that does not name its track.
-pub(in crate::http) fn missing_track() -> ApiError {
+pub(crate) fn missing_track() -> ApiError {
     let message = format!("send {TRACK} or {INSTRUQT_SANDBOX}, unique for each student");
     ApiError::new(ErrorCode::MissingHeader, message).details(json!({ "headers": [TRACK, INSTRUQT_SANDBOX] }))
 }
 
 /// The error for headers whose values are not allowed.
-pub(in crate::http) fn bad_headers(names: &[&str]) -> ApiError {
+pub(crate) fn bad_headers(names: &[&str]) -> ApiError {
     let message = format!("send {} once, as 1 to {MAX_ID_LENGTH} visible ASCII characters", names.join(", "));
     ApiError::new(ErrorCode::BadHeader, message).details(json!({ "headers": names }))
 }

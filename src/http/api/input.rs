@@ -27,7 +27,7 @@ pub(super) trait FromHead: Sized + 'static {
 }
 
 /// Takes `T` from the head of a request.
-pub(in crate::http) struct Head<T>(pub(super) T);
+pub(crate) struct Head<T>(pub(super) T);
 
 impl<T: FromHead> FromRequest for Head<T> {
     type Error = ApiError;
@@ -45,7 +45,7 @@ impl<T: FromHead> Input for Head<T> {
 }
 
 /// Takes `T` from the query. An unknown parameter is an error, because it is most likely a typing error.
-pub(in crate::http) struct Query<T>(pub(super) T);
+pub(crate) struct Query<T>(pub(super) T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for Query<T> {
     type Error = ApiError;
@@ -70,10 +70,10 @@ impl<T: DeserializeOwned + IntoParams + 'static> Input for Query<T> {
 /// The query of an endpoint that takes no parameters.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
-pub(in crate::http) struct NoParameters {}
+pub(crate) struct NoParameters {}
 
 /// The sandbox's id in a path.
-pub(in crate::http) struct SandboxPath(pub(super) SandboxId);
+pub(crate) struct SandboxPath(pub(super) SandboxId);
 
 impl SandboxPath {
     /// Reads the id without adding it to the request's context.
@@ -98,7 +98,7 @@ impl FromHead for SandboxPath {
 }
 
 /// The actor's name in a path.
-pub(in crate::http) struct ActorPath(pub(super) ActorName);
+pub(crate) struct ActorPath(pub(super) ActorName);
 
 impl FromHead for ActorPath {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
@@ -116,7 +116,7 @@ impl FromHead for ActorPath {
 }
 
 /// The error for a name that no actor has.
-pub(in crate::http) fn no_such_actor(name: &str) -> ApiError {
+pub(crate) fn no_such_actor(name: &str) -> ApiError {
     let names: Vec<&str> = ActorName::ALL.iter().map(|name| name.as_str()).collect();
     ApiError::new(ErrorCode::ActorNotFound, format!("no actor has the name `{name}`"))
         .details(json!({ "actors": names }))

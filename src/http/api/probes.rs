@@ -21,7 +21,7 @@ const READY: &str = "ready";
 
 /// The process is alive
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Health {
+pub(crate) struct Health {
     /// Always `healthy`
     status: &'static str,
     timestamp: Timestamp,
@@ -32,12 +32,12 @@ impl Health {
         Self { status: "healthy", timestamp }
     }
 
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self::at(Timestamp::example())
     }
 }
 
-pub(in crate::http) async fn healthz(clock: web::Data<dyn Clock>) -> web::Json<Health> {
+pub(crate) async fn healthz(clock: web::Data<dyn Clock>) -> web::Json<Health> {
     web::Json(Health::at(clock.now().into()))
 }
 
@@ -45,7 +45,7 @@ type Checks = Vec<(&'static str, Result<(), String>)>;
 
 /// Whether this replica can serve requests
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Readiness {
+pub(crate) struct Readiness {
     /// `ready` or `not_ready`
     status: &'static str,
     timestamp: Timestamp,
@@ -61,7 +61,7 @@ impl Readiness {
         Self { status: if is_ready { READY } else { "not_ready" }, timestamp, checks }
     }
 
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self::with_store(Ok(()))
     }
 
@@ -90,7 +90,7 @@ impl Output for Readiness {
     }
 }
 
-pub(in crate::http) async fn readyz(
+pub(crate) async fn readyz(
     broker: web::Data<Broker>,
     clock: web::Data<dyn Clock>,
     stopping: web::Data<CancellationToken>,
@@ -103,7 +103,7 @@ pub(in crate::http) async fn readyz(
 }
 
 /// Metrics in Prometheus's text format.
-pub(in crate::http) struct MetricsText(String);
+pub(crate) struct MetricsText(String);
 
 impl Responder for MetricsText {
     type Body = BoxBody;
@@ -119,7 +119,7 @@ impl Output for MetricsText {
     }
 }
 
-pub(in crate::http) async fn metrics(request: HttpRequest, broker: web::Data<Broker>) -> MetricsText {
+pub(crate) async fn metrics(request: HttpRequest, broker: web::Data<Broker>) -> MetricsText {
     if let Some(limit) = request.app_data::<web::Data<RateLimit>>() {
         metrics::gauge!("broker_rate_limit_clients").set(limit.clients() as f64);
     }
@@ -133,7 +133,7 @@ pub(in crate::http) async fn metrics(request: HttpRequest, broker: web::Data<Bro
 
 /// The service
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Service {
+pub(crate) struct Service {
     service: &'static str,
     version: &'static str,
     /// Paths to start from
@@ -141,7 +141,7 @@ pub(in crate::http) struct Service {
 }
 
 impl Service {
-    pub(in crate::http) fn this() -> Self {
+    pub(crate) fn this() -> Self {
         Self {
             service: env!("CARGO_PKG_NAME"),
             version: env!("CARGO_PKG_VERSION"),
@@ -158,6 +158,6 @@ impl Service {
     }
 }
 
-pub(in crate::http) async fn root() -> web::Json<Service> {
+pub(crate) async fn root() -> web::Json<Service> {
     web::Json(Service::this())
 }

@@ -15,7 +15,7 @@ use crate::http::error::ApiError;
 use crate::http::operation::{OperationParts, Output};
 use crate::http::request_context::RequestContext;
 
-pub(in crate::http) async fn allocate(
+pub(crate) async fn allocate(
     broker: web::Data<Broker>,
     feed: web::Data<EventFeed>,
     request: HttpRequest,
@@ -41,7 +41,7 @@ pub(in crate::http) async fn allocate(
 }
 
 /// A new sandbox, or the one that the key already holds.
-pub(in crate::http) struct Allocated(Allocation);
+pub(crate) struct Allocated(Allocation);
 
 impl Responder for Allocated {
     type Body = BoxBody;
@@ -59,7 +59,7 @@ impl Output for Allocated {
     }
 }
 
-pub(in crate::http) async fn read(
+pub(crate) async fn read(
     broker: web::Data<Broker>,
     Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
 ) -> Result<web::Json<OwnSandbox>, ApiError> {
@@ -67,7 +67,7 @@ pub(in crate::http) async fn read(
     Ok(web::Json(sandbox.into()))
 }
 
-pub(in crate::http) async fn renew(
+pub(crate) async fn renew(
     broker: web::Data<Broker>,
     Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
 ) -> Result<web::Json<Claim>, ApiError> {
@@ -75,7 +75,7 @@ pub(in crate::http) async fn renew(
     Ok(web::Json(claim.into()))
 }
 
-pub(in crate::http) async fn mark_for_deletion(
+pub(crate) async fn mark_for_deletion(
     broker: web::Data<Broker>,
     Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
 ) -> Result<web::Json<Released>, ApiError> {

@@ -20,7 +20,7 @@ use crate::telemetry;
 const UNMATCHED: &str = "unmatched";
 
 /// The middleware.
-pub(in crate::http) async fn record<B: MessageBody>(
+pub(crate) async fn record<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {

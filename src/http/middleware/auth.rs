@@ -82,7 +82,7 @@ fn bearer_token(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The middleware of every endpoint that is not public.
-pub(in crate::http) async fn check<B: MessageBody>(
+pub(crate) async fn check<B: MessageBody>(
     role: Role,
     request: ServiceRequest,
     next: Next<B>,

@@ -13,13 +13,13 @@ use crate::http::error::{ApiError, ErrorCode};
 use crate::http::request_context::RequestContext;
 
 /// The largest body. No call of this API needs more.
-pub(in crate::http) const MAX_BODY_BYTES: usize = 64 * 1024;
+pub(crate) const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// How long a client may take to send the body.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The innermost middleware of every endpoint that is not public. A request that passes it is admitted.
-pub(in crate::http) async fn read<B: MessageBody>(
+pub(crate) async fn read<B: MessageBody>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {

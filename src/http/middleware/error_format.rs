@@ -11,7 +11,7 @@ use super::request_id;
 use crate::http::error::ApiError;
 
 /// The middleware. It leaves the error in the extensions of the response, for the access log.
-pub(in crate::http) async fn format<B: MessageBody + 'static>(
+pub(crate) async fn format<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {

@@ -25,7 +25,7 @@ type Limiter = RateLimiter<IpAddr, DashMapStateStore<IpAddr>, DefaultClock, Stat
 
 /// The buckets of all clients.
 #[derive(Debug)]
-pub(in crate::http) struct RateLimit {
+pub(crate) struct RateLimit {
     limiter: Limiter,
     /// The number of requests since the start, to forget idle clients now and then.
     requests: AtomicU64,
@@ -35,7 +35,7 @@ pub(in crate::http) struct RateLimit {
 
 impl RateLimit {
     /// The limit of the settings; `None` if it is off.
-    pub(in crate::http) fn new(settings: &Settings) -> Option<Self> {
+    pub(crate) fn new(settings: &Settings) -> Option<Self> {
         let rps = NonZeroU32::new(settings.rate_limit_rps?)?;
         let burst = NonZeroU32::new(settings.raw.rate_limit_burst)?;
         let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
@@ -43,7 +43,7 @@ impl RateLimit {
     }
 
     /// The number of clients that are remembered.
-    pub(in crate::http) fn clients(&self) -> usize {
+    pub(crate) fn clients(&self) -> usize {
         self.limiter.len()
     }
 
@@ -78,7 +78,7 @@ impl RateLimit {
 }
 
 /// The outermost middleware of every endpoint that is not public.
-pub(in crate::http) async fn limit<B: MessageBody>(
+pub(crate) async fn limit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {

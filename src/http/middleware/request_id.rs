@@ -15,7 +15,7 @@ const MAX_LENGTH: usize = 128;
 struct RequestId(String);
 
 /// The middleware.
-pub(in crate::http) async fn assign<B: MessageBody>(
+pub(crate) async fn assign<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
@@ -30,12 +30,12 @@ pub(in crate::http) async fn assign<B: MessageBody>(
 }
 
 /// The id of this request.
-pub(in crate::http) fn of(request: &HttpRequest) -> String {
+pub(crate) fn of(request: &HttpRequest) -> String {
     request.extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default()
 }
 
 /// A new id.
-pub(in crate::http) fn new() -> String {
+pub(crate) fn new() -> String {
     Uuid::now_v7().to_string()
 }
 

@@ -7,7 +7,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::Next;
 
 /// Browsers heed `strict-transport-security` only over TLS, which ends at the load balancer.
-pub(in crate::http) const SECURITY_HEADERS: [(&str, &str); 5] = [
+pub(crate) const SECURITY_HEADERS: [(&str, &str); 5] = [
     ("x-content-type-options", "nosniff"),
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
     ("strict-transport-security", "max-age=31536000; includeSubDomains"),
@@ -16,10 +16,7 @@ pub(in crate::http) const SECURITY_HEADERS: [(&str, &str); 5] = [
 ];
 
 /// The middleware. A header that the handler has set stays: pages have a content policy of their own.
-pub(in crate::http) async fn add<B: MessageBody>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<B>, Error> {
+pub(crate) async fn add<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let mut response = next.call(request).await?;
     let headers = response.headers_mut();
     for (name, value) in SECURITY_HEADERS {

@@ -109,7 +109,7 @@ fn operation(endpoint: &Endpoint, mut parts: OperationParts) -> Operation {
     });
     OperationBuilder::new()
         .tag(tag)
-        .operation_id(Some(endpoint.operation_id))
+        .operation_id(Some(endpoint.operation_id()))
         .summary(Some(endpoint.summary))
         .description(Some(endpoint.description).filter(|text| !text.is_empty()))
         .parameters(Some(parts.parameters))

@@ -9,7 +9,7 @@ use crate::http::operation::{OperationParts, Output};
 
 /// A script or a style sheet.
 #[derive(Clone)]
-pub(in crate::http) struct Asset {
+pub(crate) struct Asset {
     pub(super) name: &'static str,
     pub(super) content_type: &'static str,
     pub(super) bytes: Bytes,
@@ -48,7 +48,7 @@ const POLICY_INLINE_STYLES: &str = "default-src 'none'; script-src 'self'; style
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// A page.
-pub(in crate::http) struct Page {
+pub(crate) struct Page {
     html: &'static str,
     policy: &'static str,
 }

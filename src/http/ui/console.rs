@@ -27,19 +27,19 @@ static ASSETS: [Asset; 11] = [
     script!("stream.js"),
 ];
 
-pub(in crate::http) async fn page() -> Page {
+pub(crate) async fn page() -> Page {
     Page::new(include_str!("console/index.html"))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(in crate::http) struct ConsoleAsset {
+pub(crate) struct ConsoleAsset {
     /// The name of the file
     #[param(example = "console.css")]
     asset: String,
 }
 
-pub(in crate::http) async fn asset(path: web::Path<ConsoleAsset>) -> Result<Asset, ApiError> {
+pub(crate) async fn asset(path: web::Path<ConsoleAsset>) -> Result<Asset, ApiError> {
     let asset = ASSETS.iter().find(|asset| asset.name == path.asset);
     Ok(asset.ok_or(ErrorCode::NotFound)?.clone())
 }

@@ -15,10 +15,10 @@ use crate::http::error::{ApiError, ErrorCode};
 use crate::http::operation::{OperationParts, Output};
 
 /// The OpenAPI document as JSON, made when it is first asked for.
-pub(in crate::http) struct Document(LazyLock<Bytes>);
+pub(crate) struct Document(LazyLock<Bytes>);
 
 impl Document {
-    pub(in crate::http) const fn new(make: fn() -> Bytes) -> Self {
+    pub(crate) const fn new(make: fn() -> Bytes) -> Self {
         Self(LazyLock::new(make))
     }
 }
@@ -38,7 +38,7 @@ static SWAGGER_UI: LazyLock<Vec<Asset>> = LazyLock::new(|| {
 });
 
 /// The document, as an answer.
-pub(in crate::http) struct OpenApiJson(Bytes);
+pub(crate) struct OpenApiJson(Bytes);
 
 impl Responder for OpenApiJson {
     type Body = BoxBody;
@@ -54,23 +54,23 @@ impl Output for OpenApiJson {
     }
 }
 
-pub(in crate::http) async fn openapi(document: web::Data<Document>) -> OpenApiJson {
+pub(crate) async fn openapi(document: web::Data<Document>) -> OpenApiJson {
     OpenApiJson(document.0.clone())
 }
 
-pub(in crate::http) async fn page() -> Page {
+pub(crate) async fn page() -> Page {
     Page::with_inline_styles(include_str!("docs/index.html"))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Path)]
-pub(in crate::http) struct DocsAsset {
+pub(crate) struct DocsAsset {
     /// The name of the file
     #[param(example = "swagger-ui.css")]
     asset: String,
 }
 
-pub(in crate::http) async fn asset(path: web::Path<DocsAsset>) -> Result<Asset, ApiError> {
+pub(crate) async fn asset(path: web::Path<DocsAsset>) -> Result<Asset, ApiError> {
     let asset = SWAGGER_UI.iter().chain([&START]).find(|asset| asset.name == path.asset);
     Ok(asset.ok_or(ErrorCode::NotFound)?.clone())
 }

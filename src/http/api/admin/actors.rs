@@ -16,11 +16,11 @@ use crate::http::operation::{Input, OperationParts};
 
 const MAX_REASON_CHARS: usize = 500;
 
-pub(in crate::http) async fn actors(broker: web::Data<Broker>) -> Result<web::Json<ActorList>, ApiError> {
+pub(crate) async fn actors(broker: web::Data<Broker>) -> Result<web::Json<ActorList>, ApiError> {
     Ok(web::Json(broker.actors().await?.into()))
 }
 
-pub(in crate::http) async fn actor(
+pub(crate) async fn actor(
     broker: web::Data<Broker>,
     Head(ActorPath(actor)): Head<ActorPath>,
 ) -> Result<web::Json<ActorStatus>, ApiError> {
@@ -31,7 +31,7 @@ pub(in crate::http) async fn actor(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "reason": "maintenance until 14:00" }))]
-pub(in crate::http) struct PauseBody {
+pub(crate) struct PauseBody {
     /// The reason, for other operators
     #[schema(min_length = 1, max_length = 500, pattern = r"\S")]
     reason: String,
@@ -52,7 +52,7 @@ impl PauseBody {
 }
 
 /// The error for a pause without a reason.
-pub(in crate::http) fn bad_pause() -> ApiError {
+pub(crate) fn bad_pause() -> ApiError {
     ApiError::new(ErrorCode::BadBody, r#"send a body such as {"reason": "maintenance until 14:00"}"#)
 }
 
@@ -73,7 +73,7 @@ impl Input for PauseBody {
     }
 }
 
-pub(in crate::http) async fn pause(
+pub(crate) async fn pause(
     broker: web::Data<Broker>,
     Head(Operator(operator)): Head<Operator>,
     PauseBody { reason }: PauseBody,
@@ -83,7 +83,7 @@ pub(in crate::http) async fn pause(
     Ok(web::Json(broker.pause(actor, &reason, &operator).await?.into()))
 }
 
-pub(in crate::http) async fn resume(
+pub(crate) async fn resume(
     broker: web::Data<Broker>,
     Head(Operator(operator)): Head<Operator>,
     Head(ActorPath(actor)): Head<ActorPath>,
@@ -92,7 +92,7 @@ pub(in crate::http) async fn resume(
     Ok(web::Json(broker.resume(actor, &operator).await?.into()))
 }
 
-pub(in crate::http) async fn run(
+pub(crate) async fn run(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     Head(ActorPath(actor)): Head<ActorPath>,

@@ -21,7 +21,7 @@ const MAX_GRACE_HOURS: f64 = 365.0 * 24.0;
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::http) struct SyncQuery {
+pub(crate) struct SyncQuery {
     /// Report the differences and write nothing
     #[serde(default)]
     dry_run: bool,
@@ -30,7 +30,7 @@ pub(in crate::http) struct SyncQuery {
     force: bool,
 }
 
-pub(in crate::http) async fn sync(
+pub(crate) async fn sync(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     Query(SyncQuery { dry_run, force }): Query<SyncQuery>,
@@ -48,7 +48,7 @@ fn unlogged(error: JobError) -> ApiError {
     ApiError::from(error.clone()).caused_by(error)
 }
 
-pub(in crate::http) async fn cleanup(
+pub(crate) async fn cleanup(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     _: Query<NoParameters>,
@@ -58,7 +58,7 @@ pub(in crate::http) async fn cleanup(
     Ok(Completed::new(report, started.elapsed()))
 }
 
-pub(in crate::http) async fn auto_expire(
+pub(crate) async fn auto_expire(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     _: Query<NoParameters>,
@@ -71,13 +71,13 @@ pub(in crate::http) async fn auto_expire(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::http) struct StaleQuery {
+pub(crate) struct StaleQuery {
     /// How long a sandbox must have been stale; the setting `STALE_GRACE_HOURS` if it is not given
     #[param(minimum = 0, maximum = 8760)]
     grace_period_hours: Option<f64>,
 }
 
-pub(in crate::http) async fn auto_delete_stale(
+pub(crate) async fn auto_delete_stale(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     Query(query): Query<StaleQuery>,

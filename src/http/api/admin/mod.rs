@@ -1,5 +1,5 @@
 //! The admin API.
 
-pub(in crate::http) mod actors;
-pub(in crate::http) mod jobs;
-pub(in crate::http) mod pool;
+pub(crate) mod actors;
+pub(crate) mod jobs;
+pub(crate) mod pool;

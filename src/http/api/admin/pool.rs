@@ -16,17 +16,14 @@ const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 100;
 const MAX_SEARCH_CHARS: usize = 256;
 
-pub(in crate::http) async fn stats(
-    broker: web::Data<Broker>,
-    _: Query<NoParameters>,
-) -> Result<web::Json<Stats>, ApiError> {
+pub(crate) async fn stats(broker: web::Data<Broker>, _: Query<NoParameters>) -> Result<web::Json<Stats>, ApiError> {
     Ok(web::Json(broker.stats().await?.into()))
 }
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::http) struct ListQuery {
+pub(crate) struct ListQuery {
     /// Only sandboxes in this state; without it, in every state but `deleted`
     status: Option<Status>,
     /// The largest number of sandboxes on a page; 50 if it is not given
@@ -40,7 +37,7 @@ pub(in crate::http) struct ListQuery {
     search: Option<String>,
 }
 
-pub(in crate::http) async fn list(
+pub(crate) async fn list(
     broker: web::Data<Broker>,
     Query(query): Query<ListQuery>,
 ) -> Result<web::Json<SandboxPage>, ApiError> {
@@ -62,7 +59,7 @@ pub(in crate::http) async fn list(
     Ok(web::Json(SandboxPage::new(page.sandboxes, page.next.map(|cursor| cursor.0))))
 }
 
-pub(in crate::http) async fn release(
+pub(crate) async fn release(
     broker: web::Data<Broker>,
     Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
     _: Head<Operator>,
@@ -70,7 +67,7 @@ pub(in crate::http) async fn release(
     Ok(web::Json(broker.admin().force_release(&sandbox_id).await?.into()))
 }
 
-pub(in crate::http) async fn retry_deletion(
+pub(crate) async fn retry_deletion(
     broker: web::Data<Broker>,
     Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
     _: Head<Operator>,
@@ -81,13 +78,13 @@ pub(in crate::http) async fn retry_deletion(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(in crate::http) struct BulkDeleteQuery {
+pub(crate) struct BulkDeleteQuery {
     /// The state of the sandboxes to remove
     #[param(inline)]
     status: Discardable,
 }
 
-/// A state whose sandboxes nobody uses
+/// A state of sandboxes that are not in use
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Discardable {
@@ -95,7 +92,7 @@ enum Discardable {
     DeletionFailed,
 }
 
-pub(in crate::http) async fn bulk_delete(
+pub(crate) async fn bulk_delete(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     Query(query): Query<BulkDeleteQuery>,

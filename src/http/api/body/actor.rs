@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broker_actors::{actor as core, breaker, sandbox};
+use broker_actors::{actor, breaker, sandbox};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -21,14 +21,14 @@ enum ActorName {
     StaleCollector,
 }
 
-impl From<core::ActorName> for ActorName {
-    fn from(name: core::ActorName) -> Self {
+impl From<actor::ActorName> for ActorName {
+    fn from(name: actor::ActorName) -> Self {
         match name {
-            core::ActorName::PoolManager => Self::PoolManager,
-            core::ActorName::CspSync => Self::CspSync,
-            core::ActorName::ExpiryReaper => Self::ExpiryReaper,
-            core::ActorName::Cleanup => Self::Cleanup,
-            core::ActorName::StaleCollector => Self::StaleCollector,
+            actor::ActorName::PoolManager => Self::PoolManager,
+            actor::ActorName::CspSync => Self::CspSync,
+            actor::ActorName::ExpiryReaper => Self::ExpiryReaper,
+            actor::ActorName::Cleanup => Self::Cleanup,
+            actor::ActorName::StaleCollector => Self::StaleCollector,
         }
     }
 }
@@ -41,11 +41,11 @@ enum DesiredState {
     Paused,
 }
 
-impl From<core::DesiredState> for DesiredState {
-    fn from(state: core::DesiredState) -> Self {
+impl From<actor::DesiredState> for DesiredState {
+    fn from(state: actor::DesiredState) -> Self {
         match state {
-            core::DesiredState::Running => Self::Running,
-            core::DesiredState::Paused => Self::Paused,
+            actor::DesiredState::Running => Self::Running,
+            actor::DesiredState::Paused => Self::Paused,
         }
     }
 }
@@ -64,9 +64,9 @@ struct Control {
     at: Timestamp,
 }
 
-impl From<core::Control> for Control {
-    fn from(control: core::Control) -> Self {
-        let core::Control { actor, desired_state, reason, requested_by, updated_at } = control;
+impl From<actor::Control> for Control {
+    fn from(control: actor::Control) -> Self {
+        let actor::Control { actor, desired_state, reason, requested_by, updated_at } = control;
         Self { actor: actor.into(), desired: desired_state.into(), reason, by: requested_by, at: updated_at.into() }
     }
 }
@@ -84,13 +84,13 @@ enum Activity {
     Dead,
 }
 
-impl From<core::Activity> for Activity {
-    fn from(activity: core::Activity) -> Self {
+impl From<actor::Activity> for Activity {
+    fn from(activity: actor::Activity) -> Self {
         match activity {
-            core::Activity::Idle => Self::Idle,
-            core::Activity::Running => Self::Running,
-            core::Activity::Paused => Self::Paused,
-            core::Activity::Dead => Self::Dead,
+            actor::Activity::Idle => Self::Idle,
+            actor::Activity::Running => Self::Running,
+            actor::Activity::Paused => Self::Paused,
+            actor::Activity::Dead => Self::Dead,
         }
     }
 }
@@ -109,16 +109,16 @@ struct RunRecord {
     error: Option<String>,
 }
 
-impl From<core::RunRecord> for RunRecord {
-    fn from(run: core::RunRecord) -> Self {
-        let core::RunRecord { replica, started_at, duration_ms, report, error } = run;
+impl From<actor::RunRecord> for RunRecord {
+    fn from(run: actor::RunRecord) -> Self {
+        let actor::RunRecord { replica, started_at, duration_ms, report, error } = run;
         Self { replica: replica.into(), started_at: started_at.into(), duration_ms, report, error }
     }
 }
 
 /// The status of an actor, as this replica sees it
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct ActorStatus {
+pub(crate) struct ActorStatus {
     name: ActorName,
     /// What it is doing on this replica
     status: Activity,
@@ -139,8 +139,8 @@ pub(in crate::http) struct ActorStatus {
     details: Option<Value>,
 }
 
-impl From<core::ActorStatus> for ActorStatus {
-    fn from(actor: core::ActorStatus) -> Self {
+impl From<actor::ActorStatus> for ActorStatus {
+    fn from(actor: actor::ActorStatus) -> Self {
         Self {
             name: actor.name.into(),
             status: actor.status.into(),
@@ -158,12 +158,12 @@ impl From<core::ActorStatus> for ActorStatus {
 
 /// All actors
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct ActorList {
+pub(crate) struct ActorList {
     actors: Vec<ActorStatus>,
 }
 
-impl From<Vec<core::ActorStatus>> for ActorList {
-    fn from(actors: Vec<core::ActorStatus>) -> Self {
+impl From<Vec<actor::ActorStatus>> for ActorList {
+    fn from(actors: Vec<actor::ActorStatus>) -> Self {
         Self { actors: actors.into_iter().map(ActorStatus::from).collect() }
     }
 }
@@ -191,7 +191,7 @@ impl From<breaker::BreakerState> for BreakerState {
 
 /// The circuit breaker in front of the cloud provider
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct BreakerSnapshot {
+pub(crate) struct BreakerSnapshot {
     state: BreakerState,
     /// Calls that failed in a row
     consecutive_failures: u32,
@@ -207,22 +207,22 @@ impl From<breaker::BreakerSnapshot> for BreakerSnapshot {
 }
 
 impl ActorStatus {
-    pub(in crate::http) fn running_example() -> Self {
+    pub(crate) fn running_example() -> Self {
         sync_example().into()
     }
 
-    pub(in crate::http) fn paused_example() -> Self {
-        let control = core::Control {
-            actor: core::ActorName::Cleanup,
-            desired_state: core::DesiredState::Paused,
+    pub(crate) fn paused_example() -> Self {
+        let control = actor::Control {
+            actor: actor::ActorName::Cleanup,
+            desired_state: actor::DesiredState::Paused,
             reason: "freeze deletions until 14:00".to_owned(),
             requested_by: "anna@192.0.2.7".to_owned(),
             updated_at: EXAMPLE_NOW,
         };
-        let paused = core::ActorStatus {
-            name: core::ActorName::Cleanup,
-            status: core::Activity::Paused,
-            desired_state: core::DesiredState::Paused,
+        let paused = actor::ActorStatus {
+            name: actor::ActorName::Cleanup,
+            status: actor::Activity::Paused,
+            desired_state: actor::DesiredState::Paused,
             control: Some(control),
             iteration: 3,
             next_run: None,
@@ -234,29 +234,29 @@ impl ActorStatus {
 }
 
 impl ActorList {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { actors: vec![ActorStatus::running_example(), ActorStatus::paused_example()] }
     }
 }
 
 impl BreakerSnapshot {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { state: BreakerState::Closed, consecutive_failures: 0, retry_in_seconds: None }
     }
 }
 
 /// An idle csp-sync with one run.
-pub(in crate::http) fn sync_example() -> core::ActorStatus {
+pub(crate) fn sync_example() -> actor::ActorStatus {
     let replica = sandbox::ReplicaId::new("broker-1");
-    core::ActorStatus {
-        name: core::ActorName::CspSync,
-        status: core::Activity::Idle,
-        desired_state: core::DesiredState::Running,
+    actor::ActorStatus {
+        name: actor::ActorName::CspSync,
+        status: actor::Activity::Idle,
+        desired_state: actor::DesiredState::Running,
         control: None,
         leader: Some(replica.clone()),
         running_since: None,
         iteration: 17,
-        last_run: Some(core::RunRecord {
+        last_run: Some(actor::RunRecord {
             replica,
             started_at: EXAMPLE_NOW,
             duration_ms: 412,

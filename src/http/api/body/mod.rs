@@ -6,7 +6,7 @@ mod sandbox;
 mod values;
 
 pub(super) use self::actor::sync_example;
-pub(in crate::http) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
-pub(in crate::http) use self::report::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
-pub(in crate::http) use self::sandbox::{Claim, OwnSandbox, Released, Sandbox, SandboxPage, Stats, Status};
-pub(in crate::http) use self::values::Timestamp;
+pub(crate) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
+pub(crate) use self::report::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
+pub(crate) use self::sandbox::{Claim, OwnSandbox, Released, Sandbox, SandboxPage, Stats, Status};
+pub(crate) use self::values::Timestamp;

@@ -12,7 +12,7 @@ use crate::http::operation::{OperationParts, Output};
 
 /// What a sync did or, in a dry run, would do
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct SyncReport {
+pub(crate) struct SyncReport {
     /// Sandboxes in the cloud provider's listing
     synced: u64,
     /// New sandboxes, now available
@@ -48,7 +48,7 @@ impl From<csp_sync::SyncReport> for SyncReport {
 
 /// What a cleanup did
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct CleanupReport {
+pub(crate) struct CleanupReport {
     /// Sandboxes that are deleted at the cloud provider
     deleted: u64,
     /// Failed deletions that will be attempted again
@@ -68,7 +68,7 @@ impl From<cleanup::CleanupReport> for CleanupReport {
 
 /// What an expiry sweep did
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct ExpiryReport {
+pub(crate) struct ExpiryReport {
     /// Holdings that were ended
     expired: u64,
     /// Holdings that were renewed or released before the sweep reached them
@@ -84,7 +84,7 @@ impl From<expiry_reaper::ExpiryReport> for ExpiryReport {
 
 /// What a removal of sandboxes did
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct DiscardReport {
+pub(crate) struct DiscardReport {
     /// Sandboxes that were removed
     deleted: u64,
 }
@@ -98,7 +98,7 @@ impl From<stale_collector::DiscardReport> for DiscardReport {
 
 /// A completed run
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Completed<R> {
+pub(crate) struct Completed<R> {
     /// Always `completed`
     status: &'static str,
     #[serde(flatten)]
@@ -107,7 +107,7 @@ pub(in crate::http) struct Completed<R> {
 }
 
 impl<R> Completed<R> {
-    pub(in crate::http) fn new(report: impl Into<R>, took: Duration) -> Self {
+    pub(crate) fn new(report: impl Into<R>, took: Duration) -> Self {
         let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         Self { status: "completed", report: report.into(), duration_ms }
     }
@@ -134,31 +134,31 @@ where
 }
 
 impl<R> Completed<R> {
-    pub(in crate::http) fn example(report: R) -> Self {
+    pub(crate) fn example(report: R) -> Self {
         Self::new(report, Duration::from_millis(412))
     }
 }
 
 impl SyncReport {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         csp_sync::SyncReport { synced: 400, added: 12, ..csp_sync::SyncReport::default() }.into()
     }
 }
 
 impl CleanupReport {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { deleted: 12, failed: 1, gave_up: 0, waiting: 2 }
     }
 }
 
 impl ExpiryReport {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { expired: 3, superseded: 0 }
     }
 }
 
 impl DiscardReport {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { deleted: 4 }
     }
 }

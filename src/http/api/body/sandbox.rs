@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use broker_actors::{sandbox as core, stats};
+use broker_actors::{sandbox, stats};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -15,7 +15,7 @@ use super::values::{EXAMPLE_NOW, Epoch, IdempotencyKey, SandboxId, Timestamp, Tr
 /// given up. `deleted`: gone; the record is kept for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::http) enum Status {
+pub(crate) enum Status {
     Available,
     Allocated,
     PendingDeletion,
@@ -24,20 +24,20 @@ pub(in crate::http) enum Status {
     Deleted,
 }
 
-impl From<core::Status> for Status {
-    fn from(status: core::Status) -> Self {
+impl From<sandbox::Status> for Status {
+    fn from(status: sandbox::Status) -> Self {
         match status {
-            core::Status::Available => Self::Available,
-            core::Status::Allocated => Self::Allocated,
-            core::Status::PendingDeletion => Self::PendingDeletion,
-            core::Status::Stale => Self::Stale,
-            core::Status::DeletionFailed => Self::DeletionFailed,
-            core::Status::Deleted => Self::Deleted,
+            sandbox::Status::Available => Self::Available,
+            sandbox::Status::Allocated => Self::Allocated,
+            sandbox::Status::PendingDeletion => Self::PendingDeletion,
+            sandbox::Status::Stale => Self::Stale,
+            sandbox::Status::DeletionFailed => Self::DeletionFailed,
+            sandbox::Status::Deleted => Self::Deleted,
         }
     }
 }
 
-impl From<Status> for core::Status {
+impl From<Status> for sandbox::Status {
     fn from(status: Status) -> Self {
         match status {
             Status::Available => Self::Available,
@@ -52,7 +52,7 @@ impl From<Status> for core::Status {
 
 /// A sandbox, as its owner uses it
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Claim {
+pub(crate) struct Claim {
     sandbox_id: SandboxId,
     /// The name for people
     name: String,
@@ -66,8 +66,8 @@ pub(in crate::http) struct Claim {
     sfdc_account_id: Option<String>,
 }
 
-impl From<core::Claim> for Claim {
-    fn from(claim: core::Claim) -> Self {
+impl From<sandbox::Claim> for Claim {
+    fn from(claim: sandbox::Claim) -> Self {
         Self {
             sandbox_id: claim.sandbox_id.into(),
             name: claim.name,
@@ -81,7 +81,7 @@ impl From<core::Claim> for Claim {
 
 /// A sandbox of the calling track, with its state
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct OwnSandbox {
+pub(crate) struct OwnSandbox {
     #[serde(flatten)]
     claim: Claim,
     status: Status,
@@ -91,8 +91,8 @@ pub(in crate::http) struct OwnSandbox {
     track_name: Option<String>,
 }
 
-impl From<core::Sandbox> for OwnSandbox {
-    fn from(sandbox: core::Sandbox) -> Self {
+impl From<sandbox::Sandbox> for OwnSandbox {
+    fn from(sandbox: sandbox::Sandbox) -> Self {
         Self {
             claim: Claim {
                 sandbox_id: sandbox.sandbox_id.into(),
@@ -111,7 +111,7 @@ impl From<core::Sandbox> for OwnSandbox {
 
 /// A sandbox that was given back
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Released {
+pub(crate) struct Released {
     sandbox_id: SandboxId,
     /// Always `pending_deletion`
     status: Status,
@@ -120,7 +120,7 @@ pub(in crate::http) struct Released {
 }
 
 impl Released {
-    pub(in crate::http) fn new(sandbox_id: core::SandboxId, deletion_requested_at: core::Timestamp) -> Self {
+    pub(crate) fn new(sandbox_id: sandbox::SandboxId, deletion_requested_at: sandbox::Timestamp) -> Self {
         Self {
             sandbox_id: sandbox_id.into(),
             status: Status::PendingDeletion,
@@ -131,7 +131,7 @@ impl Released {
 
 /// A sandbox, as operators see it
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Sandbox {
+pub(crate) struct Sandbox {
     sandbox_id: SandboxId,
     /// The name for people. Its prefix selects a kind of sandbox
     name: String,
@@ -169,8 +169,8 @@ pub(in crate::http) struct Sandbox {
     epoch: Epoch,
 }
 
-impl From<core::Sandbox> for Sandbox {
-    fn from(sandbox: core::Sandbox) -> Self {
+impl From<sandbox::Sandbox> for Sandbox {
+    fn from(sandbox: sandbox::Sandbox) -> Self {
         Self {
             sandbox_id: sandbox.sandbox_id.into(),
             name: sandbox.name,
@@ -197,7 +197,7 @@ impl From<core::Sandbox> for Sandbox {
 
 /// A page of sandboxes
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct SandboxPage {
+pub(crate) struct SandboxPage {
     sandboxes: Vec<Sandbox>,
     /// The number of sandboxes on this page
     count: usize,
@@ -206,7 +206,7 @@ pub(in crate::http) struct SandboxPage {
 }
 
 impl SandboxPage {
-    pub(in crate::http) fn new(sandboxes: Vec<core::Sandbox>, cursor: Option<String>) -> Self {
+    pub(crate) fn new(sandboxes: Vec<sandbox::Sandbox>, cursor: Option<String>) -> Self {
         let sandboxes: Vec<_> = sandboxes.into_iter().map(Sandbox::from).collect();
         Self { count: sandboxes.len(), sandboxes, cursor }
     }
@@ -214,7 +214,7 @@ impl SandboxPage {
 
 /// The number of sandboxes in each state, without deleted ones
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Stats {
+pub(crate) struct Stats {
     /// The sum of all states below
     total: u64,
     /// Free to be allocated
@@ -237,58 +237,58 @@ impl From<stats::Stats> for Stats {
 }
 
 impl Claim {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         OwnSandbox::example().claim
     }
 }
 
 impl OwnSandbox {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         allocated_example().into()
     }
 }
 
 impl Released {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self::new(allocated_example().sandbox_id, EXAMPLE_NOW)
     }
 }
 
 impl Sandbox {
-    pub(in crate::http) fn released_example() -> Self {
-        after(&allocated_example(), core::Event::Release).into()
+    pub(crate) fn released_example() -> Self {
+        after(&allocated_example(), sandbox::Event::Release).into()
     }
 }
 
 impl SandboxPage {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self::new(vec![allocated_example()], Some("allocated.ZXhhbXBsZQ".to_owned()))
     }
 }
 
 impl Stats {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         Self { total: 400, available: 253, allocated: 140, pending_deletion: 5, stale: 1, deletion_failed: 1 }
     }
 }
 
-fn allocated_example() -> core::Sandbox {
-    let account = core::CspAccount {
-        sandbox_id: core::SandboxId::new("2000013"),
+fn allocated_example() -> sandbox::Sandbox {
+    let account = sandbox::CspAccount {
+        sandbox_id: sandbox::SandboxId::new("2000013"),
         name: "lab-00013".to_owned(),
         external_id: "identity/accounts/00000000-0000-4000-8000-000000000013".to_owned(),
         sfdc_account_id: Some("crm-00013".to_owned()),
-        created_at: Some(core::Timestamp(1_795_400_000)),
+        created_at: Some(sandbox::Timestamp(1_795_400_000)),
     };
-    let holding = core::Holding {
-        track: core::TrackId::new("student-1"),
+    let holding = sandbox::Holding {
+        track: sandbox::TrackId::new("student-1"),
         track_name: Some("first-steps".to_owned()),
-        key: core::IdempotencyKey::new("student-1"),
+        key: sandbox::IdempotencyKey::new("student-1"),
         expires_at: EXAMPLE_NOW.plus(Duration::from_secs(4 * 3600)),
     };
-    after(&core::Sandbox::discovered(&account, core::Timestamp(1_795_400_100)), core::Event::Claim(holding))
+    after(&sandbox::Sandbox::discovered(&account, sandbox::Timestamp(1_795_400_100)), sandbox::Event::Claim(holding))
 }
 
-fn after(sandbox: &core::Sandbox, event: core::Event) -> core::Sandbox {
-    sandbox.after(&core::transition(sandbox.status, event, EXAMPLE_NOW).expect("the example follows the states"))
+fn after(sandbox: &sandbox::Sandbox, event: sandbox::Event) -> sandbox::Sandbox {
+    sandbox.after(&sandbox::transition(sandbox.status, event, EXAMPLE_NOW).expect("the example follows the states"))
 }

@@ -1,6 +1,6 @@
 //! Values that occur in several bodies.
 
-use broker_actors::sandbox as core;
+use broker_actors::sandbox;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -10,10 +10,10 @@ macro_rules! value {
         #[derive(Clone, Debug, Serialize, ToSchema)]
         #[serde(transparent)]
         #[schema(value_type = $json)]
-        pub(in crate::http) struct $name(core::$name);
+        pub(crate) struct $name(sandbox::$name);
 
-        impl From<core::$name> for $name {
-            fn from(value: core::$name) -> Self {
+        impl From<sandbox::$name> for $name {
+            fn from(value: sandbox::$name) -> Self {
                 Self(value)
             }
         }
@@ -47,10 +47,10 @@ value! {
 }
 
 /// The time of all examples.
-pub(super) const EXAMPLE_NOW: core::Timestamp = core::Timestamp(1_795_466_985);
+pub(super) const EXAMPLE_NOW: sandbox::Timestamp = sandbox::Timestamp(1_795_466_985);
 
 impl Timestamp {
-    pub(in crate::http) fn example() -> Self {
+    pub(crate) fn example() -> Self {
         EXAMPLE_NOW.into()
     }
 }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_actors::actor::ActorStatus as CoreActorStatus;
 use broker_actors::broker::Broker;
 use broker_actors::ports::Clock;
-use broker_actors::stats::Stats as CoreStats;
+use broker_actors::{actor, stats};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -18,7 +17,7 @@ use uuid::Uuid;
 use super::actor_events::ActorEvents;
 use super::journal::{Event, Journal};
 use super::throughput::{Throughput, ThroughputMeter};
-use crate::http::api::body::{ActorStatus, BreakerSnapshot, Stats, Timestamp};
+use crate::http::api::body::{ActorStatus, BreakerSnapshot, Stats, Timestamp, sync_example};
 use crate::http::request_context::RequestContext;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +30,7 @@ const MAX_STREAMS: usize = 64;
 
 /// The broker at one moment, as this replica sees it
 #[derive(Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Snapshot {
+pub(crate) struct Snapshot {
     at: Timestamp,
     replica: String,
     version: &'static str,
@@ -61,7 +60,7 @@ pub struct EventFeed {
 
 impl EventFeed {
     /// An empty feed, whose streams end when `stopping` is cancelled.
-    pub(in crate::http) fn new(broker: Broker, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
+    pub(crate) fn new(broker: Broker, clock: Arc<dyn Clock>, stopping: CancellationToken) -> Self {
         Self {
             broker,
             clock,
@@ -75,18 +74,12 @@ impl EventFeed {
     }
 
     /// Records an allocation that was answered with a sandbox.
-    pub(in crate::http) fn record_allocation(&self, took: Duration) {
+    pub(crate) fn record_allocation(&self, took: Duration) {
         self.throughput.lock().record(took);
     }
 
     /// Records an answered request.
-    pub(in crate::http) fn record_request(
-        &self,
-        action: &str,
-        context: &RequestContext,
-        outcome: &str,
-        code: Option<&str>,
-    ) {
+    pub(crate) fn record_request(&self, action: &str, context: &RequestContext, outcome: &str, code: Option<&str>) {
         self.record(Event {
             track_id: context.track_id.clone(),
             sandbox_id: context.sandbox_id.clone(),
@@ -112,10 +105,9 @@ impl EventFeed {
                     Ok(Ok(actors)) => Some(actors),
                     Ok(Err(_)) | Err(_) => None,
                 };
-                actor_events
-                    .new_in(actors.as_deref().unwrap_or_default())
-                    .into_iter()
-                    .for_each(|event| self.record(event));
+                for event in actor_events.new_in(actors.as_deref().unwrap_or_default()) {
+                    self.record(event);
+                }
                 let snapshot = self.snapshot(*counts.borrow(), actors, throughput);
                 self.snapshots.send_replace(Some(frame("snapshot", None, &snapshot).into()));
             } else {
@@ -127,15 +119,15 @@ impl EventFeed {
 
     fn snapshot(
         &self,
-        stats: Option<CoreStats>,
-        actors: Option<Vec<CoreActorStatus>>,
+        counts: Option<stats::Stats>,
+        actors: Option<Vec<actor::ActorStatus>>,
         throughput: Throughput,
     ) -> Snapshot {
         Snapshot {
             at: self.clock.now().into(),
             replica: self.broker.replica().to_string(),
             version: env!("CARGO_PKG_VERSION"),
-            stats: stats.map(Stats::from),
+            stats: counts.map(Stats::from),
             actors: actors.map(|actors| actors.into_iter().map(ActorStatus::from).collect()),
             circuit_breaker: self.broker.circuit_breaker().into(),
             in_flight: self.broker.allocator().in_flight(),
@@ -199,8 +191,8 @@ fn frame(event: &str, id: Option<&str>, data: &impl Serialize) -> String {
 }
 
 /// The start of a stream.
-pub(in crate::http) fn example() -> String {
-    let actor = crate::http::api::body::sync_example();
+pub(crate) fn example() -> String {
+    let actor = sync_example();
     let events = ActorEvents::default().new_in(std::slice::from_ref(&actor));
     let snapshot = Snapshot {
         at: Timestamp::example(),

@@ -13,7 +13,7 @@ const LENGTH: usize = 200;
 
 /// Something that happened
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(in crate::http) struct Event {
+pub(crate) struct Event {
     pub(super) at: Timestamp,
     /// A request such as `allocate`, `renew` or `force-release`; or `run`, `pause` or `resume` of an actor
     pub(super) action: String,

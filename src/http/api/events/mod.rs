@@ -4,8 +4,8 @@
 mod actor_events;
 mod feed;
 mod journal;
-pub(in crate::http) mod stream;
+pub(crate) mod stream;
 mod throughput;
 
 pub use self::feed::EventFeed;
-pub(in crate::http) use self::feed::example;
+pub(crate) use self::feed::example;

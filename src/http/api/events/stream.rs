@@ -16,7 +16,7 @@ use crate::http::error::{ApiError, ErrorCode};
 use crate::http::operation::{OperationParts, Output};
 
 /// A stream of server-sent events.
-pub(in crate::http) struct EventStream(Subscription);
+pub(crate) struct EventStream(Subscription);
 
 impl Responder for EventStream {
     type Body = BoxBody;
@@ -43,7 +43,7 @@ impl Output for EventStream {
     }
 }
 
-pub(in crate::http) async fn events(
+pub(crate) async fn events(
     feed: web::Data<EventFeed>,
     Head(LastEventId(last)): Head<LastEventId>,
 ) -> Result<EventStream, ApiError> {

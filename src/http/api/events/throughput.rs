@@ -8,48 +8,50 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// Longer allocations count as this long; the budget of one is far below.
+/// The longest latency that is told apart. The budget of an allocation is far below it.
 const MAX_LATENCY_MICROS: u64 = 60_000_000;
 
-/// Percentiles are taken over the last minute, in so many parts, of which the oldest is forgotten at a time.
+/// Percentiles cover the last minute, in this number of parts. The oldest part is dropped at a time.
 const PARTS: usize = 6;
 const PART: Duration = Duration::from_secs(10);
 
 /// The allocations of this replica
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Throughput {
-    /// Since the snapshot before
+    /// Allocations per second since the last snapshot
     allocations_per_second: f64,
-    /// Half of those of the last minute took at most so long, in milliseconds; null if there was none
+    /// The median latency over the last minute, in milliseconds; null without allocations
     p50_ms: Option<f64>,
+    /// The 95th percentile of the latency, in milliseconds
     p95_ms: Option<f64>,
+    /// The 99th percentile of the latency, in milliseconds
     p99_ms: Option<f64>,
 }
 
-/// Measures it.
+/// Measures the allocations of this replica.
 pub(super) struct ThroughputMeter {
-    /// Allocations since it was last read, and when that was.
+    /// Allocations since the last reading.
     count: u64,
     read_at: Instant,
-    /// Latencies of the last minute; the first part takes what comes.
+    /// Latencies of the last minute; new ones go into the first part.
     parts: VecDeque<Histogram<u64>>,
-    part_began: Instant,
+    part_started: Instant,
 }
 
 impl ThroughputMeter {
     pub(super) fn new() -> Self {
         let part = Histogram::new_with_bounds(1, MAX_LATENCY_MICROS, 2).expect("the bounds are in order");
         let now = Instant::now();
-        Self { count: 0, read_at: now, parts: VecDeque::from(vec![part; PARTS]), part_began: now }
+        Self { count: 0, read_at: now, parts: VecDeque::from(vec![part; PARTS]), part_started: now }
     }
 
-    /// Counts an allocation that took so long.
+    /// Counts an allocation and its latency.
     pub(super) fn record(&mut self, took: Duration) {
         self.count += 1;
         self.parts[0].saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// The figures as of `now`, where the rate is since they were last read.
+    /// The figures at `now`. The rate is the one since the last reading.
     pub(super) fn read(&mut self, now: Instant) -> Throughput {
         let mut minute = self.parts[0].clone();
         for part in self.parts.iter().skip(1) {
@@ -63,10 +65,10 @@ impl ThroughputMeter {
             p99_ms: percentile(99.0),
         };
         (self.count, self.read_at) = (0, now);
-        if now - self.part_began >= PART {
+        if now - self.part_started >= PART {
             self.parts.rotate_right(1);
             self.parts[0].reset();
-            self.part_began = now;
+            self.part_started = now;
         }
         throughput
     }
@@ -77,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_is_since_the_last_look_and_the_percentiles_are_of_the_last_minute() {
+    fn the_rate_is_since_the_last_reading_and_the_percentiles_are_of_the_last_minute() {
         let mut meter = ThroughputMeter::new();
         let start = meter.read_at;
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -93,6 +95,6 @@ mod tests {
         let now = meter.read(second);
         assert_eq!((now.allocations_per_second, now.p50_ms), (0.0, Some(median)));
         let known = later.map(|now| meter.read(now).p50_ms.is_some());
-        assert_eq!(known, [true, true, true, true, true, true, false], "after a minute they are forgotten");
+        assert_eq!(known, [true, true, true, true, true, true, false], "after a minute they are dropped");
     }
 }
