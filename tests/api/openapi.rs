@@ -1,4 +1,4 @@
-//! The OpenAPI document: the snapshot in the tree, and every route of the table.
+//! The OpenAPI document: the snapshot in the repository, every endpoint, every error code.
 
 use std::collections::BTreeSet;
 
@@ -20,18 +20,21 @@ async fn document(app: &TestApp) -> Value {
 }
 
 #[actix_web::test]
-async fn the_snapshot_in_the_tree_is_what_the_broker_serves() {
+async fn the_snapshot_is_what_the_broker_serves() {
     let served = document(&TestApp::start(&[]).await).await;
     let served = serde_json::to_string_pretty(&served).unwrap() + "\n";
     if std::env::var_os("BROKER_UPDATE_SNAPSHOT").is_some() {
         std::fs::write(SNAPSHOT, &served).unwrap();
     }
     let kept = std::fs::read_to_string(SNAPSHOT).unwrap_or_default();
-    assert!(kept == served, "the API changed: BROKER_UPDATE_SNAPSHOT=1 cargo test --test api openapi, and look at it");
+    assert!(
+        kept == served,
+        "the API changed: run BROKER_UPDATE_SNAPSHOT=1 cargo test --test api openapi and review the diff"
+    );
 }
 
 #[actix_web::test]
-async fn every_route_of_the_table_is_documented_and_none_besides() {
+async fn the_document_has_every_endpoint_and_no_other() {
     let document = document(&TestApp::start(&[]).await).await;
     assert_eq!(document["openapi"], "3.1.0");
     let mut documented = Vec::new();
@@ -100,7 +103,7 @@ async fn every_error_code_is_documented() {
     }
 }
 
-/// Asserts that an answer in JSON has an example, with all fields that its schema has and no other; and a stream one.
+/// Asserts that a JSON answer has an example with exactly the fields of its schema, and that a stream has an example.
 fn assert_example(document: &Value, response: &Value, what: &str) {
     for (kind, content) in response["content"].as_object().unwrap() {
         match (kind.as_str(), &content["example"]) {

@@ -1,5 +1,5 @@
-// Calls of the broker's API, in the name of who has signed in. The token lives as long as this tab and travels in a
-// header only.
+// Calls of the broker's API on behalf of the operator who signed in. The token is kept until this tab is closed, and sent
+// in a header only.
 
 import { notify } from "/console/page.js";
 
@@ -8,14 +8,14 @@ const OPERATOR = "sandbox-broker.operator";
 
 let whenRefused = () => {};
 
-/** An answer of the broker that is an error. */
+/** An error that the broker answered. */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
     this.status = status;
   }
 
-  /** Whether another token is needed. */
+  /** Whether the token was not accepted. */
   get isRefusal() {
     return this.status === 401 || this.status === 403;
   }
@@ -33,7 +33,7 @@ export const session = {
     sessionStorage.removeItem(TOKEN);
     sessionStorage.removeItem(OPERATOR);
   },
-  /** Calls this when the broker does not accept the token any more. */
+  /** Registers what to do when the broker no longer accepts the token. */
   onRefusal(listener) {
     whenRefused = listener;
   },
@@ -66,14 +66,14 @@ export async function post(path, body) {
   return (await send(path, { method: "POST", ...json })).json();
 }
 
-/** Does what an operator has asked for, and says what went wrong. */
+/** Does what an operator asked for, and shows what went wrong. */
 export async function attempt(what, work) {
   try {
     await work();
     notify("");
   } catch (error) {
     if (error.isRefusal) return whenRefused();
-    const why = error instanceof ApiError ? error.message : "the broker does not answer; it may or may not have been done";
+    const why = error instanceof ApiError ? error.message : "the broker does not answer; whether it was done is unknown";
     notify(`${what} failed: ${why}`);
   }
 }

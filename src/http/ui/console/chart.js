@@ -1,14 +1,14 @@
-// An area chart: series stacked upon each other, the newest point at the right edge. The pointer reads a moment off it.
+// A stacked area chart with the newest point at the right edge. The pointer shows the values of one moment.
 
 import { clock, number, setText, words } from "/console/page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 600;
 const HEIGHT = 100;
-// So many points are kept, one a second.
+// Points that are kept, one per second.
 const MAX_POINTS = 300;
-// A chart that begins is so many points wide.
-const LEAST_SPAN = 60;
+// The width of a chart with few points, in points.
+const MIN_SPAN = 60;
 
 export class Chart {
   #figure;
@@ -16,7 +16,7 @@ export class Chart {
   #unit;
   #points = [];
 
-  /** Draws into `figure` the named series, whose sum counts `unit`. */
+  /** Draws the named series into `figure`. `unit` is what their sum counts. */
   constructor(figure, series, unit) {
     this.#figure = figure;
     this.#series = series;
@@ -28,7 +28,7 @@ export class Chart {
     svg.addEventListener("pointerleave", () => this.#read(null));
   }
 
-  /** Adds a point: `at`, and a number for each series. */
+  /** Adds a point: `at`, in seconds since the Unix epoch, and a number for each series. */
   add(point) {
     this.#points = [...this.#points, point].slice(-MAX_POINTS);
     this.#draw();
@@ -41,7 +41,7 @@ export class Chart {
   }
 
   #span() {
-    return Math.max(this.#points.length, LEAST_SPAN);
+    return Math.max(this.#points.length, MIN_SPAN);
   }
 
   #draw() {
@@ -66,16 +66,16 @@ export class Chart {
     setText(this.#figure.querySelector(".to"), clock(points.at(-1).at));
   }
 
-  /** Tells the values at this share of the width; none for `null`. */
-  #read(share) {
-    const index = share === null ? -1 : Math.round(share * (this.#span() - 1)) - (this.#span() - this.#points.length);
+  /** Shows the values at this fraction of the width; nothing for `null`. */
+  #read(fraction) {
+    const index = fraction === null ? -1 : Math.round(fraction * (this.#span() - 1)) - (this.#span() - this.#points.length);
     const point = this.#points[index];
     const values = point && this.#series.map((name) => `${words(name)} ${number(point[name])}`).join(", ");
     setText(this.#figure.querySelector(".reading"), point ? `${clock(point.at)}: ${values}` : "");
   }
 }
 
-/** The next number that reads well: 1, 2 or 5 and zeros. */
+/** The next round number: 1, 2 or 5 followed by zeros. */
 function roundUp(value) {
   const magnitude = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
   return [1, 2, 5, 10].map((step) => step * magnitude).find((step) => step >= value);

@@ -1,4 +1,4 @@
-// The operators' console: signing in and out, and what goes where of the events that come.
+// The operators' console: signs in and out, and passes each event to the part that shows it.
 
 import { showActors } from "/console/actors.js";
 import { ApiError, send, session } from "/console/api.js";
@@ -16,7 +16,7 @@ function showSignedIn(isSignedIn) {
 function start() {
   showSignedIn(true);
   loadSandboxes();
-  follow(received, (why) => connected("lost", `${why}; trying again. What is shown may be old.`)).catch(refused);
+  follow(received, (why) => connected("lost", `${why}; trying again. The page may be out of date.`)).catch(refused);
 }
 
 function signOut(why) {
@@ -32,7 +32,7 @@ function signOut(why) {
   find("token").focus();
 }
 
-const refused = () => signOut("The token is not accepted any more.");
+const refused = () => signOut("The token is no longer accepted.");
 
 function received(name, data) {
   if (name === "journal") return addEvents(data);
@@ -54,8 +54,8 @@ find("sign-in").addEventListener("submit", async (submitted) => {
     await send("stats", { token });
   } catch (error) {
     find("token").select();
-    if (error.isRefusal) return notify("This token is not accepted. It must be one of the broker's admin tokens.");
-    // A broker that is in trouble is what a console is for; only a wrong token keeps it closed.
+    if (error.isRefusal) return notify("This token is not accepted. Enter one of the broker's admin tokens.");
+    // An error of the broker is no reason to refuse: the console is needed most then.
     if (!(error instanceof ApiError)) return notify("The broker does not answer. Try again.");
   }
   session.begin(token, find("operator").value.trim());

@@ -1,8 +1,8 @@
-// Asks before something is done that cannot be undone, or that others will wonder about.
+// Asks before an action that cannot be undone or that needs a reason.
 
 import { find } from "/console/page.js";
 
-/** Resolves to the reason, or to true where none is asked for; to null if the operator thinks better of it. */
+/** Resolves to the reason, or to true if none is asked for; to null if the operator cancels. */
 export function ask({ title, text, yes, withReason = false }) {
   const dialog = find("dialog");
   find("dialog-title").textContent = title;

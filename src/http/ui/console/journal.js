@@ -1,4 +1,4 @@
-// Recent events, the newest first.
+// Recent events, newest first.
 
 import { element, find, moment, summary, words } from "/console/page.js";
 
@@ -6,7 +6,7 @@ const MAX_EVENTS = 200;
 
 let known = [];
 
-/** Adds these events. Another replica, or the same one anew, may tell again what is known. */
+/** Adds these events. Known ones may come again: from another replica, or after a restart. */
 export function addEvents(events) {
   const all = new Map([...known, ...events].map((event) => [JSON.stringify(event), event]));
   known = [...all.values()].sort((one, other) => one.at - other.at).slice(-MAX_EVENTS);

@@ -1,4 +1,4 @@
-// The figures at the top: the pool, the allocations, the circuit breaker.
+// The figures of the pool, the allocations and the circuit breaker.
 
 import { Chart } from "/console/chart.js";
 import { element, find, number, setText, words } from "/console/page.js";
@@ -6,7 +6,7 @@ import { element, find, number, setText, words } from "/console/page.js";
 const STATUSES = ["available", "allocated", "pending_deletion", "stale", "deletion_failed"];
 
 const poolChart = new Chart(find("pool-chart"), STATUSES, "sandboxes");
-const throughputChart = new Chart(find("throughput-chart"), ["allocations"], "a second");
+const throughputChart = new Chart(find("throughput-chart"), ["allocations"], "per second");
 
 export function showOverview(snapshot) {
   setText(find("about"), `version ${snapshot.version}, replica ${snapshot.replica}`);
@@ -18,7 +18,7 @@ export function showOverview(snapshot) {
   }
   throughputChart.add({ at: snapshot.at, allocations: throughput.allocations_per_second });
   tiles(find("throughput"), [
-    ["a second", throughput.allocations_per_second],
+    ["per second", throughput.allocations_per_second],
     ["median, ms", throughput.p50_ms],
     ["95 %, ms", throughput.p95_ms],
     ["99 %, ms", throughput.p99_ms],
@@ -44,8 +44,8 @@ function tiles(place, values) {
 }
 
 function showBreaker({ state, consecutive_failures: failures, retry_in_seconds: retry }) {
-  const more = [failures ? `${failures} ${failures === 1 ? "failure" : "failures in a row"}` : "", retry === null ? "" : `next try in ${retry} s`];
-  const meaning = state === "closed" ? "calls go through" : "syncs and deletions wait, allocation goes on";
+  const more = [failures ? `${failures} ${failures === 1 ? "failure" : "failures in a row"}` : "", retry === null ? "" : `next attempt in ${retry} s`];
+  const meaning = state === "closed" ? "calls go through" : "syncs and deletions wait, allocation continues";
   const place = find("breaker");
   setText(place.querySelector(".badge"), words(state));
   place.querySelector(".badge").className = `badge ${state}`;

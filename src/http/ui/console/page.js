@@ -1,4 +1,4 @@
-// The page's elements, and how values are put into words. Everything comes as text, never as markup.
+// The page's elements, and how values are written. Everything is set as text, never as markup.
 
 export const find = (id) => document.getElementById(id);
 
@@ -9,7 +9,7 @@ export function element(tag, text, className) {
   return made;
 }
 
-/** A button whose `label` says more than its `text`, to those who do not see what it stands beside. */
+/** A button. `label` is its name for screen readers, which do not see what it stands beside. */
 export function button(text, label, action, className) {
   const made = element("button", text, className);
   made.type = "button";
@@ -18,12 +18,12 @@ export function button(text, label, action, className) {
   return made;
 }
 
-/** Changes a text only where it is another, so that screen readers read it once. */
+/** Sets a text only if it differs, so that screen readers read it once. */
 export function setText(place, text) {
   if (place.textContent !== text) place.textContent = text;
 }
 
-/** Tells what went wrong, until something goes well or it is dismissed. */
+/** Shows what went wrong, until an action succeeds or the notice is dismissed. */
 export function notify(text) {
   find("notice-text").textContent = text;
   find("notice").hidden = !text;
@@ -33,14 +33,14 @@ export const words = (name) => name.replaceAll("_", " ");
 export const number = (value) => (value === null ? "–" : value.toLocaleString(undefined, { maximumFractionDigits: 2 }));
 export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString();
 
-/** The time; with the date if that is not today's. */
+/** The time, with the date unless it is today. */
 export function moment(seconds) {
   const date = new Date(seconds * 1000);
   const isToday = date.toDateString() === new Date().toDateString();
   return isToday ? date.toLocaleTimeString() : date.toLocaleString();
 }
 
-/** What a report counts, without its zeros. */
+/** The counts of a report, without zeros. */
 export function summary(report) {
   const counted = Object.entries(report ?? {}).filter(([, value]) => value);
   return counted.map(([name, value]) => `${words(name)} ${value}`).join(", ") || "nothing to do";

@@ -1,22 +1,22 @@
-// The sandboxes' table: searched, filtered, page by page; and what operators do to single ones.
+// The table of sandboxes: search, filter, pages, and the operators' actions on single sandboxes.
 
 import { attempt, get, post, session } from "/console/api.js";
 import { ask } from "/console/dialog.js";
 import { button, element, find, moment, setText, words } from "/console/page.js";
 
 const PAGE_SIZE = 25;
-// A search looks through the table in stretches, which may each hold so many sandboxes that it finds; so many stretches
-// are asked for before a page is shown as it is.
-const STRETCH_SIZE = 100;
-const MAX_STRETCHES = 5;
+// One request of a search covers a part of the table, and finds at most SEARCH_LIMIT sandboxes. After MAX_REQUESTS
+// requests a page is shown as it is.
+const SEARCH_LIMIT = 100;
+const MAX_REQUESTS = 5;
 const REFRESH_MS = 5000;
-// Whoever types is not asked about for so long.
+// The search starts this long after the last key press.
 const TYPING_MS = 400;
 
-/** Where each page up to the present one began, and where the next one begins. */
+/** Where the pages up to the present one start, and where the next one starts. */
 let pages = { cursors: [null], next: null };
-/** Numbers the requests, so that an answer which a later question superseded is discarded. */
-let asked = 0;
+/** The number of the last request. The answer of an earlier one is discarded. */
+let lastRequest = 0;
 let typing;
 
 export async function loadSandboxes() {
@@ -24,14 +24,14 @@ export async function loadSandboxes() {
 }
 
 async function show() {
-  asked += 1;
-  const own = asked;
+  lastRequest += 1;
+  const own = lastRequest;
   const { sandboxes, next } = await fetchPage(pages.cursors.at(-1));
-  if (asked !== own) return;
+  if (lastRequest !== own) return;
   pages.next = next;
   find("rows").replaceChildren(...sandboxes.map(row));
   const place = `Page ${pages.cursors.length}, ${sandboxes.length} ${sandboxes.length === 1 ? "sandbox" : "sandboxes"}`;
-  const nothing = next ? "Nothing found so far; the next page looks further." : "No sandbox fits.";
+  const nothing = next ? "Nothing found so far; the next page searches further." : "No sandbox fits.";
   setText(find("table-caption"), sandboxes.length ? place : nothing);
   find("previous").disabled = pages.cursors.length === 1;
   find("next").disabled = !next;
@@ -41,8 +41,8 @@ async function fetchPage(cursor) {
   const sandboxes = [];
   const search = find("search").value.trim();
   let next = cursor;
-  for (let stretch = 0; stretch < MAX_STRETCHES && sandboxes.length < PAGE_SIZE; stretch += 1) {
-    const query = new URLSearchParams({ limit: search ? STRETCH_SIZE : PAGE_SIZE });
+  for (let requests = 0; requests < MAX_REQUESTS && sandboxes.length < PAGE_SIZE; requests += 1) {
+    const query = new URLSearchParams({ limit: search ? SEARCH_LIMIT : PAGE_SIZE });
     if (find("status").value) query.set("status", find("status").value);
     if (search) query.set("search", search);
     if (next) query.set("cursor", next);
@@ -75,11 +75,11 @@ function row(sandbox) {
 
 function actions(id, { status, allocated_to_track: track }) {
   if (status === "allocated") {
-    const text = `The holding of ${track} ends at once, and the sandbox with all that is in it is deleted at the cloud provider. This cannot be undone.`;
+    const text = `The holding of ${track} ends at once, and the sandbox with all its contents is deleted at the cloud provider. This cannot be undone.`;
     return [button("Release", `Release sandbox ${id}`, () => change(id, "release", text), "danger")];
   }
   if (status === "deletion_failed") {
-    const text = "It is put back to pending deletion, and the next cleanup tries again to delete it at the cloud provider.";
+    const text = "The sandbox becomes pending deletion again, and the next cleanup tries to delete it at the cloud provider.";
     const label = `Retry the deletion of sandbox ${id}`;
     return [button("Retry deletion", label, () => change(id, "retry-deletion", text))];
   }
@@ -98,7 +98,7 @@ async function change(id, verb, text) {
   });
 }
 
-function startAnew() {
+function restart() {
   clearTimeout(typing);
   pages = { cursors: [null], next: null };
   return loadSandboxes();
@@ -106,12 +106,12 @@ function startAnew() {
 
 find("filter").addEventListener("submit", (submitted) => {
   submitted.preventDefault();
-  startAnew();
+  restart();
 });
-find("status").addEventListener("change", startAnew);
+find("status").addEventListener("change", restart);
 find("search").addEventListener("input", () => {
   clearTimeout(typing);
-  typing = setTimeout(startAnew, TYPING_MS);
+  typing = setTimeout(restart, TYPING_MS);
 });
 find("next").addEventListener("click", () => {
   pages.cursors.push(pages.next);
@@ -123,7 +123,7 @@ find("previous").addEventListener("click", () => {
 });
 
 setInterval(() => {
-  // Whoever is about to press a button must find it where it was.
+  // A button that an operator is about to press must not move.
   const isInUse = find("rows").contains(document.activeElement) || find("rows").matches(":hover") || find("dialog").open;
   const isLive = find("connection").classList.contains("live");
   if (session.token && isLive && !isInUse && !document.hidden) show().catch(() => {});

@@ -1,8 +1,8 @@
-// Follows the broker's server-sent events. `EventSource` could not send the token in a header, so this reads them.
+// Reads the broker's server-sent events. `EventSource` cannot send the token in a header.
 
 import { ApiError, send, session } from "/console/api.js";
 
-// Snapshots come every second; a connection that is silent for so long is dead.
+// Snapshots come every second; a connection without data for this long is dead.
 const SILENCE_MS = 8000;
 const FIRST_RETRY_MS = 1000;
 const MAX_RETRY_MS = 10_000;
@@ -10,7 +10,7 @@ const MAX_RETRY_MS = 10_000;
 let connection = null;
 let lastEventId = null;
 
-/** Stops following, and forgets where that was. */
+/** Stops following, and forgets the position in the stream. */
 export function unfollow() {
   connection?.abort();
   connection = null;
@@ -18,8 +18,8 @@ export function unfollow() {
 }
 
 /**
- * Follows until `unfollow`: `received(name, data)` gets each event, `lost(why)` is called whenever the connection is;
- * it is tried again and again. Rejects if the token is refused.
+ * Follows until `unfollow`. Calls `received(name, data)` for each event and `lost(why)` whenever the connection is lost,
+ * and then reconnects. Rejects if the token is refused.
  */
 export async function follow(received, lost) {
   let wait = FIRST_RETRY_MS;

@@ -1,4 +1,4 @@
-//! What all routes share: request ids, security headers, CORS, limits, probes.
+//! What all endpoints share: request ids, security headers, CORS, rate limits, tokens; and the probes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::helpers::{Answer, TestApp, assert_error, send};
 
 #[actix_web::test]
-async fn a_fit_request_id_is_kept_and_any_other_replaced() {
+async fn a_valid_request_id_is_kept_and_any_other_is_replaced() {
     let app = TestApp::start_empty(&[]).await;
     let longest = "a".repeat(128);
     for (given, is_kept) in [("trace-1.2_x", true), (longest.as_str(), true), ("has space", false), ("é", false)] {
@@ -35,7 +35,7 @@ async fn every_answer_has_the_security_headers() {
 }
 
 #[actix_web::test]
-async fn browsers_of_the_named_origins_may_call() {
+async fn pages_of_the_configured_origins_may_call() {
     let app = TestApp::start_empty(&["--cors-allowed-origins=https://labs.example.com"]).await;
     let preflight = |origin: &'static str| {
         send(
@@ -51,12 +51,13 @@ async fn browsers_of_the_named_origins_may_call() {
     assert!(!other.headers.contains_key("access-control-allow-origin"), "{other:?}");
 }
 
-/// Flags of a broker behind one proxy that lets a client make `burst` requests at once and one a second.
+/// Flags of a broker behind one proxy that allows each client `burst` requests at once and one per second.
 fn limited_to(burst: u32) -> [String; 3] {
     ["--rate-limit-rps=1".to_owned(), format!("--rate-limit-burst={burst}"), "--trusted-proxies=1".to_owned()]
 }
 
-/// Sends requests as one client after another, until one's were all sent within the second in which no bucket fills up.
+/// Sends requests as one client after another, until all requests of one client fall within a second, in which its bucket
+/// does not refill.
 async fn within_a_second(client: impl AsyncFn(&str) -> Vec<Answer>) -> Vec<Answer> {
     for number in 1..50 {
         let began = Instant::now();
@@ -76,7 +77,7 @@ async fn requests_of_one_client_are_limited_and_probes_are_not() {
         send(app.track(Method::GET, "/v1/sandboxes/1", "t").header("X-Forwarded-For", forwarded)).await
     };
     let answers = within_a_second(async |client| {
-        // What a client itself puts before the proxy's entry changes nothing.
+        // An entry that the client puts before the proxy's entry changes nothing.
         let forged = format!("203.0.113.9, {client}");
         vec![from(client).await, from(&forged).await, from(client).await, from(client).await]
     })
@@ -88,7 +89,7 @@ async fn requests_of_one_client_are_limited_and_probes_are_not() {
     assert_eq!(last.headers["x-ratelimit-limit"], "3");
     assert!(last.headers.contains_key("x-ratelimit-reset"));
     assert_error(&from("192.0.2.99").await, 404, "SANDBOX_NOT_FOUND");
-    // Where the proxy's entry is no address, the connection counts, not what the client put before it.
+    // If the proxy's entry is no address, the connection's address counts, not the client's entry before it.
     let answers =
         within_a_second(async |client| vec![from(&format!("{client}, nonsense")).await, from("x, nonsense").await])
             .await;
@@ -121,7 +122,7 @@ async fn guessing_tokens_is_limited_too() {
 }
 
 #[actix_web::test]
-async fn probes_tell_how_the_broker_is() {
+async fn probes_report_the_state_of_the_broker() {
     let app = TestApp::start(&[]).await;
     let health = app.get("/healthz").await;
     assert_eq!((health.status.as_u16(), health.body["status"].as_str()), (200, Some("healthy")));
@@ -134,7 +135,7 @@ async fn probes_tell_how_the_broker_is() {
     assert!(app.metric("broker_request_latency_seconds_count", "endpoint=\"/readyz\"").await >= 1.0);
 }
 
-/// The endpoint's path, with the values that the OpenAPI document gives as examples.
+/// The endpoint's path, filled with the examples of the OpenAPI document.
 fn path_by_example(document: &Value, endpoint: &Endpoint) -> String {
     let operation = &document["paths"][endpoint.path][endpoint.method.as_str().to_lowercase()];
     let parameters = operation["parameters"].as_array().unwrap();
@@ -148,10 +149,10 @@ fn path_by_example(document: &Value, endpoint: &Endpoint) -> String {
 }
 
 #[actix_web::test]
-async fn every_endpoint_of_the_route_table_asks_for_its_token() {
+async fn every_endpoint_that_is_not_public_requires_a_token() {
     let app = TestApp::start_empty(&[]).await;
     let paths: BTreeSet<_> = ENDPOINTS.iter().map(|endpoint| (endpoint.method, endpoint.path)).collect();
-    assert_eq!(paths.len(), ENDPOINTS.len(), "no row twice");
+    assert_eq!(paths.len(), ENDPOINTS.len(), "each row is unique");
     let document = app.get("/v1/openapi.json").await.body;
     for endpoint in ENDPOINTS {
         let path = path_by_example(&document, endpoint);
@@ -165,18 +166,18 @@ async fn every_endpoint_of_the_route_table_asks_for_its_token() {
 }
 
 #[actix_web::test]
-async fn more_allocations_at_once_than_are_taken_are_turned_away() {
+async fn allocations_beyond_the_limit_are_refused() {
     let app = TestApp::start_empty(&["--csp-sim-sandboxes=0", "--max-in-flight=1"]).await;
     for round in 0..100 {
-        // An empty pool is read again before the answer, so that requests overlap; sooner or later they do.
+        // An empty pool is read again before the answer, which makes overlaps of requests likely.
         let tracks = [0, 1, 2, 3, 4, 5, 6, 7].map(|track| format!("{round}-{track}"));
         let answers = futures_util::future::join_all(tracks.iter().map(|track| app.allocate(track))).await;
-        let (turned_away, served): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
-        turned_away.iter().for_each(|answer| assert_error(answer, 503, "OVERLOADED"));
+        let (refused, served): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 503);
+        refused.iter().for_each(|answer| assert_error(answer, 503, "OVERLOADED"));
         served.iter().for_each(|answer| assert_error(answer, 409, "NO_SANDBOXES_AVAILABLE"));
-        if !turned_away.is_empty() {
+        if !refused.is_empty() {
             return;
         }
     }
-    panic!("800 allocations, eight at a time, and never two at once");
+    panic!("of 800 allocations, sent eight at a time, no two overlapped");
 }
