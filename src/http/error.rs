@@ -71,7 +71,7 @@ error_codes! {
     BadQuery, "BAD_QUERY", BAD_REQUEST, Never, "a query parameter is unknown or has a value that is not allowed";
     BadCursor, "BAD_CURSOR", BAD_REQUEST, Never, "the cursor is not from this listing; omit it to start again";
     BadBody, "BAD_BODY", BAD_REQUEST, Never, "the body does not have the required form";
-    Unauthorized, "UNAUTHORIZED", UNAUTHORIZED, Never, "send Authorization: Bearer <token> with a valid token";
+    Unauthorized, "UNAUTHORIZED", UNAUTHORIZED, Never, "send `Authorization: Bearer <token>` with a valid token";
     Forbidden, "FORBIDDEN", FORBIDDEN, Never, "the token is valid, but not for this route";
     NotSandboxOwner, "NOT_SANDBOX_OWNER", FORBIDDEN, Never, "the sandbox does not belong to this track";
     NotFound, "NOT_FOUND", NOT_FOUND, Never, "there is no such route; GET / lists where to start";

@@ -1,7 +1,8 @@
-//! The HTTP side.
+//! The HTTP server: the API, the operators' console and the API documentation.
 //!
-//! [`routes`] is the one table of endpoints; [`error`] the one table of error codes. `connection` bounds what a connection
-//! may cost, `middleware` is what every request passes, `api` and `ui` are the handlers, and `openapi` documents them.
+//! `routes` is the one table of endpoints and [`error`] the one table of error codes. `connection` bounds what a connection
+//! may cost, `middleware` is what requests and answers pass, `api` and `ui` hold the handlers, and `openapi` documents
+//! them.
 
 mod api;
 mod client_address;
@@ -14,7 +15,6 @@ mod request_context;
 mod routes;
 mod ui;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use actix_web::{App, web};
 use broker_actors::broker::Broker;
 use broker_actors::ports::Clock;
 use tokio_util::sync::CancellationToken;
+use utoipa::openapi::path::ParameterIn;
 
 pub use self::api::events::EventFeed;
 use self::client_address::TrustedProxies;
@@ -37,7 +38,7 @@ pub use self::routes::{ENDPOINTS, Endpoint, Method};
 use self::ui::docs::Document;
 use crate::config::Settings;
 
-/// The parts that requests share with the application.
+/// What the handlers share with the application around the server.
 pub struct AppState {
     /// The broker.
     pub broker: Broker,
@@ -96,21 +97,12 @@ fn document() -> web::Bytes {
 }
 
 fn cors(origins: &[String]) -> Cors {
-    let methods: HashSet<actix_web::http::Method> = ENDPOINTS.iter().map(|endpoint| endpoint.method.into()).collect();
+    let parameters = ENDPOINTS.iter().flat_map(|endpoint| endpoint.parts().parameters);
+    let headers = parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Header);
     let cors = Cors::default()
-        .allowed_methods(methods)
-        .allowed_headers([
-            "Authorization",
-            "Content-Type",
-            "Idempotency-Key",
-            "Last-Event-ID",
-            "X-Track-ID",
-            "X-Instruqt-Sandbox-ID",
-            "X-Instruqt-Track-ID",
-            "X-Sandbox-Name-Prefix",
-            "X-Operator",
-            "X-Request-ID",
-        ])
+        .allowed_methods(ENDPOINTS.iter().map(|endpoint| actix_web::http::Method::from(endpoint.method)))
+        .allowed_headers(headers.map(|header| header.name))
+        .allowed_headers(["Authorization", "Content-Type", "X-Request-ID"])
         .expose_headers([
             "Retry-After",
             "X-Request-ID",

@@ -15,15 +15,15 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorCode};
 
-/// A handler in the table of endpoints.
+/// A handler, as a row of the table of endpoints holds it.
 pub(super) struct Handler {
-    /// Serves requests of any method.
+    /// Serves requests; the row adds the method.
     pub(super) route: Route,
-    /// Says what the handler takes and returns.
+    /// Documents what the handler takes and returns.
     pub(super) document: fn(&mut OperationParts),
 }
 
-/// Puts a handler into the table of endpoints.
+/// Makes a row's handler of a function.
 pub(super) fn handler<F, Args>(handler: F) -> Handler
 where
     F: actix_web::Handler<Args>,
@@ -61,7 +61,7 @@ pub(super) struct OperationParts {
 }
 
 impl OperationParts {
-    /// Takes this parameter, which is required if it is in the path.
+    /// Adds a parameter. One in the path is required, any other is optional.
     pub(super) fn parameter(
         &mut self,
         place: ParameterIn,
@@ -81,12 +81,12 @@ impl OperationParts {
         self.parameters.push(parameter.build());
     }
 
-    /// Takes this optional header.
+    /// Adds a header.
     pub(super) fn header(&mut self, name: &str, description: &str, schema: Schema) {
         self.parameter(ParameterIn::Header, name, description, schema, None);
     }
 
-    /// Takes a JSON body.
+    /// Adds a JSON body.
     pub(super) fn takes_json<T: ToSchema>(&mut self) {
         let schema = self.schema::<T>(T::name().into_owned());
         let content = ContentBuilder::new().schema(Some(schema)).build();
@@ -94,7 +94,7 @@ impl OperationParts {
         self.request_body = Some(body.build());
     }
 
-    /// Answers this status with JSON.
+    /// Adds an answer with JSON.
     pub(super) fn answers_json<T: ToSchema>(&mut self, status: u16, description: &str) {
         self.answers_json_named::<T>(status, description, T::name().into_owned(), None);
     }
@@ -113,7 +113,7 @@ impl OperationParts {
         self.responses.insert(status, response.build());
     }
 
-    /// Answers 200 with content of one of these types.
+    /// Adds a 200 with content of one of these types.
     pub(super) fn answers_content(&mut self, content_types: &[&str], schema: Type, description: &str) {
         let schema = ObjectBuilder::new().schema_type(schema).build();
         let content = ContentBuilder::new().schema(Some(schema)).build();

@@ -17,7 +17,7 @@ use super::api::{admin, events, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
 use super::middleware::auth::Role::{self, Admin, Public, Track};
 use super::middleware::{auth, body, rate_limit};
-use super::operation::{Handler, handler};
+use super::operation::{Handler, OperationParts, handler};
 use super::ui::{console, docs};
 
 /// A method of an endpoint.
@@ -74,7 +74,7 @@ pub struct Endpoint {
     pub(super) errors: &'static [&'static [ErrorCode]],
     /// A success, for the OpenAPI document.
     pub(super) example: Option<fn() -> Value>,
-    pub(super) handler: fn() -> Handler,
+    handler: fn() -> Handler,
 }
 
 impl Endpoint {
@@ -123,6 +123,13 @@ impl Endpoint {
     /// Sets an operation id that is not the action.
     const fn identified_as(self, operation_id: &'static str) -> Self {
         Self { operation_id: Some(operation_id), ..self }
+    }
+
+    /// What the handler documents.
+    pub(super) fn parts(&self) -> OperationParts {
+        let mut parts = OperationParts::default();
+        ((self.handler)().document)(&mut parts);
+        parts
     }
 
     /// The operation's id in the OpenAPI document.

@@ -1,4 +1,4 @@
-//! What handlers take from the path and the query of a request.
+//! What handlers take from the path and from the query of a request.
 
 use std::future::{Ready, ready};
 
@@ -20,9 +20,12 @@ use crate::http::request_context::RequestContext;
 /// The longest identifier: a sandbox's id, a track's id, a key.
 pub(super) const MAX_ID_LENGTH: usize = 256;
 
-/// Something in the head of a request.
+/// Something that is parsed from the head of a request: its path, query and headers.
 pub(super) trait FromHead: Sized + 'static {
+    /// Parses it, and adds to the request's context.
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError>;
+
+    /// Documents the parameters, and the errors of a request where they are not as documented.
     fn document(parts: &mut OperationParts);
 }
 

@@ -45,7 +45,7 @@ impl Connections {
 }
 
 impl Slot {
-    /// Whether so many slots are taken that idle connections should end early.
+    /// Whether few slots are left, so that idle connections should end early.
     pub(super) fn are_scarce(&self) -> bool {
         self.open() > self.connections.limit / 4 * 3
     }

@@ -14,7 +14,7 @@ use crate::http::api::input::no_such_actor;
 use crate::http::error::{ApiError, ErrorCode};
 
 /// An example of this error.
-pub(super) fn error(code: ErrorCode) -> ApiError {
+pub(super) fn of(code: ErrorCode) -> ApiError {
     let sandbox_id = SandboxId::new("2000013");
     match code {
         ErrorCode::BadHeader => bad_headers(&["X-Track-ID"]),

@@ -24,7 +24,7 @@ const ADMIN_TOKEN: &str = "admin_token";
 /// The request id in examples.
 const REQUEST_ID: &str = "01a20a2b-5d3c-7d04-9f55-3c8e0a5f2f10";
 
-/// Errors of the middleware.
+/// Errors of the middleware, on every endpoint that is not public.
 const ADMISSION: &[ErrorCode] =
     &[ErrorCode::Unauthorized, ErrorCode::Forbidden, ErrorCode::RateLimited, ErrorCode::InternalError];
 
@@ -62,8 +62,7 @@ pub(super) fn document() -> OpenApi {
         components.add_security_scheme(name, SecurityScheme::Http(scheme));
     }
     for endpoint in ENDPOINTS {
-        let mut parts = OperationParts::default();
-        ((endpoint.handler)().document)(&mut parts);
+        let mut parts = endpoint.parts();
         components.schemas.extend(std::mem::take(&mut parts.schemas));
         let method = match endpoint.method {
             Method::Get => HttpMethod::Get,
@@ -75,7 +74,7 @@ pub(super) fn document() -> OpenApi {
     document
 }
 
-/// Adds to what the handler documents what follows from the table.
+/// The operation: what its handler documents, and what follows from the table.
 fn operation(endpoint: &Endpoint, mut parts: OperationParts) -> Operation {
     let description = "An id for this request in the broker's log: 1 to 128 letters, digits, dots, dashes and \
                        underscores. Any other value is replaced by a new id";
@@ -151,7 +150,7 @@ fn error_responses(errors: &BTreeSet<ErrorCode>) -> BTreeMap<u16, Response> {
 
 fn error_response(codes: &[ErrorCode]) -> Response {
     let examples = codes.iter().map(|code| {
-        let body = serde_json::to_value(error_examples::error(*code).body(REQUEST_ID)).ok();
+        let body = serde_json::to_value(error_examples::of(*code).body(REQUEST_ID)).ok();
         (code.as_str(), ExampleBuilder::new().value(body).build())
     });
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Error"))).examples_from_iter(examples);

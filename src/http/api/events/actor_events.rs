@@ -1,4 +1,4 @@
-//! Runs of jobs and commands of operators, on any replica, as events. They are read off the statuses of the actors.
+//! Runs of jobs and commands of operators, on any replica, as events. They are derived from the statuses of the actors.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// The longest latency that is told apart. The budget of an allocation is far below it.
+/// The longest latency; longer ones count as this one. The budget of an allocation is far below it.
 const MAX_LATENCY_MICROS: u64 = 60_000_000;
 
 /// Percentiles cover the last minute, in this number of parts. The oldest part is dropped at a time.
