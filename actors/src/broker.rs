@@ -184,7 +184,7 @@ impl Broker {
     /// # Errors
     ///
     /// See [`JobError`].
-    pub async fn run(&self, name: ActorName) -> Result<ActorStatus, JobError> {
+    pub async fn run(&self, name: ActorName) -> Result<(), JobError> {
         let actors = &self.0.cluster.actors;
         match actors.job(name) {
             Some(job) => job.run_now().await?,
@@ -196,7 +196,7 @@ impl Broker {
                 let _ = timeout(REFRESH_TIMEOUT, refreshes.changed()).await;
             }
         }
-        Ok(self.actor(name).await?)
+        Ok(())
     }
 
     /// What this replica needs to serve, check by check.

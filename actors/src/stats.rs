@@ -22,7 +22,6 @@ const WATCHED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The number of sandboxes in each status, without tombstones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// The sum of all statuses below.
     pub total: u64,

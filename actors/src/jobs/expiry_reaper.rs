@@ -22,7 +22,6 @@ const CONCURRENCY: usize = 16;
 
 /// The result of an expiry sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExpiryReport {
     /// Holdings ended.
     pub expired: u64,

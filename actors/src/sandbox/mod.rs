@@ -18,7 +18,6 @@ macro_rules! text_id {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(transparent)]
-        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub struct $name(String);
 
         impl $name {
@@ -61,7 +60,6 @@ text_id! {
 /// A point in time, in whole seconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
@@ -88,7 +86,6 @@ fn seconds_rounded_up(duration: Duration) -> u64 {
 /// The version of a sandbox record. It grows by one with each change and fences every write (I5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -104,7 +101,6 @@ impl Epoch {
 /// The state of a sandbox. A sandbox is in exactly one state at any time (I3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Status {
     /// Free to be claimed.
     Available,
@@ -166,7 +162,6 @@ pub struct CspAccount {
 
 /// A sandbox, as the table stores it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Sandbox {
     /// The CSP's numeric account id.
     pub sandbox_id: SandboxId,
