@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::Arbiter;
@@ -79,7 +78,7 @@ pub enum RunError {
 pub struct Application {
     address: SocketAddr,
     server: Server,
-    state: web::Data<AppState>,
+    state: AppState,
     engine: Option<EmbeddedEngine>,
     simulator: Option<ServerHandle>,
     /// The threads of the pool manager and of everything behind the requests; they end with the application.
@@ -117,9 +116,9 @@ impl Application {
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
-        let state = web::Data::new(AppState::new(broker, clock, &settings));
+        let state = AppState::new(broker, clock);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let server = http::server(listener, state.clone(), &settings, workers)
+        let server = http::server(listener, &state, &settings, workers)
             .map_err(|source| StartError::Listen { address, source })?;
         let grace = Duration::from_secs(settings.raw.shutdown_grace_sec);
         Ok(Self { address, server, state, engine, simulator, arbiters, grace })
@@ -132,7 +131,7 @@ impl Application {
 
     /// Serves until `stop` is over, then comes to an orderly end inside the grace period:
     ///
-    /// 1. readiness fails, so that no balancer sends more;
+    /// 1. readiness fails, so that no balancer sends more; the consoles' streams end;
     /// 2. no connection is accepted any more, requests in flight are answered;
     /// 3. jobs end, their leases are given back;
     /// 4. the threads end, and with them the store is closed.
@@ -143,18 +142,16 @@ impl Application {
         let server = actix_web::rt::spawn(self.server);
         let sweeper = self.engine.map(|engine| actix_web::rt::spawn(sweep(engine)));
         let broker = self.state.broker.clone();
-        let state = self.state.clone();
-        let ticker = actix_web::rt::spawn(async move { state.live.run(&state).await });
+        let feed = Arc::clone(&self.state.feed);
+        let ticker = actix_web::rt::spawn(async move { feed.run().await });
         let upkeep = actix_web::rt::spawn(prometheus::upkeep());
         let ended = tokio::select! {
             () = stop => Ok(()),
             name = broker.first_failure() => Err(RunError::PartDied(name)),
         };
         tracing::info!("stopping");
-        self.state.draining.store(true, Ordering::Release);
+        self.state.stopping.cancel();
         let drained = timeout(self.grace, async {
-            // Consoles would keep their connections for ever.
-            self.state.live.close();
             handle.stop(true).await;
             broker.stop().await;
         });

@@ -84,6 +84,37 @@ async fn each_run_of_a_job_is_one_line_with_its_report() {
     assert!(last["error"].is_string(), "{last}");
 }
 
+#[actix_web::test]
+async fn a_sync_that_the_csp_fails_logs_its_error_once() {
+    let mut csp = CspSim::start(5).await;
+    let mut settings = csp.settings().map(|(name, value)| (name, value.to_owned())).to_vec();
+    settings.push(("BROKER_STORE", "memory".to_owned()));
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let broker = Broker::start(&settings).await;
+    broker.sync("").await;
+    csp.process.kill();
+    let since = |before: usize| {
+        let mut lines = lines(&broker).split_off(before);
+        lines.retain(|line| line["level"] != "INFO");
+        lines
+    };
+
+    let before = lines(&broker).len();
+    let request = logged(&broker, "manual", broker.admin(Method::POST, "/v1/admin/sync")).await;
+    assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR", "error": null, "level": "WARN" }));
+    let [run, other] = &since(before)[..] else { panic!("not two lines: {:?}", since(before)) };
+    assert_fields(run, &json!({ "event": "job_run", "job": "csp-sync", "outcome": "csp_error", "level": "WARN" }));
+    assert!(run["error"].as_str().is_some_and(|error| error.contains("Connection refused")), "{run}");
+    assert_eq!(*other, request);
+
+    // No job driver runs a dry run, so its error is in the line of the request.
+    let before = lines(&broker).len();
+    let request = logged(&broker, "dry", broker.admin(Method::POST, "/v1/admin/sync?dry_run=true")).await;
+    assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR" }));
+    assert!(request["error"].as_str().is_some_and(|error| error.contains("Connection refused")), "{request}");
+    assert_eq!(since(before), [request]);
+}
+
 /// Even at the finest level, and with all that the libraries beneath have to say.
 #[actix_web::test]
 async fn no_secret_is_ever_logged() {

@@ -6,12 +6,12 @@
 mod admin;
 mod bad_input;
 mod ctl;
-mod edge;
 mod events;
 mod helpers;
 mod instruqt;
 mod logs;
 mod metrics;
+mod middleware;
 mod openapi;
 mod operations;
 mod processes;

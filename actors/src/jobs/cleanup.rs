@@ -29,7 +29,6 @@ const MAX_ERROR_CHARS: usize = 500;
 
 /// The result of a cleanup run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CleanupReport {
     /// Deleted at the CSP, or already gone there.
     pub deleted: u64,

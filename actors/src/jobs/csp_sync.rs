@@ -28,7 +28,6 @@ const ALWAYS_ALLOWED_STALE: usize = 5;
 
 /// What a sync did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SyncReport {
     /// Sandboxes in the CSP's listing.
     pub synced: u64,

@@ -31,7 +31,6 @@ pub(super) const CONCURRENCY: usize = 16;
 
 /// The result of an expiry sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExpiryReport {
     /// Holdings ended.
     pub expired: u64,

@@ -19,7 +19,6 @@ const CONCURRENCY: usize = 16;
 
 /// The result of a run of the stale collector, or of a bulk delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DiscardReport {
     /// Sandboxes turned into tombstones.
     pub deleted: u64,
