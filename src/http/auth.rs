@@ -66,7 +66,7 @@ impl Tokens {
             let filled_up = |token: &SecretString| format!("{:\0<MAX_TOKEN_LENGTH$}", token.expose_secret());
             tokens.iter().map(filled_up).map(SecretString::from).collect()
         };
-        Self { track: filled_up(&settings.api_tokens), admin: filled_up(&settings.admin_tokens) }
+        Self { track: filled_up(&settings.server.track_tokens), admin: filled_up(&settings.server.admin_tokens) }
     }
 
     /// Tokens that let nobody in.
@@ -129,8 +129,8 @@ pub struct RateLimit {
 impl RateLimit {
     /// The limit of the settings; `None` if it is off.
     pub fn new(settings: &Settings) -> Option<Self> {
-        let rps = NonZeroU32::new(settings.rate_limit_rps?)?;
-        let burst = NonZeroU32::new(settings.raw.rate_limit_burst)?;
+        let rps = NonZeroU32::new(settings.server.rate_limit_rps)?;
+        let burst = NonZeroU32::new(settings.server.rate_limit_burst)?;
         let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
         let taken = Arc::new(AtomicU64::new(0));
         Some(Self { limiter: Arc::new(limiter), taken, burst: burst.get(), rps: rps.get() })

@@ -67,7 +67,7 @@ impl AppState {
             clock,
             tokens: Tokens::new(settings),
             rate_limit: RateLimit::new(settings),
-            trusted_proxies: settings.raw.trusted_proxies.into(),
+            trusted_proxies: settings.server.trusted_proxies,
             live: Live::new(),
             draining: AtomicBool::new(false),
         }
@@ -170,8 +170,8 @@ pub fn server(
     settings: &Settings,
     workers: usize,
 ) -> io::Result<Server> {
-    let origins = settings.raw.cors_allowed_origins.clone();
-    let grace = settings.raw.shutdown_grace_sec;
+    let origins = settings.server.cors_allowed_origins.clone();
+    let grace = settings.server.shutdown_grace.as_secs();
     let connections = Connections::new();
     let server = Server::build();
     let stopping = server.graceful_shutdown_signal();

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::openapi::OBSERVABILITY;
-use crate::prometheus;
+use crate::metrics::recorder;
 
 const READY: &str = "ready";
 
@@ -99,7 +99,7 @@ pub(super) async fn metrics(state: web::Data<AppState>) -> HttpResponse {
         metrics::gauge!("broker_pool_cached").set(pool.cached as f64);
         metrics::gauge!("broker_pool_cache_age_seconds").set(pool.age_seconds.unwrap_or_default() as f64);
     }
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(prometheus::recorder().render())
+    HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(recorder().render())
 }
 
 /// What this is

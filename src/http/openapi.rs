@@ -340,7 +340,7 @@ fn codes_of(endpoint: &Endpoint) -> Vec<&'static str> {
 }
 
 /// One error of each code, made as the API makes them.
-fn known_errors() -> Vec<ApiError> {
+pub(crate) fn known_errors() -> Vec<ApiError> {
     let id = || SandboxId::new("2000013");
     let named = |name: &'static str, value: &'static str| {
         HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))])

@@ -1,34 +1,22 @@
-//! What a scrape gives, held against docs/metrics.md.
+//! What a scrape returns, against the table of metrics.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
+use sandbox_broker::metrics::METRICS;
 
 use crate::helpers::{TestApp, eventually, send};
 use crate::program::Broker;
-
-const DOCUMENTED: &str = include_str!("../../docs/metrics.md");
 
 /// Each metric's type and labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;
 
 fn documented() -> Metrics {
-    let in_backticks = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
-    let rows = DOCUMENTED.lines().filter(|line| line.starts_with("| `broker_"));
-    rows.map(|row| {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        // What comes after a label's colon are its values, and in parentheses a word on it.
-        let labels = cells[3].split(": ").next().unwrap_or_default();
-        let labels =
-            labels.split(" (").next().unwrap_or_default().to_owned() + labels.split(')').nth(1).unwrap_or_default();
-        let mut labels: BTreeSet<String> = in_backticks(&labels).into_iter().collect();
-        labels.retain(|label| !label.starts_with("broker_"));
-        if cells[3].contains(", `outcome`:") {
-            labels.insert("outcome".to_owned());
-        }
-        (in_backticks(cells[1])[0].clone(), (cells[2].to_owned(), labels))
-    })
-    .collect()
+    let metrics = METRICS.iter().map(|metric| {
+        let labels = metric.labels.iter().map(|label| label.name.to_owned()).collect();
+        (metric.name.to_owned(), (metric.kind.as_str().to_owned(), labels))
+    });
+    metrics.collect()
 }
 
 async fn scraped(app: &TestApp) -> Metrics {
