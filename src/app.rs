@@ -291,7 +291,7 @@ async fn sweep(engine: EmbeddedEngine) {
         match web::block(move || engine.sweep_ttl()).await {
             Ok(Ok(removed)) => tracing::debug!(event = "ttl_sweep", removed, "expired items removed"),
             Ok(Err(error)) => {
-                tracing::warn!(event = "ttl_sweep_failed", %error, "expired items could not be removed");
+                tracing::warn!(event = "ttl_sweep_failed", error = %Chain(&error), "expired items could not be removed");
             }
             Err(error) => {
                 tracing::warn!(event = "ttl_sweep_failed", error = %Chain(&error), "the sweep of expired items was cancelled");

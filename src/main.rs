@@ -40,7 +40,6 @@ enum Command {
     Table(TableCommand),
     /// Run a simulated CSP over HTTP
     CspSim(CspSimArgs),
-    /// Control a running broker
     Ctl(CtlArgs),
     /// Check the health of the broker on this machine; the exit code is 0 if it is healthy
     Healthcheck {

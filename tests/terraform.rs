@@ -15,7 +15,7 @@ fn the_task_sets_what_the_settings_variable_leaves_out() {
 }
 
 #[test]
-fn every_variable_is_described_checked_and_tested_with_a_bad_value() {
+fn every_variable_is_described_and_validated_and_refuses_a_bad_value() {
     let refused = text("terraform/tests/logic.tftest.hcl");
     let variables = text("terraform/variables.tf") + &text("terraform/variables_broker.tf");
     let blocks: Vec<&str> = variables.split("\nvariable \"").skip(1).collect();
@@ -26,17 +26,17 @@ fn every_variable_is_described_checked_and_tested_with_a_bad_value() {
         for part in ["\n  description", "\n  type ", "\n  validation {"] {
             assert!(body.contains(part), "{name} lacks its {}", part.trim());
         }
-        // There is no bad value of a type with two.
+        // A type with two values has no bad value.
         let is_bool = body.contains("= bool");
         let is_tested = [",", "]"].iter().any(|end| refused.contains(&format!("var.{name}{end}")));
-        assert!(is_bool || is_tested, "no bad value of {name} is tried in logic.tftest.hcl");
+        assert!(is_bool || is_tested, "logic.tftest.hcl tries no bad value of {name}");
     }
 }
 
 #[test]
-fn the_task_may_do_what_the_adapter_does_and_nothing_else() {
+fn the_task_may_call_exactly_what_the_adapter_calls() {
     let adapter = text("src/dynamo/store.rs") + &text("src/dynamo/coordination.rs");
-    // The parts of a transaction are the permissions that it needs.
+    // A transaction needs the permissions of its operations.
     let calls = [
         (".get_item()", "GetItem"),
         (".batch_get_item()", "BatchGetItem"),
@@ -54,15 +54,19 @@ fn the_task_may_do_what_the_adapter_does_and_nothing_else() {
     ];
     let mut done: BTreeSet<String> =
         calls.iter().filter(|(call, _)| adapter.contains(call)).map(|(_, action)| (*action).to_owned()).collect();
-    // The check of the table at every start.
+    // The table is checked at every start.
     done.insert("DescribeTable".to_owned());
 
     let policy = text("terraform/iam.tf");
     let (_, statement) = policy.split_once("UseTheTable").expect("the statement is there");
     let (statement, rest) = statement.split_once("resources").expect("it has resources");
-    assert!(rest.starts_with(" = [aws_dynamodb_table.pool.arn]"), "only this table: {rest}");
+    assert!(rest.starts_with(" = [aws_dynamodb_table.pool.arn]"), "the statement must name only this table: {rest}");
     assert_eq!(actions(statement), done);
-    assert_eq!(policy.matches("\"dynamodb:").count(), done.len() + 1, "beside them only the indexes are queried");
+    assert_eq!(
+        policy.matches("\"dynamodb:").count(),
+        done.len() + 1,
+        "the only other action must be the query of the indexes"
+    );
     assert!(
         policy
             .contains("actions   = [\"dynamodb:Query\"]\n    resources = [\"${aws_dynamodb_table.pool.arn}/index/*\"]")
