@@ -66,10 +66,10 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
     let stopping = web::Data::new(state.stopping.clone());
     let tokens = web::Data::new(Tokens::new(settings));
     let rate_limit = RateLimit::new(settings).map(web::Data::new);
-    let trusted_proxies = web::Data::new(TrustedProxies(settings.raw.trusted_proxies.into()));
+    let trusted_proxies = web::Data::new(TrustedProxies(settings.server.trusted_proxies));
     let document = web::Data::new(Document::new(document));
-    let origins = settings.raw.cors_allowed_origins.clone();
-    connection::serve(listener, workers, settings.raw.shutdown_grace_sec, move || {
+    let origins = settings.server.cors_allowed_origins.clone();
+    connection::serve(listener, workers, settings.server.shutdown_grace.as_secs(), move || {
         let mut app = App::new();
         if let Some(rate_limit) = &rate_limit {
             app = app.app_data(rate_limit.clone());
