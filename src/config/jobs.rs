@@ -45,7 +45,7 @@ pub struct JobSettings {
         value_parser = seconds(1..=WEEK),
     )]
     pub stale_interval: Duration,
-    /// Seconds between counts of the sandboxes [default: 60 on DynamoDB, where a count costs reads; else 2]
+    /// Seconds between counts of the sandboxes; with BROKER_STORE=dynamodb the default is 60
     #[arg(
         long = "pool-stats-interval-sec",
         env = "POOL_STATS_INTERVAL_SEC",
