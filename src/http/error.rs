@@ -83,6 +83,8 @@ error_codes! {
     NoSandboxesAvailable, "NO_SANDBOXES_AVAILABLE", CONFLICT, Seconds(5),
         "no matching sandbox is available; try again later";
     WrongState, "WRONG_STATE", CONFLICT, Never, "the state of the sandbox does not allow this";
+    MaxDurationReached, "MAX_DURATION_REACHED", CONFLICT, Never,
+        "the sandbox is already held until the longest time allowed";
     ActorPaused, "ACTOR_PAUSED", CONFLICT, Never, "the actor is paused; resume it first";
     JobBusy, "JOB_BUSY", CONFLICT, Seconds(5), "the job is already running; try again later";
     SyncRefused, "SYNC_REFUSED", CONFLICT, Never, "the sync would make too many sandboxes stale; force=true overrides";

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::openapi::path::ParameterIn;
 
 pub use self::api::events::EventFeed;
+use self::api::headers::RequireTrackSecret;
 use self::client_address::TrustedProxies;
 pub use self::middleware::auth;
 use self::middleware::auth::Tokens;
@@ -66,10 +67,11 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
     let stopping = web::Data::new(state.stopping.clone());
     let tokens = web::Data::new(Tokens::new(settings));
     let rate_limit = RateLimit::new(settings).map(web::Data::new);
-    let trusted_proxies = web::Data::new(TrustedProxies(settings.raw.trusted_proxies.into()));
+    let trusted_proxies = web::Data::new(TrustedProxies(settings.server.trusted_proxies));
+    let require_track_secret = RequireTrackSecret(settings.allocation.require_track_secret);
     let document = web::Data::new(Document::new(document));
-    let origins = settings.raw.cors_allowed_origins.clone();
-    connection::serve(listener, workers, settings.raw.shutdown_grace_sec, move || {
+    let origins = settings.server.cors_allowed_origins.clone();
+    connection::serve(listener, workers, settings.server.shutdown_grace.as_secs(), move || {
         let mut app = App::new();
         if let Some(rate_limit) = &rate_limit {
             app = app.app_data(rate_limit.clone());
@@ -80,6 +82,7 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
             .app_data(stopping.clone())
             .app_data(tokens.clone())
             .app_data(trusted_proxies.clone())
+            .app_data(require_track_secret)
             .app_data(document.clone())
             .app_data(web::PayloadConfig::new(body::MAX_BODY_BYTES))
             // The last one wrapped is the first to see a request and the last to see its answer.

@@ -197,7 +197,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .errors(&[
             STORE,
             WRITE,
-            &[NoSandboxesAvailable, BrokerPaused, Overloaded, PoolNotRead, AllocationTimeout, ShuttingDown],
+            &[
+                NotSandboxOwner,
+                NoSandboxesAvailable,
+                BrokerPaused,
+                Overloaded,
+                PoolNotRead,
+                AllocationTimeout,
+                ShuttingDown,
+            ],
         ])
         .example(|| json(Claim::example())),
     get("/v1/sandboxes/{id}", "read", Track, || handler(sandboxes::read))
@@ -206,8 +214,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(OwnSandbox::example())),
     post("/v1/sandboxes/{id}/renew", "renew", Track, || handler(sandboxes::renew))
         .audited()
-        .summary("Renews the sandbox for the full lab duration")
-        .errors(&[STORE, OWN, UPDATE, &[WrongState]])
+        .summary("Renews the sandbox for the full lab duration, up to the longest holding")
+        .errors(&[STORE, OWN, UPDATE, &[WrongState, MaxDurationReached]])
         .example(|| json(Claim::example())),
     post("/v1/sandboxes/{id}/mark-for-deletion", "mark-for-deletion", Track, || handler(sandboxes::mark_for_deletion))
         .audited()

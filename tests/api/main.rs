@@ -17,6 +17,7 @@ mod operations;
 mod processes;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
+mod reference;
 mod sandboxes;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]

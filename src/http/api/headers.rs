@@ -2,7 +2,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
-use broker_actors::sandbox::{IdempotencyKey, SandboxId, TrackId};
+use broker_actors::sandbox::{IdempotencyKey, Owner, SandboxId, TrackId};
 use serde_json::json;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -14,6 +14,7 @@ use crate::http::operation::{OperationParts, string_schema};
 use crate::http::request_context::RequestContext;
 
 const TRACK: &str = "X-Track-ID";
+const TRACK_SECRET: &str = "X-Track-Secret";
 const INSTRUQT_SANDBOX: &str = "X-Instruqt-Sandbox-ID";
 const INSTRUQT_TRACK: &str = "X-Instruqt-Track-ID";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
@@ -24,10 +25,17 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 /// The longest name of an operator.
 const MAX_OPERATOR_LENGTH: usize = 64;
 
+/// The shortest secret of a track. A shorter one could be guessed.
+const MIN_SECRET_LENGTH: usize = 16;
+
+/// Whether calls of tracks without a secret are refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequireTrackSecret(pub(crate) bool);
+
 /// The headers of an allocation.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct AllocateHeaders {
-    pub(super) track: TrackId,
+    pub(super) owner: Owner,
     /// The lab's slug.
     pub(super) track_name: Option<String>,
     /// The given key, or the track's id.
@@ -37,9 +45,10 @@ pub(crate) struct AllocateHeaders {
 
 impl FromHead for AllocateHeaders {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        let headers = Self::read(request.headers())?;
-        RequestContext::add(request, |context| context.track_id = Some(headers.track.to_string()));
-        Ok(headers)
+        let [track_name, key, name_prefix] = read(request.headers(), [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX])?;
+        let owner = owner_of(request)?;
+        let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
+        Ok(Self { owner, track_name, key, name_prefix })
     }
 
     fn document(parts: &mut OperationParts) {
@@ -58,32 +67,18 @@ impl FromHead for AllocateHeaders {
     }
 }
 
-impl AllocateHeaders {
-    fn read(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let [sandbox, track, track_name, key, name_prefix] =
-            read(headers, [INSTRUQT_SANDBOX, TRACK, INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX])?;
-        let track = track_of(sandbox, track)?;
-        let key = IdempotencyKey::new(key.unwrap_or_else(|| track.as_str().to_owned()));
-        Ok(Self { track, track_name, key, name_prefix })
-    }
-}
-
 /// A sandbox in the path, and the track that calls.
 pub(crate) struct OwnPath {
     pub(super) sandbox_id: SandboxId,
-    pub(super) track: TrackId,
+    pub(super) owner: Owner,
 }
 
 impl FromHead for OwnPath {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
         let sandbox_id = SandboxPath::read(request)?;
-        let [sandbox, track] = read(request.headers(), [INSTRUQT_SANDBOX, TRACK])?;
-        let track = track_of(sandbox, track)?;
-        RequestContext::add(request, |context| {
-            context.sandbox_id = Some(sandbox_id.to_string());
-            context.track_id = Some(track.to_string());
-        });
-        Ok(Self { sandbox_id, track })
+        RequestContext::add(request, |context| context.sandbox_id = Some(sandbox_id.to_string()));
+        let owner = owner_of(request)?;
+        Ok(Self { sandbox_id, owner })
     }
 
     fn document(parts: &mut OperationParts) {
@@ -133,9 +128,30 @@ impl FromHead for LastEventId {
     }
 }
 
-/// The two headers that name the track; the first wins.
-fn track_of(sandbox: Option<String>, track: Option<String>) -> Result<TrackId, ApiError> {
-    sandbox.or(track).map(TrackId::new).ok_or_else(missing_track)
+/// The calling track. Two headers name it, and the Instruqt sandbox wins.
+fn owner_of(request: &HttpRequest) -> Result<Owner, ApiError> {
+    let headers = request.headers();
+    let [sandbox, track, secret] = read(headers, [INSTRUQT_SANDBOX, TRACK, TRACK_SECRET])?;
+    let track = TrackId::new(sandbox.or(track).ok_or_else(missing_track)?);
+    RequestContext::add(request, |context| context.track_id = Some(track.to_string()));
+    match secret {
+        Some(secret) if secret.len() < MIN_SECRET_LENGTH => Err(bad_secret()),
+        Some(secret) => Ok(Owner::with_secret(track, secret.as_bytes())),
+        None if request.app_data::<RequireTrackSecret>().is_some_and(|required| required.0) => Err(missing_secret()),
+        None => Ok(Owner::named(track)),
+    }
+}
+
+fn bad_secret() -> ApiError {
+    let message =
+        format!("send {TRACK_SECRET} once, as {MIN_SECRET_LENGTH} to {MAX_ID_LENGTH} visible ASCII characters");
+    ApiError::new(ErrorCode::BadHeader, message).details(json!({ "headers": [TRACK_SECRET] }))
+}
+
+fn missing_secret() -> ApiError {
+    let message =
+        format!("send {TRACK_SECRET}, a random text of at least {MIN_SECRET_LENGTH} characters that the track keeps");
+    ApiError::new(ErrorCode::MissingHeader, message).details(json!({ "headers": [TRACK_SECRET] }))
 }
 
 /// The error for a request that does not name its track.
@@ -155,6 +171,9 @@ fn document_track(parts: &mut OperationParts) {
     parts.parameter(ParameterIn::Header, TRACK, &track, id_schema(), Some("student-1"));
     let instruqt = format!("The same as `{TRACK}`; it wins if both are sent");
     parts.header(INSTRUQT_SANDBOX, &instruqt, id_schema());
+    let secret = "A random text that only the track knows. What is allocated with it can be read, renewed and released only \
+                  with it";
+    parts.header(TRACK_SECRET, secret, secret_schema());
     parts.errors.extend([ErrorCode::BadHeader, ErrorCode::MissingHeader]);
 }
 
@@ -171,6 +190,11 @@ fn read<const N: usize>(headers: &HeaderMap, names: [&str; N]) -> Result<[Option
         value.to_str().ok().map(str::to_owned)
     });
     if bad.is_empty() { Ok(values) } else { Err(bad_headers(&bad)) }
+}
+
+fn secret_schema() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(MIN_SECRET_LENGTH));
+    object.max_length(Some(MAX_ID_LENGTH)).pattern(Some("^[!-~]+$")).build().into()
 }
 
 /// The schema of an operator's name.

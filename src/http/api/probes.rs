@@ -15,7 +15,7 @@ use utoipa::openapi::schema::Type;
 use super::body::Timestamp;
 use crate::http::middleware::rate_limit::RateLimit;
 use crate::http::operation::{OperationParts, Output};
-use crate::prometheus;
+use crate::metrics::recorder;
 
 const READY: &str = "ready";
 
@@ -128,7 +128,7 @@ pub(crate) async fn metrics(request: HttpRequest, broker: web::Data<Broker>) -> 
         metrics::gauge!("broker_pool_cached").set(pool.cached as f64);
         metrics::gauge!("broker_pool_cache_age_seconds").set(pool.age_seconds.unwrap_or_default() as f64);
     }
-    MetricsText(prometheus::recorder().render())
+    MetricsText(recorder().render())
 }
 
 /// The service

@@ -21,9 +21,9 @@ pub(crate) async fn allocate(
     request: HttpRequest,
     Head(headers): Head<AllocateHeaders>,
 ) -> Result<Allocated, ApiError> {
-    let AllocateHeaders { track, track_name, key, name_prefix } = headers;
+    let AllocateHeaders { owner, track_name, key, name_prefix } = headers;
     let started = Instant::now();
-    let answer = broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
+    let answer = broker.allocator().allocate(AllocateRequest { owner, track_name, key, name_prefix }).await;
     let outcome = outcome_of(&answer);
     metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
     metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
@@ -61,25 +61,25 @@ impl Output for Allocated {
 
 pub(crate) async fn read(
     broker: web::Data<Broker>,
-    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+    Head(OwnPath { sandbox_id, owner }): Head<OwnPath>,
 ) -> Result<web::Json<OwnSandbox>, ApiError> {
-    let sandbox = broker.allocator().read(&sandbox_id, &track).await?;
+    let sandbox = broker.allocator().read(&sandbox_id, &owner).await?;
     Ok(web::Json(sandbox.into()))
 }
 
 pub(crate) async fn renew(
     broker: web::Data<Broker>,
-    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+    Head(OwnPath { sandbox_id, owner }): Head<OwnPath>,
 ) -> Result<web::Json<Claim>, ApiError> {
-    let claim = broker.allocator().renew(&sandbox_id, &track).await?;
+    let claim = broker.allocator().renew(&sandbox_id, &owner).await?;
     Ok(web::Json(claim.into()))
 }
 
 pub(crate) async fn mark_for_deletion(
     broker: web::Data<Broker>,
-    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+    Head(OwnPath { sandbox_id, owner }): Head<OwnPath>,
 ) -> Result<web::Json<Released>, ApiError> {
-    let released = broker.allocator().release(&sandbox_id, &track).await;
+    let released = broker.allocator().release(&sandbox_id, &owner).await;
     let outcome = if released.is_ok() { "ok" } else { "error" };
     metrics::counter!("broker_deletion_marked_total", "outcome" => outcome).increment(1);
     let released = released?;
@@ -91,6 +91,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Ok(allocation) if allocation.replayed => "replayed",
         Ok(_) => "allocated",
         Err(AllocateError::NoneAvailable) => "none_available",
+        Err(AllocateError::NotOwner) => "not_owner",
         Err(AllocateError::Paused) => "paused",
         Err(AllocateError::Overloaded { .. }) => "overloaded",
         Err(AllocateError::TimedOut { .. }) => "timed_out",

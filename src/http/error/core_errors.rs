@@ -33,6 +33,7 @@ impl From<AllocateError> for ApiError {
     fn from(error: AllocateError) -> Self {
         match error {
             AllocateError::NoneAvailable => ErrorCode::NoSandboxesAvailable.into(),
+            AllocateError::NotOwner => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
             AllocateError::Paused => ErrorCode::BrokerPaused.into(),
             AllocateError::Overloaded { .. } => ErrorCode::Overloaded.into(),
             AllocateError::TimedOut { .. } => ErrorCode::AllocationTimeout.into(),
@@ -48,6 +49,7 @@ impl From<SandboxError> for ApiError {
         match error {
             SandboxError::NotFound(_) => Self::new(ErrorCode::SandboxNotFound, error.to_string()),
             SandboxError::NotOwner(_) => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
+            SandboxError::MaxDurationReached(_) => Self::new(ErrorCode::MaxDurationReached, error.to_string()),
             SandboxError::Refused(refused) => Self::new(ErrorCode::WrongState, refused.to_string())
                 .details(json!({ "status": refused.status.as_str() })),
             SandboxError::Contended(_) => ErrorCode::Contended.into(),

@@ -37,7 +37,7 @@ impl Tokens {
             let padded = |token: &SecretString| format!("{:\0<MAX_TOKEN_LENGTH$}", token.expose_secret());
             tokens.iter().map(padded).map(SecretString::from).collect()
         };
-        Self { track: padded(&settings.api_tokens), admin: padded(&settings.admin_tokens) }
+        Self { track: padded(&settings.server.track_tokens), admin: padded(&settings.server.admin_tokens) }
     }
 
     /// Whether this is a token for that role. It takes the same time for every token of one length, whatever the known

@@ -36,8 +36,8 @@ pub(crate) struct RateLimit {
 impl RateLimit {
     /// The limit of the settings; `None` if it is off.
     pub(crate) fn new(settings: &Settings) -> Option<Self> {
-        let rps = NonZeroU32::new(settings.rate_limit_rps?)?;
-        let burst = NonZeroU32::new(settings.raw.rate_limit_burst)?;
+        let rps = NonZeroU32::new(settings.server.rate_limit_rps)?;
+        let burst = NonZeroU32::new(settings.server.rate_limit_burst)?;
         let limiter = RateLimiter::dashmap(Quota::per_second(rps).allow_burst(burst)).with_middleware();
         Some(Self { limiter, requests: AtomicU64::new(0), burst: burst.get(), rps: rps.get() })
     }

@@ -281,7 +281,7 @@ fn allocated_example() -> sandbox::Sandbox {
         created_at: Some(sandbox::Timestamp(1_795_400_000)),
     };
     let holding = sandbox::Holding {
-        track: sandbox::TrackId::new("student-1"),
+        owner: sandbox::Owner::named(sandbox::TrackId::new("student-1")),
         track_name: Some("first-steps".to_owned()),
         key: sandbox::IdempotencyKey::new("student-1"),
         expires_at: EXAMPLE_NOW.plus(Duration::from_secs(4 * 3600)),
