@@ -1,10 +1,9 @@
-//! `sandbox-broker ctl` against a running broker: its output and its exit codes.
+//! `sandbox-broker ctl` against a running broker: output and exit codes.
 
 use std::process::Output;
 
 use serde_json::Value;
-
-use crate::program::{ADMIN_TOKEN, Broker, TRACK_TOKEN, program};
+use test_support::{ADMIN_TOKEN, Broker, TRACK_TOKEN, output_of, program};
 
 struct Ctl {
     url: String,
@@ -12,17 +11,17 @@ struct Ctl {
 }
 
 impl Ctl {
-    fn of(broker: &Broker) -> Self {
+    fn new(broker: &Broker) -> Self {
         Self { url: format!("http://{}", broker.address), token: ADMIN_TOKEN }
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = program(&["ctl", "--url", &self.url]);
         command.args(arguments).env("BROKER_ADMIN_TOKEN", self.token).env("USER", "ops");
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+        output_of(command).await
     }
 
-    /// The output of a command that succeeds.
+    /// Runs a command that succeeds and returns its standard output.
     async fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
@@ -33,7 +32,7 @@ impl Ctl {
         serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat()).await).unwrap()
     }
 
-    /// What a command that fails with this exit code says.
+    /// Runs a command that fails with this exit code and returns its standard error.
     async fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
@@ -45,12 +44,12 @@ impl Ctl {
 async fn broker() -> (Broker, Ctl) {
     let broker = Broker::start(&[("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "230")]).await;
     broker.sync("").await;
-    let ctl = Ctl::of(&broker);
+    let ctl = Ctl::new(&broker);
     (broker, ctl)
 }
 
 #[actix_web::test]
-async fn people_get_tables_and_scripts_get_json() {
+async fn output_is_tables_by_default_and_json_on_request() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-1").await.sandbox_id().to_owned();
     let stats = ctl.ok(&["stats"]).await;
@@ -59,7 +58,7 @@ async fn people_get_tables_and_scripts_get_json() {
     assert_eq!(ctl.json(&["stats"]).await["allocated"], 1);
 
     let all = ctl.json(&["sandboxes"]).await;
-    assert_eq!(all["sandboxes"].as_array().unwrap().len(), 230, "over all pages");
+    assert_eq!(all["sandboxes"].as_array().unwrap().len(), 230, "all pages are listed");
     let allocated = ctl.ok(&["sandboxes", "--status", "allocated"]).await;
     assert!(
         allocated.contains(&id) && allocated.contains("student-1") && allocated.lines().count() == 2,
@@ -80,7 +79,7 @@ async fn people_get_tables_and_scripts_get_json() {
 }
 
 #[actix_web::test]
-async fn actors_are_steered() {
+async fn actors_are_paused_resumed_and_run() {
     let (_broker, ctl) = broker().await;
     let paused = ctl.ok(&["pause", "cleanup", "--reason", "freeze deletions"]).await;
     assert!(paused.contains("paused") && paused.contains("freeze deletions"), "{paused}");
@@ -92,7 +91,7 @@ async fn actors_are_steered() {
 }
 
 #[actix_web::test]
-async fn single_sandboxes_and_all_of_a_status_are_worked_on() {
+async fn sandboxes_are_released_one_by_one_and_drained_by_status() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-0").await.sandbox_id().to_owned();
     assert!(ctl.ok(&["release", &id]).await.contains("pending_deletion"));
@@ -100,20 +99,20 @@ async fn single_sandboxes_and_all_of_a_status_are_worked_on() {
     for number in 1..=25 {
         broker.allocate(&format!("student-{number}")).await;
     }
-    let unasked = ctl.fails(2, &["drain", "--status", "allocated"]).await;
-    assert!(unasked.contains("25") && unasked.contains("--yes"), "{unasked}");
+    let unconfirmed = ctl.fails(2, &["drain", "--status", "allocated"]).await;
+    assert!(unconfirmed.contains("25") && unconfirmed.contains("--yes"), "{unconfirmed}");
     assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 25);
     assert_eq!(ctl.json(&["stats"]).await["pending_deletion"], 26);
     assert_eq!(ctl.json(&["drain", "--status", "stale", "--yes"]).await["drained"], 0);
 }
 
 #[actix_web::test]
-async fn exit_codes_tell_what_kind_of_failure_it_was() {
+async fn each_kind_of_failure_has_its_exit_code() {
     let (mut broker, mut ctl) = broker().await;
     ctl.fails(2, &["pause", "cleanup"]).await;
     ctl.fails(2, &["drain", "--status", "available"]).await;
     assert!(ctl.fails(1, &["sandboxes", "--status", "lost"]).await.contains("BAD_QUERY"));
-    assert!(ctl.fails(4, &["run", "nobody"]).await.contains("ACTOR_NOT_FOUND"));
+    assert!(ctl.fails(4, &["run", "unknown"]).await.contains("ACTOR_NOT_FOUND"));
     assert!(ctl.fails(4, &["release", "4040404"]).await.contains("SANDBOX_NOT_FOUND"));
     let error: Value = serde_json::from_str(&ctl.fails(4, &["release", "4040404", "--json"]).await).unwrap();
     assert_eq!(error["error"]["code"], "SANDBOX_NOT_FOUND");

@@ -1,21 +1,19 @@
-//! The log, as a collector reads it: a line for each request, one for each run of a job, and never a secret.
+//! The log: one line for each request, one for each run of a job, and no secrets.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-
-use crate::helpers::send;
-use crate::program::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN};
+use test_support::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN, send};
 
 fn lines(broker: &Broker) -> Vec<Value> {
     broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Sends the request and returns its line in the log, of which there is one.
+/// Sends the request and returns its only line in the log.
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
-    let is_it = |line: &Value| line["event"] == "request" && line["request_id"] == id;
-    let found: Vec<Value> = lines(broker).into_iter().filter(is_it).collect();
-    let [line] = &found[..] else { panic!("not one line of {id}: {found:?}") };
+    let is_match = |line: &Value| line["event"] == "request" && line["request_id"] == id;
+    let found: Vec<Value> = lines(broker).into_iter().filter(is_match).collect();
+    let [line] = &found[..] else { panic!("{id} has not one line: {found:?}") };
     assert!(line["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{line}");
     line.clone()
 }
@@ -27,12 +25,12 @@ fn assert_fields(line: &Value, expected: &Value) {
 }
 
 #[actix_web::test]
-async fn each_request_is_one_line_that_says_who_what_and_how_it_went() {
+async fn each_request_is_one_line_with_caller_action_and_outcome() {
     let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
     broker.sync("").await;
     let allocate = || broker.track(Method::POST, "/v1/allocate", "student-1");
     let line = logged(&broker, "first", allocate()).await;
-    let id = line["sandbox_id"].as_str().expect("the sandbox is named").to_owned();
+    let id = line["sandbox_id"].as_str().expect("the line names the sandbox").to_owned();
     let expected = json!({ "action": "allocate", "outcome": "allocated", "track_id": "student-1", "status": 201 });
     assert_fields(&line, &expected);
     let line = logged(&broker, "again", allocate()).await;
@@ -60,9 +58,7 @@ async fn each_request_is_one_line_that_says_who_what_and_how_it_went() {
 #[actix_web::test]
 async fn each_run_of_a_job_is_one_line_with_its_report() {
     let csp = CspSim::start(5).await;
-    let mut settings = csp.settings().to_vec();
-    settings.push(("BROKER_STORE", "memory"));
-    let broker = Broker::start(&settings).await;
+    let broker = Broker::on_csp(&csp, &[]).await;
     broker.sync("").await;
     let runs = || {
         let mut runs = lines(&broker);
@@ -84,11 +80,11 @@ async fn each_run_of_a_job_is_one_line_with_its_report() {
     assert!(last["error"].is_string(), "{last}");
 }
 
-/// Even at the finest level, and with all that the libraries beneath have to say.
+/// At the finest level, with the lines of all libraries.
 #[actix_web::test]
-async fn no_secret_is_ever_logged() {
+async fn no_secret_is_logged() {
     const AWS_SECRET: &str = "aws-secret-access-key-of-this-test";
-    const GUESS: &str = "a-token-that-somebody-guessed";
+    const GUESS: &str = "a-token-that-was-guessed";
     let (server, csp) = (DynamoServer::start().await, CspSim::start(5).await);
     let mut settings = csp.settings().to_vec();
     settings.extend([("LOG_LEVEL", "trace"), ("AWS_SECRET_ACCESS_KEY", AWS_SECRET)]);
@@ -105,7 +101,7 @@ async fn no_secret_is_ever_logged() {
     assert!(broker.process.terminate().await.success());
 
     let log = broker.log();
-    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "it was listened to");
+    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "the log has trace lines");
     for secret in [TRACK_TOKEN, ADMIN_TOKEN, CspSim::TOKEN, AWS_SECRET, GUESS] {
         let line = log.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} in {line:?}");

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
+use test_support::TRACK_TOKEN;
 use tokio::time::{Instant, sleep};
 
 use super::history::{Call, Completion, Op, SandboxId, Timestamp};
 use super::replica::Endpoint;
-use crate::support::processes::TRACK_TOKEN;
 
 /// So often a client asks again until it has a sandbox.
 const MAX_ATTEMPTS: u32 = 5;

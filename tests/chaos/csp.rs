@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_support::CspSim;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use super::history::SandboxId;
 use super::replica::Endpoint;
-use crate::support::processes::CspSim;
 
 pub struct Csp {
     /// Where brokers reach it.
@@ -126,7 +126,7 @@ impl Csp {
 }
 
 async fn simulator(sandboxes: u32, state_file: &std::path::Path, endpoint: &Endpoint) -> CspSim {
-    let flags = ["--port=0", "--state-file", state_file.to_str().unwrap()];
+    let flags = ["--state-file", state_file.to_str().unwrap()];
     let simulator = CspSim::start_with(sandboxes, &flags).await;
     let address = simulator.url.strip_prefix("http://").unwrap().parse().unwrap();
     endpoint.set(Some(address));

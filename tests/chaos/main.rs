@@ -17,9 +17,6 @@ mod nemesis;
 mod proxy;
 mod replica;
 mod run;
-#[allow(dead_code, reason = "what other targets need of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::time::Duration;
 

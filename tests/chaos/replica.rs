@@ -13,12 +13,11 @@ use clap::Parser as _;
 use sandbox_broker::app::{Application, SystemClock};
 use sandbox_broker::config::{RawSettings, Settings};
 use sandbox_broker::telemetry::Telemetry;
+use test_support::{Process, eventually, executable, listening_address, program};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use super::nemesis::Nemesis;
-use crate::support::eventually;
-use crate::support::processes::{Process, executable, listening_address, program};
 
 /// Says by how many seconds the clock of a broker process is ahead; negative if it is behind.
 const CLOCK_SKEW: &str = "BROKER_CHAOS_CLOCK_SKEW";
@@ -111,7 +110,7 @@ impl Replica {
 
     /// A process that ended by itself is noted, and started anew.
     async fn survive(&mut self) {
-        if self.process.as_mut().is_none_or(|process| process.ended().is_some()) {
+        if self.process.as_mut().is_none_or(|process| process.exit_status().is_some()) {
             self.count("died");
             self.run().await;
         }
@@ -159,7 +158,7 @@ impl Replica {
             let written = std::fs::read(&self.setup.log).map_or(0, |log| log.len());
             let mut process = Process::spawn(&mut self.command(), &self.setup.log);
             let address = eventually("a broker listens or ends", async || {
-                let ended = process.ended().is_some();
+                let ended = process.exit_status().is_some();
                 let log = std::fs::read(&self.setup.log).unwrap();
                 let address = listening_address(&String::from_utf8_lossy(&log[written..]));
                 (address.is_some() || ended).then_some(address)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dynoxide::Database;
 use futures_util::future::join_all;
+use test_support::{ADMIN_TOKEN, DynamoServer};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +19,6 @@ use super::journal::Journal;
 use super::nemesis::Nemesis;
 use super::proxy::{self, Origin};
 use super::replica::{Endpoint, Replica, ReplicaSetup};
-use crate::support::processes::{ADMIN_TOKEN, DynamoServer};
 
 /// The replicas, with the seconds by which their clocks are ahead. One that is ahead ends a holding so much sooner, which
 /// the grace period of the settings makes up for.
