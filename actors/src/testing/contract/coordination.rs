@@ -59,13 +59,13 @@ pub async fn a_lost_lease_cannot_be_extended_or_released(store: Store) {
     let holder = replica();
     let old = acquired(&store, &holder, NOW).await;
     let new = acquired(&store, &holder, UNTIL).await;
-    assert!(!store.extend_lease(&old, Timestamp(NOW.0 + 99)).await.unwrap(), "the term moved on");
+    assert!(!store.extend_lease(&old, Timestamp(NOW.0 + 99)).await.unwrap(), "the term has changed");
     assert!(!store.release_lease(&old).await.unwrap());
     assert_eq!(store.read_lease(JOB).await.unwrap(), Some(new));
 }
 
 /// A released lease is free at once and keeps the record of the run.
-pub async fn a_released_lease_tells_of_the_run(store: Store) {
+pub async fn a_released_lease_keeps_the_record_of_the_run(store: Store) {
     let (one, other) = (replica(), replica());
     let mut lease = acquired(&store, &one, NOW).await;
     lease.ran_at = Some(NOW);
@@ -78,7 +78,7 @@ pub async fn a_released_lease_tells_of_the_run(store: Store) {
 }
 
 /// Of many concurrent requests for a lease, one succeeds.
-pub async fn many_ask_for_a_lease_and_one_gets_it(store: Store) {
+pub async fn one_of_many_concurrent_requests_gets_the_lease(store: Store) {
     let asks = (0..16).map(|_| {
         let store = store.clone();
         tokio::spawn(async move { store.acquire_lease(JOB, &replica(), NOW, UNTIL, None).await.unwrap() })
@@ -114,7 +114,7 @@ pub async fn replicas_come_and_go(store: Store) {
     let listed = store.heartbeat(&other, NOW, Timestamp(NOW.0 + 60)).await.unwrap();
     assert!(listed.contains(&one) && listed.contains(&other));
     let listed = store.heartbeat(&other, UNTIL, Timestamp(NOW.0 + 60)).await.unwrap();
-    assert!(!listed.contains(&one), "not heard of in time");
+    assert!(!listed.contains(&one), "its heartbeat expired");
     store.leave(&other).await.unwrap();
     assert!(!store.heartbeat(&one, NOW, UNTIL).await.unwrap().contains(&other), "left");
 }
