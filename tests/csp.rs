@@ -1,4 +1,4 @@
-//! The client of the CSP: against the simulator with its faults, and against servers that are not a CSP.
+//! The CSP's client against the simulator with its faults, and against servers that are not a CSP.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ impl Sim {
         client(&format!("http://{}", self.address), TOKEN)
     }
 
-    async fn set_faults(&self, faults: serde_json::Value) -> reqwest::StatusCode {
+    async fn set(&self, faults: serde_json::Value) -> reqwest::StatusCode {
         let url = format!("http://{}/sim/faults", self.address);
         reqwest::Client::new().put(url).json(&faults).send().await.unwrap().status()
     }
@@ -47,8 +47,8 @@ fn client(base_url: &str, token: &str) -> HttpCsp {
     HttpCsp::new(Url::parse(base_url).unwrap(), &SecretString::from(token), second, second / 2).unwrap()
 }
 
-/// Starts a server that answers every request with this body. Returns its URL.
-async fn serve(body: String) -> String {
+/// The URL of a server that answers every request with this body.
+async fn always(body: String) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = actix_web::HttpServer::new(move || {
@@ -61,7 +61,7 @@ async fn serve(body: String) -> String {
 }
 
 #[actix_web::test]
-async fn only_active_sandboxes_are_listed() {
+async fn active_sandboxes_are_listed_and_nothing_else() {
     let sim = Sim::start(3, None);
     let listing = sim.client().list().await.unwrap();
     assert_eq!(listing.skipped, 0);
@@ -69,12 +69,12 @@ async fn only_active_sandboxes_are_listed() {
     assert_eq!(names, ["lab-00001", "lab-00002", "lab-00003"]);
     let first = &listing.accounts[0];
     assert_eq!((first.sandbox_id.as_str(), first.created_at.unwrap().0), ("2000001", 1_743_094_427));
-    // A base URL may end in a slash.
+    // A base URL may have a path and a final slash.
     assert!(client(&format!("http://{}/", sim.address), TOKEN).list().await.is_ok());
 }
 
 #[actix_web::test]
-async fn a_deleted_account_is_replaced_and_its_second_deletion_finds_it_gone() {
+async fn a_deleted_account_is_replaced_and_a_second_deletion_finds_nothing() {
     let sim = Sim::start(2, None);
     let id = sim.client().list().await.unwrap().accounts[0].external_id.clone();
     assert_eq!(sim.client().delete(&id).await.unwrap(), CspDeletion::Deleted);
@@ -85,7 +85,7 @@ async fn a_deleted_account_is_replaced_and_its_second_deletion_finds_it_gone() {
 }
 
 #[actix_web::test]
-async fn a_deletion_survives_a_restart_of_the_simulator() {
+async fn deleted_accounts_stay_deleted_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let state_file = directory.path().join("sim.json");
     let sim = Sim::start(2, Some(state_file.clone()));
@@ -97,11 +97,11 @@ async fn a_deletion_survives_a_restart_of_the_simulator() {
 }
 
 #[actix_web::test]
-async fn each_fault_gives_its_error() {
+async fn each_fault_becomes_its_error() {
     let sim = Sim::start(2, None);
     let csp = sim.client();
     let listed = async |faults| {
-        assert_eq!(sim.set_faults(faults).await, 200);
+        assert_eq!(sim.set(faults).await, 200);
         csp.list().await
     };
     let unavailable = |listed: &Result<_, CspError>| matches!(listed, Err(CspError::Unavailable(_)));
@@ -119,22 +119,22 @@ async fn each_fault_gives_its_error() {
     let malformed = listed(json!({ "malformed_body": true })).await;
     assert!(matches!(malformed, Err(CspError::BadAnswer(_))), "{malformed:?}");
     let hanging = listed(json!({ "hang": true })).await;
-    assert!(unavailable(&hanging), "a CSP that does not answer times out: {hanging:?}");
+    assert!(unavailable(&hanging), "a silent CSP times out: {hanging:?}");
     assert_eq!(listed(json!({ "empty_listing": true })).await.unwrap().accounts, []);
     assert_eq!(listed(json!({ "missing": [2_000_001] })).await.unwrap().accounts.len(), 1);
     assert_eq!(listed(json!({})).await.unwrap().accounts.len(), 2);
 
-    sim.set_faults(json!({ "undeletable": [2_000_001] })).await;
+    sim.set(json!({ "undeletable": [2_000_001] })).await;
     let accounts = csp.list().await.unwrap().accounts;
     assert!(matches!(csp.delete(&accounts[0].external_id).await, Err(CspError::Unavailable(_))));
     assert_eq!(csp.delete(&accounts[1].external_id).await.unwrap(), CspDeletion::Deleted);
-    for invalid in [json!({ "error_rate": 2.0 }), json!({ "latency": 5 }), json!({ "hang": "yes" })] {
-        assert_eq!(sim.set_faults(invalid.clone()).await, 400, "{invalid}");
+    for nonsense in [json!({ "error_rate": 2.0 }), json!({ "latency": 5 }), json!({ "hang": "yes" })] {
+        assert_eq!(sim.set(nonsense.clone()).await, 400, "{nonsense}");
     }
 }
 
 #[actix_web::test]
-async fn a_wrong_token_is_an_error_that_shows_no_token() {
+async fn a_wrong_token_is_reported_and_no_token_is_shown() {
     let sim = Sim::start(1, None);
     let csp = client(&format!("http://{}", sim.address), "another-secret");
     let refused = csp.list().await.unwrap_err();
@@ -145,13 +145,13 @@ async fn a_wrong_token_is_an_error_that_shows_no_token() {
 
 #[actix_web::test]
 async fn a_csp_that_does_not_listen_is_unavailable() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let failed = client(&format!("http://{unused}"), TOKEN).list().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let failed = client(&format!("http://{free}"), TOKEN).list().await;
     assert!(matches!(failed, Err(CspError::Unavailable(_))), "{failed:?}");
 }
 
 #[actix_web::test]
-async fn invalid_records_are_skipped_and_counted() {
+async fn records_without_the_required_fields_are_skipped_and_counted() {
     let sandbox = |change: serde_json::Value| {
         let mut record = json!({
             "account_type": "sandbox", "state": "active", "id": "identity/accounts/0a-1b", "name": "lab", "csp_id": 1,
@@ -176,15 +176,15 @@ async fn invalid_records_are_skipped_and_counted() {
         sandbox(json!({ "csp_id": 9, "state": "suspended" })),
         "not a record",
     ]);
-    let listing = client(&serve(json!({ "results": results }).to_string()).await, TOKEN).list().await.unwrap();
+    let listing = client(&always(json!({ "results": results }).to_string()).await, TOKEN).list().await.unwrap();
     let kept: Vec<_> = listing.accounts.iter().map(|account| account.sandbox_id.as_str()).collect();
     assert_eq!((kept, listing.skipped), (vec!["1", "2"], 7));
 }
 
 #[actix_web::test]
-async fn answers_that_are_not_listings_are_errors() {
+async fn answers_of_another_form_are_errors() {
     for body in ["", "null", "[]", "{}", r#"{"results": 5}"#, r#"{"results": null}"#, "<html>", "\u{0}"] {
-        let failed = client(&serve(body.to_owned()).await, TOKEN).list().await;
+        let failed = client(&always(body.to_owned()).await, TOKEN).list().await;
         assert!(matches!(failed, Err(CspError::BadAnswer(_))), "{body:?}: {failed:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! `sandbox-broker ctl` against a running broker: output and exit codes.
+//! The output and the exit codes of `sandbox-broker ctl` against a running broker.
 
 use std::process::Output;
 
@@ -21,7 +21,7 @@ impl Ctl {
         output_of(command).await
     }
 
-    /// Runs a command that succeeds and returns its standard output.
+    /// Runs a command that succeeds and returns its output.
     async fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
@@ -32,7 +32,7 @@ impl Ctl {
         serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat()).await).unwrap()
     }
 
-    /// Runs a command that fails with this exit code and returns its standard error.
+    /// Runs a command that fails with this exit code and returns its message.
     async fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
@@ -91,7 +91,7 @@ async fn actors_are_paused_resumed_and_run() {
 }
 
 #[actix_web::test]
-async fn sandboxes_are_released_one_by_one_and_drained_by_status() {
+async fn single_sandboxes_and_all_of_a_status_are_processed() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-0").await.sandbox_id().to_owned();
     assert!(ctl.ok(&["release", &id]).await.contains("pending_deletion"));
@@ -107,12 +107,12 @@ async fn sandboxes_are_released_one_by_one_and_drained_by_status() {
 }
 
 #[actix_web::test]
-async fn each_kind_of_failure_has_its_exit_code() {
+async fn exit_codes_distinguish_the_kinds_of_failure() {
     let (mut broker, mut ctl) = broker().await;
     ctl.fails(2, &["pause", "cleanup"]).await;
     ctl.fails(2, &["drain", "--status", "available"]).await;
     assert!(ctl.fails(1, &["sandboxes", "--status", "lost"]).await.contains("BAD_QUERY"));
-    assert!(ctl.fails(4, &["run", "unknown"]).await.contains("ACTOR_NOT_FOUND"));
+    assert!(ctl.fails(4, &["run", "no-such-actor"]).await.contains("ACTOR_NOT_FOUND"));
     assert!(ctl.fails(4, &["release", "4040404"]).await.contains("SANDBOX_NOT_FOUND"));
     let error: Value = serde_json::from_str(&ctl.fails(4, &["release", "4040404", "--json"]).await).unwrap();
     assert_eq!(error["error"]["code"], "SANDBOX_NOT_FOUND");

@@ -1,4 +1,4 @@
-//! The log: one line for each request, one for each run of a job, and no secrets.
+//! The log as a collector reads it: one line for each request, one for each run of a job, and no secrets.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ fn lines(broker: &Broker) -> Vec<Value> {
     broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Sends the request and returns its only line in the log.
+/// Sends the request and returns its log line. There is exactly one.
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
     let is_match = |line: &Value| line["event"] == "request" && line["request_id"] == id;
@@ -80,11 +80,11 @@ async fn each_run_of_a_job_is_one_line_with_its_report() {
     assert!(last["error"].is_string(), "{last}");
 }
 
-/// At the finest level, with the lines of all libraries.
+/// Not even at the finest level, which includes the lines of the libraries.
 #[actix_web::test]
-async fn no_secret_is_logged() {
+async fn no_secret_is_ever_logged() {
     const AWS_SECRET: &str = "aws-secret-access-key-of-this-test";
-    const GUESS: &str = "a-token-that-was-guessed";
+    const GUESS: &str = "a-token-that-an-attacker-guessed";
     let (server, csp) = (DynamoServer::start().await, CspSim::start(5).await);
     let mut settings = csp.settings().to_vec();
     settings.extend([("LOG_LEVEL", "trace"), ("AWS_SECRET_ACCESS_KEY", AWS_SECRET)]);
@@ -101,7 +101,7 @@ async fn no_secret_is_logged() {
     assert!(broker.process.terminate().await.success());
 
     let log = broker.log();
-    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "the log has trace lines");
+    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "the log must have trace lines");
     for secret in [TRACK_TOKEN, ADMIN_TOKEN, CspSim::TOKEN, AWS_SECRET, GUESS] {
         let line = log.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} in {line:?}");

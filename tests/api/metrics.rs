@@ -1,9 +1,9 @@
-//! The metrics, compared with docs/metrics.md.
+//! What a scrape gives, held against docs/metrics.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
-use test_support::{ApiClient, Broker, TestApp, eventually, send};
+use test_support::{Broker, TestApp, eventually, send};
 
 const DOCUMENTED: &str = include_str!("../../docs/metrics.md");
 
@@ -15,7 +15,7 @@ fn documented() -> Metrics {
     let rows = DOCUMENTED.lines().filter(|line| line.starts_with("| `broker_"));
     rows.map(|row| {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        // A label's values follow its colon; a remark stands in parentheses.
+        // What comes after a label's colon are its values, and in parentheses a word on it.
         let labels = cells[3].split(": ").next().unwrap_or_default();
         let labels =
             labels.split(" (").next().unwrap_or_default().to_owned() + labels.split(')').nth(1).unwrap_or_default();
@@ -29,14 +29,14 @@ fn documented() -> Metrics {
     .collect()
 }
 
-async fn scraped(app: &ApiClient) -> Metrics {
+async fn scraped(app: &TestApp) -> Metrics {
     let answer = app.get("/metrics").await;
     assert!(answer.headers["content-type"].to_str().unwrap().starts_with("text/plain"));
     let text = answer.body.as_str().unwrap().to_owned();
     let mut metrics = Metrics::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        assert!(text.contains(&format!("# HELP {name} ")), "{name} has no help text");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name} is not explained");
         metrics.insert(name.to_owned(), (kind.to_owned(), BTreeSet::new()));
     }
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
@@ -51,7 +51,7 @@ async fn scraped(app: &ApiClient) -> Metrics {
 }
 
 #[actix_web::test]
-async fn the_documented_metrics_are_scraped_and_no_others() {
+async fn a_scrape_holds_what_is_documented_and_nothing_besides() {
     let app = TestApp::start(&["--grace-period-minutes=0", "--lab-duration-hours=0.0003"]).await;
     let sandbox = app.allocate("student-1").await;
     app.allocate("student-1").await;
@@ -60,19 +60,19 @@ async fn the_documented_metrics_are_scraped_and_no_others() {
         assert_eq!(app.post_admin(&format!("/v1/admin/{job}")).await.status, 200);
     }
     app.allocate("student-2").await;
-    eventually("the timer ends the holding", async || {
+    eventually("the holding is ended by its timer", async || {
         (app.metric("broker_expiry_orphaned_total", "").await > 0.0).then_some(())
     })
     .await;
     send(app.track(Method::DELETE, "/v1/no/such/route", "student-1")).await;
     let (scraped, documented) = (scraped(&app).await, documented());
     let missing: Vec<_> = documented.keys().filter(|name| !scraped.contains_key(*name)).collect();
-    assert!(missing.is_empty(), "documented but not scraped: {missing:?}");
+    assert!(missing.is_empty(), "documented, but not scraped: {missing:?}");
     assert_eq!(scraped, documented);
 }
 
 #[actix_web::test]
-async fn consumed_capacity_is_counted() {
+async fn what_requests_to_the_store_consume_is_counted() {
     let app = TestApp::start(&[]).await;
     let consumed = async |operation: &str| app.metric("broker_dynamodb_consumed_capacity_units_sum", operation).await;
     let before = consumed("TransactWriteItems").await;
@@ -84,10 +84,10 @@ async fn consumed_capacity_is_counted() {
 }
 
 #[actix_web::test]
-async fn a_scrape_sends_no_request_to_the_store() {
+async fn a_scrape_reads_no_table() {
     let app = Broker::start(&[("BROKER_STORE", "memory")]).await;
     app.sync("").await;
-    // Background jobs send requests too, so the smallest difference counts.
+    // Background jobs have requests of their own, so the quietest of several looks counts.
     let mut least = f64::INFINITY;
     for _ in 0..20 {
         let before = app.metric("broker_dynamodb_requests_total", "").await;
@@ -97,7 +97,7 @@ async fn a_scrape_sends_no_request_to_the_store() {
 }
 
 #[test]
-fn dashboard_and_alerts_use_only_existing_metrics() {
+fn dashboard_and_alerts_name_only_what_there_is() {
     let documented = documented();
     for (file, text) in [
         ("grafana-dashboard.json", include_str!("../../docs/grafana-dashboard.json")),
