@@ -37,11 +37,11 @@ async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
         };
         updates.push(sandbox.claim(holding, NOW).expect("it is available"));
     }
-    let began = Instant::now();
+    let started = Instant::now();
     for (update, claim) in &updates {
         assert_eq!(store.claim(update, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
     }
-    began.elapsed()
+    started.elapsed()
 }
 
 async fn on_client(client: aws_sdk_dynamodb::Client) -> Arc<dyn SandboxStore> {

@@ -250,9 +250,9 @@ async fn conflicts_are_retried_with_other_candidates() {
     for _ in 0..5 {
         broker.store.fail_next("claim", Fault::Conflict);
     }
-    let began = Instant::now();
+    let started = Instant::now();
     broker.allocate("t1").await.unwrap();
-    assert!(began.elapsed() >= Duration::from_millis(100), "it waits after three consecutive misses");
+    assert!(started.elapsed() >= Duration::from_millis(100), "it waits after three consecutive misses");
     assert_eq!(broker.store.requests()["claim"], 6);
 }
 
@@ -260,10 +260,10 @@ async fn conflicts_are_retried_with_other_candidates() {
 async fn the_budget_of_an_allocation_is_kept() {
     let broker = TestBroker::with_sandboxes(3).await;
     broker.store.fail_next("claim", Fault::Delay(Duration::from_secs(3600)));
-    let began = Instant::now();
+    let started = Instant::now();
     let late = broker.allocate("t1").await;
     assert!(matches!(late, Err(AllocateError::TimedOut { .. })), "{late:?}");
-    assert_eq!(began.elapsed().as_secs(), 10);
+    assert_eq!(started.elapsed().as_secs(), 10);
 }
 
 #[actix::test]

@@ -52,7 +52,7 @@ impl Measurement {
     async fn round<C>(&mut self, claims: u64, connections: &mut [C], claim: impl AsyncFn(&mut C, u64)) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let last = NEXT.load(Ordering::Relaxed) + claims;
-        let began = Instant::now();
+        let started = Instant::now();
         let latencies = join_all(connections.iter_mut().map(async |connection| {
             let mut latencies = Vec::new();
             loop {
@@ -60,13 +60,13 @@ impl Measurement {
                 if number >= last {
                     return latencies;
                 }
-                let began = Instant::now();
+                let started = Instant::now();
                 claim(connection, number).await;
-                latencies.push(began.elapsed());
+                latencies.push(started.elapsed());
             }
         }))
         .await;
-        self.busy += began.elapsed();
+        self.busy += started.elapsed();
         NEXT.store(last, Ordering::Relaxed);
         for latency in latencies.into_iter().flatten() {
             self.claims += 1;

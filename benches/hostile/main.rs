@@ -140,10 +140,10 @@ async fn guess(address: SocketAddr) -> std::io::Result<()> {
 
 /// The latencies of the good client's allocations in microseconds, each measured from the time at which it was due.
 async fn good_client(broker: &Broker, phase: Duration, first: u32) -> Histogram<u64> {
-    let began = Instant::now();
+    let started = Instant::now();
     let allocations = (phase.as_secs_f64() * f64::from(RATE)) as u32;
     let latencies = join_all((0..allocations).map(async |number| {
-        let due = began + Duration::from_secs(1) * number / RATE;
+        let due = started + Duration::from_secs(1) * number / RATE;
         sleep_until(due).await;
         let number = first + number;
         // The rate limit sees a different client in each request.

@@ -65,11 +65,11 @@ fn is_equal_early_exit(secret: &str, guess: &str) -> bool {
 
 #[allow(clippy::disallowed_methods, reason = "nanoseconds are what is measured here")]
 fn nanoseconds_of(comparison: &Comparison<'_>) -> f64 {
-    let began = Instant::now();
+    let started = Instant::now();
     for _ in 0..COMPARISONS {
         black_box(comparison());
     }
-    began.elapsed().as_nanos() as f64
+    started.elapsed().as_nanos() as f64
 }
 
 fn welch_t(samples: usize, one: &Comparison<'_>, other: &Comparison<'_>) -> f64 {

@@ -213,9 +213,9 @@ async fn cleanup_waits_for_retry_after_and_retries() {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     ]));
     std::fs::write(host.home.path().join("variable-SANDBOX_ID"), "7").unwrap();
-    let began = Instant::now();
+    let started = Instant::now();
     assert_success(&host.cleanup().await);
-    assert!(began.elapsed() >= Duration::from_secs(4), "curl by itself retries after one second");
+    assert!(started.elapsed() >= Duration::from_secs(4), "curl by itself retries after one second");
 }
 
 #[actix_web::test]

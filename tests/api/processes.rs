@@ -39,9 +39,9 @@ async fn sigterm_stops_the_program_in_order() {
     let before = lists().await;
     let in_flight = actix_web::rt::spawn(broker.admin(Method::POST, "/v1/admin/sync").send());
     eventually("the sync has started", async || (lists().await > before).then_some(())).await;
-    let began = Instant::now();
+    let started = Instant::now();
     assert!(broker.process.terminate().await.success());
-    assert!(began.elapsed() < Duration::from_secs(20), "the grace period of 25 s is not used up");
+    assert!(started.elapsed() < Duration::from_secs(20), "the grace period of 25 s is not used up");
     assert_eq!(in_flight.await.unwrap().unwrap().status(), 200);
     csp.set_faults(json!({})).await;
     let successor = Broker::on_server(&server, &settings).await;

@@ -117,10 +117,10 @@ async fn ten_thousand_are_worked_off_in_pages_with_bounded_concurrency() {
         assert!(broker.store.create(&pending).await.unwrap());
     }
     broker.csp.set_delay(Duration::from_millis(100));
-    let began = Instant::now();
+    let started = Instant::now();
     assert_eq!(broker.broker.cleanup().await.unwrap().deleted, 10_000);
     assert_eq!(broker.count(Status::Deleted), 10_000);
-    assert!(began.elapsed() >= Duration::from_secs(250), "4 at a time, each 100 ms: {:?}", began.elapsed());
+    assert!(started.elapsed() >= Duration::from_secs(250), "4 at a time, each 100 ms: {:?}", started.elapsed());
 }
 
 #[actix::test]
@@ -133,9 +133,9 @@ async fn a_delay_bounds_the_rate_of_deletions() {
     let broker = TestBroker::start(ModelStore::with_sandboxes(10), csp, clock, settings).await;
     sleep(Duration::from_secs(1)).await;
     allocate_and_release(&broker, 10).await;
-    let began = Instant::now();
+    let started = Instant::now();
     assert_eq!(broker.broker.cleanup().await.unwrap().deleted, 10);
-    assert_eq!(began.elapsed().as_secs(), 50, "two at a time, each after ten seconds");
+    assert_eq!(started.elapsed().as_secs(), 50, "two at a time, each after ten seconds");
 }
 
 #[actix::test]

@@ -111,9 +111,9 @@ async fn stopping_releases_leases_and_cancels_the_run() {
     broker.csp.set_delay(HOUR);
     let run = start_sync(&broker);
     sleep(Duration::from_secs(1)).await;
-    let began = Instant::now();
+    let started = Instant::now();
     broker.broker.stop().await;
-    assert!(began.elapsed() <= Duration::from_secs(7), "{:?}", began.elapsed());
+    assert!(started.elapsed() <= Duration::from_secs(7), "{:?}", started.elapsed());
     assert!(matches!(run.await.unwrap(), Err(JobError::CutOff { .. })));
     let lease = broker.store.read_lease(ActorName::CspSync).await.unwrap().unwrap();
     assert_eq!(lease.expires_at, Timestamp(0), "released");

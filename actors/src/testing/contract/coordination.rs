@@ -25,8 +25,8 @@ pub async fn a_lease_has_one_holder(store: Store) {
     let lease = acquired(&store, &one, NOW).await;
     assert_eq!((lease.holder.clone(), lease.expires_at, lease.term), (one.clone(), UNTIL, 1));
     assert_eq!(store.read_lease(JOB).await.unwrap(), Some(lease.clone()));
-    for asker in [&one, &other] {
-        let refused = store.acquire_lease(JOB, asker, Timestamp(NOW.0 + 29), UNTIL, None).await.unwrap();
+    for holder in [&one, &other] {
+        let refused = store.acquire_lease(JOB, holder, Timestamp(NOW.0 + 29), UNTIL, None).await.unwrap();
         assert_eq!(refused, LeaseOutcome::Refused(lease.clone()));
     }
     assert!(store.extend_lease(&lease, Timestamp(NOW.0 + 60)).await.unwrap());
@@ -36,10 +36,10 @@ pub async fn a_lease_has_one_holder(store: Store) {
 
 /// An expired lease can be acquired, in a new term.
 pub async fn a_lease_is_taken_over_once_it_expired(store: Store) {
-    let (dead, heir) = (replica(), replica());
+    let (dead, successor) = (replica(), replica());
     acquired(&store, &dead, NOW).await;
-    let lease = acquired(&store, &heir, UNTIL).await;
-    assert_eq!((lease.holder, lease.term), (heir, 2));
+    let lease = acquired(&store, &successor, UNTIL).await;
+    assert_eq!((lease.holder, lease.term), (successor, 2));
 }
 
 /// With a due time, the lease of a job that ran later is refused.
@@ -79,11 +79,11 @@ pub async fn a_released_lease_keeps_the_record_of_the_run(store: Store) {
 
 /// Of many concurrent requests for a lease, one succeeds.
 pub async fn one_of_many_concurrent_requests_gets_the_lease(store: Store) {
-    let asks = (0..16).map(|_| {
+    let requests = (0..16).map(|_| {
         let store = store.clone();
         tokio::spawn(async move { store.acquire_lease(JOB, &replica(), NOW, UNTIL, None).await.unwrap() })
     });
-    let outcomes = futures_util::future::join_all(asks).await;
+    let outcomes = futures_util::future::join_all(requests).await;
     let acquired = outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(LeaseOutcome::Acquired(_))));
     assert_eq!(acquired.count(), 1);
 }
