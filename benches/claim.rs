@@ -1,12 +1,10 @@
-//! One claim through each store: the model, the embedded engine in memory and on a file (one durable commit), and the
-//! same engine behind real HTTP on loopback (one round trip).
+//! One claim in each store: the model, the embedded engine in memory and on a file (one durable commit), and the same
+//! engine over HTTP on loopback (one round trip).
+
+use test_support::DynamoServer;
 
 use std::sync::Arc;
 use std::time::Duration;
-
-#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
 
 use broker_actors::ports::{ClaimOutcome, SandboxStore};
 use broker_actors::sandbox::{Holding, IdempotencyKey, SandboxId, Timestamp, TrackId};
@@ -17,17 +15,15 @@ use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use sandbox_broker::dynamo::table::{TableNames, create_table};
 use tokio::time::Instant;
 
-use crate::support::processes::DynamoServer;
-
-/// The broker's.
+/// The allocator of the broker.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
-/// Claims so many new sandboxes, one after another; tells how long the claims alone took.
+/// Claims new sandboxes one after another. Returns the time that the claims take, without the creation of the sandboxes.
 async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
-    let mut writes = Vec::new();
+    let mut updates = Vec::new();
     for _ in 0..claims {
         let mut sandbox = ModelStore::sandbox(1);
         sandbox.sandbox_id = SandboxId::new(format!("{:016x}", fastrand::u64(..)));
@@ -39,13 +35,13 @@ async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
             track_name: None,
             expires_at: Timestamp(NOW.0 + 14_400),
         };
-        writes.push(sandbox.claim(holding, NOW).expect("it is available"));
+        updates.push(sandbox.claim(holding, NOW).expect("it is available"));
     }
-    let began = Instant::now();
-    for (write, claim) in &writes {
-        assert_eq!(store.claim(write, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
+    let started = Instant::now();
+    for (update, claim) in &updates {
+        assert_eq!(store.claim(update, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
     }
-    began.elapsed()
+    started.elapsed()
 }
 
 async fn on_client(client: aws_sdk_dynamodb::Client) -> Arc<dyn SandboxStore> {

@@ -1,5 +1,5 @@
-//! The DynamoDB adapter keeps the store's contract: on the engine inside the process, in memory and on a file; over
-//! real HTTP; and on whatever server `DDB_ENDPOINT_URL` names.
+//! The DynamoDB adapter keeps the contract of the store: on the embedded engine, in memory and on a file; over HTTP; and on
+//! the server that `DDB_ENDPOINT_URL` names.
 
 use std::sync::Arc;
 
@@ -9,12 +9,7 @@ use broker_actors::testing::ModelStore;
 use sandbox_broker::dynamo::embedded::{EmbeddedEngine, OpenError};
 use sandbox_broker::dynamo::table::{TableError, TableNames, check_table, create_table};
 use sandbox_broker::dynamo::{DynamoStore, connect};
-
-use crate::support::processes::DynamoServer;
-
-#[path = "support/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "other tests use more of it")]
-mod support;
+use test_support::DynamoServer;
 
 type Store = Arc<dyn SandboxStore>;
 
@@ -40,7 +35,7 @@ async fn on_client(client: aws_sdk_dynamodb::Client) -> Store {
     Arc::new(DynamoStore::new(client, TableNames::default()))
 }
 
-/// The server that the environment names, with a table for each test; without one, the embedded engine.
+/// The server of `DDB_ENDPOINT_URL`, with a table for each test. Without the variable, the embedded engine.
 async fn on_named_server() -> Store {
     let Ok(url) = std::env::var("DDB_ENDPOINT_URL") else { return in_memory().await };
     let client = connect(None, Some(url)).await;
@@ -51,11 +46,11 @@ async fn on_named_server() -> Store {
 
 store_contract!(embedded_in_memory, in_memory());
 store_contract!(embedded_on_disk, on_disk());
-store_contract!(over_real_http, over_http());
+store_contract!(http, over_http());
 store_contract!(named_server, on_named_server());
 
 #[tokio::test]
-async fn what_was_written_survives_a_restart() {
+async fn a_write_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let sandbox = ModelStore::sandbox(1);
     {
@@ -66,7 +61,7 @@ async fn what_was_written_survives_a_restart() {
     assert_eq!(on_engine(&engine).await.get(&sandbox.sandbox_id).await.unwrap(), Some(sandbox));
 }
 
-/// The engine's thread lets go of the directory a moment after its last client.
+/// Opens the engine again. Its thread unlocks the directory shortly after the last client is dropped.
 async fn reopened(directory: &std::path::Path) -> EmbeddedEngine {
     for _ in 0..500 {
         match EmbeddedEngine::on_disk(directory) {
@@ -96,7 +91,7 @@ async fn creating_the_table_twice_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_table_of_another_shape_is_named_and_left_alone() {
+async fn a_table_with_another_schema_is_an_error_and_not_changed() {
     let client = EmbeddedEngine::in_memory().unwrap().client();
     create_table(&client, &TableNames::default()).await.unwrap();
     let names = TableNames { track_index: "OtherIndex".to_owned(), ..TableNames::default() };
@@ -104,7 +99,7 @@ async fn a_table_of_another_shape_is_named_and_left_alone() {
     assert!(refused.contains("no index `OtherIndex`"), "{refused}");
 }
 
-/// SPEC section 3: claim, lease, control and replica items are in no index.
+/// Claim, lease, control and replica items are in no index.
 #[tokio::test]
 async fn only_sandboxes_are_indexed() {
     use broker_actors::actor::{ActorName, Control, DesiredState};
@@ -140,35 +135,35 @@ async fn only_sandboxes_are_indexed() {
             .table_name(TableNames::default().table)
             .key("PK", attribute(partition))
             .key("SK", attribute(sort));
-        let item = request.send().await.unwrap().item.unwrap_or_else(|| panic!("{key} is not there"));
+        let item = request.send().await.unwrap().item.unwrap_or_else(|| panic!("{key} is missing"));
         for index_key in ["status", "allocated_at", "allocated_to_track", "idempotency_key"] {
             assert!(!item.contains_key(index_key), "{key} has {index_key}");
         }
     }
 }
 
-/// One item that somebody has spoilt by hand is an error where it is asked for, and does not keep others from a listing.
+/// An item with an invalid attribute is an error where it is read and is left out of listings.
 #[tokio::test]
-async fn a_spoilt_item_spoils_no_listing() {
+async fn an_invalid_item_does_not_break_a_listing() {
     use aws_sdk_dynamodb::types::AttributeValue;
     use broker_actors::ports::{Listing, StoreError};
     use broker_actors::sandbox::Status;
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
-    let (good, spoilt) = (ModelStore::sandbox(1), ModelStore::sandbox(2));
-    for sandbox in [&good, &spoilt] {
+    let (valid, invalid) = (ModelStore::sandbox(1), ModelStore::sandbox(2));
+    for sandbox in [&valid, &invalid] {
         store.create(sandbox).await.unwrap();
     }
-    let spoil = engine
+    let invalidate = engine
         .client()
         .update_item()
         .table_name(TableNames::default().table)
-        .key("PK", AttributeValue::S(format!("SBX#{}", spoilt.sandbox_id)))
+        .key("PK", AttributeValue::S(format!("SBX#{}", invalid.sandbox_id)))
         .key("SK", AttributeValue::S("META".to_owned()))
-        .update_expression("SET created_at = :nonsense")
-        .expression_attribute_values(":nonsense", AttributeValue::S("yesterday".to_owned()));
-    spoil.send().await.unwrap();
-    assert_eq!(store.list(&Listing::of(Status::Available)).await.unwrap().sandboxes, [good]);
-    let read = store.get(&spoilt.sandbox_id).await;
+        .update_expression("SET created_at = :value")
+        .expression_attribute_values(":value", AttributeValue::S("yesterday".to_owned()));
+    invalidate.send().await.unwrap();
+    assert_eq!(store.list(&Listing::of(Status::Available)).await.unwrap().sandboxes, [valid]);
+    let read = store.get(&invalid.sandbox_id).await;
     assert!(matches!(&read, Err(StoreError::Corrupt { reason, .. }) if reason.contains("created_at")), "{read:?}");
 }

@@ -25,8 +25,8 @@ pub async fn a_lease_has_one_holder(store: Store) {
     let lease = acquired(&store, &one, NOW).await;
     assert_eq!((lease.holder.clone(), lease.expires_at, lease.term), (one.clone(), UNTIL, 1));
     assert_eq!(store.read_lease(JOB).await.unwrap(), Some(lease.clone()));
-    for asker in [&one, &other] {
-        let refused = store.acquire_lease(JOB, asker, Timestamp(NOW.0 + 29), UNTIL, None).await.unwrap();
+    for holder in [&one, &other] {
+        let refused = store.acquire_lease(JOB, holder, Timestamp(NOW.0 + 29), UNTIL, None).await.unwrap();
         assert_eq!(refused, LeaseOutcome::Refused(lease.clone()));
     }
     assert!(store.extend_lease(&lease, Timestamp(NOW.0 + 60)).await.unwrap());
@@ -36,10 +36,10 @@ pub async fn a_lease_has_one_holder(store: Store) {
 
 /// An expired lease can be acquired, in a new term.
 pub async fn a_lease_is_taken_over_once_it_expired(store: Store) {
-    let (dead, heir) = (replica(), replica());
+    let (dead, successor) = (replica(), replica());
     acquired(&store, &dead, NOW).await;
-    let lease = acquired(&store, &heir, UNTIL).await;
-    assert_eq!((lease.holder, lease.term), (heir, 2));
+    let lease = acquired(&store, &successor, UNTIL).await;
+    assert_eq!((lease.holder, lease.term), (successor, 2));
 }
 
 /// With a due time, the lease of a job that ran later is refused.
@@ -59,13 +59,13 @@ pub async fn a_lost_lease_cannot_be_extended_or_released(store: Store) {
     let holder = replica();
     let old = acquired(&store, &holder, NOW).await;
     let new = acquired(&store, &holder, UNTIL).await;
-    assert!(!store.extend_lease(&old, Timestamp(NOW.0 + 99)).await.unwrap(), "the term moved on");
+    assert!(!store.extend_lease(&old, Timestamp(NOW.0 + 99)).await.unwrap(), "the term has changed");
     assert!(!store.release_lease(&old).await.unwrap());
     assert_eq!(store.read_lease(JOB).await.unwrap(), Some(new));
 }
 
 /// A released lease is free at once and keeps the record of the run.
-pub async fn a_released_lease_tells_of_the_run(store: Store) {
+pub async fn a_released_lease_keeps_the_record_of_the_run(store: Store) {
     let (one, other) = (replica(), replica());
     let mut lease = acquired(&store, &one, NOW).await;
     lease.ran_at = Some(NOW);
@@ -78,12 +78,12 @@ pub async fn a_released_lease_tells_of_the_run(store: Store) {
 }
 
 /// Of many concurrent requests for a lease, one succeeds.
-pub async fn many_ask_for_a_lease_and_one_gets_it(store: Store) {
-    let asks = (0..16).map(|_| {
+pub async fn one_of_many_concurrent_requests_gets_the_lease(store: Store) {
+    let requests = (0..16).map(|_| {
         let store = store.clone();
         tokio::spawn(async move { store.acquire_lease(JOB, &replica(), NOW, UNTIL, None).await.unwrap() })
     });
-    let outcomes = futures_util::future::join_all(asks).await;
+    let outcomes = futures_util::future::join_all(requests).await;
     let acquired = outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(LeaseOutcome::Acquired(_))));
     assert_eq!(acquired.count(), 1);
 }
@@ -114,7 +114,7 @@ pub async fn replicas_come_and_go(store: Store) {
     let listed = store.heartbeat(&other, NOW, Timestamp(NOW.0 + 60)).await.unwrap();
     assert!(listed.contains(&one) && listed.contains(&other));
     let listed = store.heartbeat(&other, UNTIL, Timestamp(NOW.0 + 60)).await.unwrap();
-    assert!(!listed.contains(&one), "not heard of in time");
+    assert!(!listed.contains(&one), "its heartbeat expired");
     store.leave(&other).await.unwrap();
     assert!(!store.heartbeat(&one, NOW, UNTIL).await.unwrap().contains(&other), "left");
 }

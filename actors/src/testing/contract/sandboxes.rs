@@ -4,7 +4,7 @@ use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox};
 use crate::ports::{ClaimOutcome, Cursor, Listing, StoreError, WriteOutcome};
 use crate::sandbox::{Event, Sandbox, SandboxId, Status, Timestamp};
 
-/// I7: an item that is there is not overwritten.
+/// I7: an existing item is not overwritten.
 pub async fn create_never_overwrites(store: Store) {
     let sandbox = created(&store).await;
     let mut impostor = sandbox.clone();
@@ -13,7 +13,7 @@ pub async fn create_never_overwrites(store: Store) {
     assert_eq!(store.get(&sandbox.sandbox_id).await.unwrap(), Some(sandbox));
 }
 
-/// I5: a writer with an old view changes nothing and learns what is there.
+/// I5: a writer with an old epoch changes nothing and gets the current item.
 pub async fn update_is_fenced_by_the_epoch(store: Store) {
     let sandbox = created(&store).await;
     let write = sandbox.update(Event::Missing { keep_until: NOW }, NOW).unwrap();
@@ -25,7 +25,7 @@ pub async fn update_is_fenced_by_the_epoch(store: Store) {
     assert_eq!(store.update(&missing).await.unwrap(), WriteOutcome::PreconditionFailed { current: None });
 }
 
-/// Every field that a change names is set or removed; the others stay.
+/// Every field of a mutation is set or removed; the others are unchanged.
 pub async fn update_sets_and_removes_the_named_fields(store: Store) {
     let mut sandbox = fresh_sandbox();
     sandbox.status = Status::PendingDeletion;
@@ -47,7 +47,7 @@ pub async fn update_sets_and_removes_the_named_fields(store: Store) {
     assert_eq!(sandbox.status, Status::Deleted);
 }
 
-/// What is stored comes back, with and without the optional attributes.
+/// A stored sandbox is read back, with and without the optional attributes.
 pub async fn attributes_round_trip(store: Store) {
     let plain = created(&store).await;
     assert_eq!(store.get(&plain.sandbox_id).await.unwrap(), Some(plain));
@@ -60,7 +60,7 @@ pub async fn attributes_round_trip(store: Store) {
     assert_eq!(store.get(&full.sandbox_id).await.unwrap(), Some(full));
 }
 
-/// Small pages together are the whole, each sandbox once.
+/// All pages together hold each sandbox once.
 pub async fn list_pages_without_loss_or_repetition(store: Store) {
     let mine: BTreeSet<SandboxId> = stale_ones(&store, 25).await;
     for limit in [1, 7, 500] {
@@ -112,7 +112,7 @@ pub async fn list_stops_at_the_time_given(store: Store) {
     }
 }
 
-/// What is not a cursor is told so.
+/// A string that is not a cursor is refused.
 pub async fn list_refuses_foreign_cursors(store: Store) {
     for garbage in ["", "garbage", "%%%", "bm90LWEtY3Vyc29y", "x#y", "🦀"] {
         let listing = Listing { after: Some(Cursor(garbage.to_owned())), ..Listing::of(Status::Available) };
@@ -127,7 +127,7 @@ pub async fn count_counts_all_pages(store: Store) {
     assert!(store.count(Status::Stale).await.unwrap() >= 12);
 }
 
-/// What is not there is not there.
+/// A sandbox that does not exist is `None`.
 pub async fn a_missing_sandbox_is_none(store: Store) {
     assert_eq!(store.get(&fresh_sandbox().sandbox_id).await.unwrap(), None);
 }

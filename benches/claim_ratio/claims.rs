@@ -1,4 +1,4 @@
-//! The broker's claims, as one makes them against the bare SDK.
+//! The broker's claim, written with the bare SDK.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use sandbox_broker::dynamo::DynamoStore;
 use sandbox_broker::dynamo::embedded::EmbeddedEngine;
 use sandbox_broker::dynamo::table::{TableNames, create_table};
 
-/// A table of sandboxes, to be claimed once each.
+/// A table of sandboxes, each of which is claimed once.
 pub(crate) struct Claims {
     client: Client,
     sandboxes: Vec<u64>,
@@ -21,7 +21,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Makes the table, with so many sandboxes, on a file in this directory or in memory.
+    /// Creates a table with `pool` sandboxes, on a file in this directory or in memory.
     pub(crate) async fn on_engine(directory: Option<&Path>, pool: u64) -> Self {
         let engine = directory.map_or_else(EmbeddedEngine::in_memory, EmbeddedEngine::on_disk);
         let client = engine.expect("the engine opens").client();
@@ -33,14 +33,14 @@ impl Claims {
             sandbox.sfdc_account_id = Some(format!("crm-{number:05}"));
             assert!(store.create(&sandbox).await.expect("the engine answers"));
         }
-        // In no order, as a broker walks its pool: neighbours in a B-tree are cheaper.
+        // In random order, as a broker takes them: neighbours in a B-tree are cheaper.
         let mut sandboxes: Vec<u64> = (1..=pool).collect();
         fastrand::Rng::with_seed(pool).shuffle(&mut sandboxes);
         Self { client, sandboxes, next: AtomicUsize::new(0) }
     }
 
-    /// Claims the next sandbox for this track. Tells its number.
-    pub(crate) async fn make(&self, track: &str) -> u64 {
+    /// Claims the next sandbox for this track and returns its number.
+    pub(crate) async fn claim_next(&self, track: &str) -> u64 {
         let sandbox = self.sandboxes[self.next.fetch_add(1, Ordering::Relaxed)];
         let text = |value: String| AttributeValue::S(value);
         let number = |value: u64| AttributeValue::N(value.to_string());
@@ -93,7 +93,7 @@ impl Claims {
     }
 }
 
-/// As long as those of the simulated CSP.
+/// An external id as long as those of the simulated CSP.
 pub(crate) fn external_id(sandbox: u64) -> String {
     format!("identity/accounts/00000000-0000-4000-8000-{sandbox:012}")
 }

@@ -1,5 +1,5 @@
-//! A DynamoDB server for load tests of several brokers: dynoxide's, in memory, on the port that is named.
-#![allow(clippy::print_stdout, reason = "this talks to the script that started it")]
+//! A DynamoDB server for load tests with several brokers: dynoxide in memory, on the port that the argument names.
+#![allow(clippy::print_stdout, reason = "the caller reads the address from it")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 

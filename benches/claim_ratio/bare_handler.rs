@@ -1,5 +1,5 @@
-//! The least that serves claims over HTTP: one actix-web handler around the bare SDK, with nothing that makes it a broker.
-//! It is no measure of usefulness but of what is to be had: what it costs, every service costs here.
+//! The smallest service that claims over HTTP: one actix-web handler around the bare SDK. Its overhead is a lower bound for
+//! every service on this stack.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -7,23 +7,23 @@ use std::path::Path;
 use actix_web::web::{Data, post};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use serde_json::json;
+use test_support::{Process, executable, listening_address};
 
 use crate::claims::{Claims, external_id};
-use crate::support::processes::{Process, executable, listening_address};
 
-/// Set in the process that serves: how many sandboxes it has.
+/// Environment variable of the server process: the number of its sandboxes.
 const POOL: &str = "BARE_HANDLER_POOL";
-/// Where its engine's file is; without it the engine is in memory.
+/// Environment variable of the server process: the directory of its engine. Without it the engine is in memory.
 const DIRECTORY: &str = "BARE_HANDLER_DIRECTORY";
 
-/// The handler in a process of its own.
+/// The handler as a process.
 pub(crate) struct BareHandler {
     pub(crate) address: SocketAddr,
     _process: Process,
 }
 
 impl BareHandler {
-    /// Starts this program again, to be the server.
+    /// Starts this executable again as the server.
     pub(crate) async fn start(directory: Option<&Path>, pool: u64) -> Self {
         let mut command = executable(&std::env::current_exe().expect("this program has a path"), &[]);
         command.env(POOL, pool.to_string()).envs(directory.map(|directory| (DIRECTORY, directory)));
@@ -31,7 +31,7 @@ impl BareHandler {
         Self { address, _process: process }
     }
 
-    /// How many sandboxes this process is to serve, if it was started for that.
+    /// The number of sandboxes to serve, if this process is the server.
     pub(crate) fn pool_to_serve() -> Option<u64> {
         std::env::var(POOL).ok().map(|pool| pool.parse().expect("the pool is a number"))
     }
@@ -52,7 +52,7 @@ pub(crate) async fn serve(pool: u64) {
 
 async fn allocate(claims: Data<Claims>, request: HttpRequest) -> HttpResponse {
     let track = request.headers().get("x-track-id").and_then(|track| track.to_str().ok()).expect("the track is text");
-    let sandbox = claims.make(track).await;
+    let sandbox = claims.claim_next(track).await;
     HttpResponse::Created().json(json!({
         "sandbox_id": sandbox.to_string(),
         "name": format!("lab-{sandbox:05}"),

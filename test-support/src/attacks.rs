@@ -1,5 +1,5 @@
-//! What a hostile client may do with a connection. Tests look at what becomes of it; `benches/hostile.rs` at what becomes
-//! of others meanwhile.
+//! Attacks of a hostile client on a connection. `tests/hostile` checks how each ends, `benches/hostile` what it costs other
+//! clients.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,57 +10,57 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-/// A slow client sends its next byte after this time.
-const DRIP: Duration = Duration::from_millis(100);
+/// The time between two bytes of a slow client.
+const DRIP_INTERVAL: Duration = Duration::from_millis(100);
 
-/// So much of an answer is looked at; a client that does not read has this much room.
+/// The receive buffer of a client that does not read, in bytes.
 const SMALL_BUFFER: u32 = 4096;
 
-/// A request that is in order and leaves the connection open.
+/// A valid request that leaves the connection open.
 pub const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// A way to keep a connection busy. Each goes on until the broker ends the connection.
+/// A way to keep a connection busy. An attack ends when the broker closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attack {
-    /// Nothing at all is sent.
+    /// Nothing is sent.
     Silence,
-    /// A head that never ends, a byte now and then.
+    /// A head that never ends, byte by byte.
     DrippedHead,
-    /// The same after a request that was in order.
+    /// A head that never ends, after a valid request.
     DrippedSecondHead,
-    /// The body of an allocation, a byte now and then.
+    /// The body of an allocation, byte by byte.
     DrippedBody,
-    /// A chunked body for a route that reads none.
+    /// A chunked body, byte by byte, for a route that reads no body.
     DrippedChunks,
-    /// The same, and nothing of it comes.
+    /// A chunked body for a route that reads no body; no chunk is sent.
     AnnouncedChunks,
-    /// A body of a stranger.
+    /// A body, byte by byte, without a token.
     StrangersBody,
-    /// The largest answer of all, ten times, and nothing of it is read.
+    /// Ten requests for the largest answer, none of which is read.
     UnreadAnswers,
-    /// Requests with the smallest answers without end, and nothing of them is read.
+    /// Endless requests for the smallest answer, none of which is read.
     UnreadPipeline,
     /// A head of 64 KiB.
     LargeHead,
-    /// The same after a request that was in order.
+    /// A head of 64 KiB after a valid request.
     LargeSecondHead,
     /// A URI of 64 KiB.
     LongUri,
-    /// More headers than any request has.
+    /// 200 headers.
     ManyHeaders,
-    /// The beginning of a TLS handshake.
+    /// The start of a TLS handshake.
     Tls,
-    /// Bytes of all kinds.
+    /// All byte values.
     Garbage,
-    /// A chunk whose size is no number.
+    /// A chunk whose size is not a number.
     BadChunk,
-    /// A chunk of 2^64 bytes.
+    /// A chunk of 2^64 - 1 bytes.
     EndlessChunk,
-    /// Both ways to tell a body's length, to hide a request in it from a proxy.
+    /// `Content-Length` and `Transfer-Encoding` together, to hide a request in the body from a proxy (request smuggling).
     TwoLengths,
-    /// Two lengths that differ.
+    /// Two different `Content-Length` headers.
     TwoContentLengths,
-    /// An encoding that a proxy may not know.
+    /// A transfer encoding that proxies may read in another way.
     OddEncoding,
 }
 
@@ -88,7 +88,7 @@ impl Attack {
         Self::OddEncoding,
     ];
 
-    /// Attacks once. Returns what the broker had to say, as far as it could be read, once it has ended the connection.
+    /// Attacks until the broker closes the connection. Returns the broker's answers, as far as they were read.
     pub async fn once(self, address: SocketAddr, track_token: &str) -> io::Result<Vec<u8>> {
         let filler = "x".repeat(64 * 1024);
         let post = |headers: &str| {
@@ -172,19 +172,19 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     TcpStream::connect(address).await
 }
 
-/// Sends this, then that again and again, and reads until the broker ends the connection.
+/// Sends `first` once, then `then` at each interval, and reads until the broker closes the connection.
 pub async fn until_closed(stream: TcpStream, first: &[u8], then: &[u8]) -> io::Result<Vec<u8>> {
     let (mut reader, mut writer) = stream.into_split();
     let mut answers = Vec::new();
     {
-        // A broker that has made up its mind resets the connection rather than read on: that is an end too.
+        // The broker may reset the connection instead of reading on; that ends the attack as well.
         let mut read = pin!(reader.read_to_end(&mut answers));
         let mut is_sent = false;
         loop {
             tokio::select! {
                 _ = &mut read => break,
                 _ = writer.write_all(first), if !is_sent => is_sent = true,
-                () = sleep(DRIP), if is_sent => {
+                () = sleep(DRIP_INTERVAL), if is_sent => {
                     let _ = writer.write_all(then).await;
                 }
             }
@@ -193,22 +193,22 @@ pub async fn until_closed(stream: TcpStream, first: &[u8], then: &[u8]) -> io::R
     Ok(answers)
 }
 
-/// Sends this, then that again and again, reads nothing, and returns when the broker does not want it any more.
+/// Sends `first` once and `then` repeatedly, reads nothing, and returns when the broker closes the connection.
 async fn until_refused(address: SocketAddr, first: &[u8], then: &[u8]) -> io::Result<Vec<u8>> {
     let socket = TcpSocket::new_v4()?;
     socket.set_recv_buffer_size(SMALL_BUFFER)?;
     let mut stream = socket.connect(address).await?;
     let mut rest = first;
     loop {
-        match timeout(DRIP, stream.write(rest)).await {
+        match timeout(DRIP_INTERVAL, stream.write(rest)).await {
             Ok(Ok(written)) => rest = &rest[written..],
             Ok(Err(_)) => return Ok(Vec::new()),
-            // The broker has stopped reading; now it is to give up.
+            // The broker has stopped reading and has yet to close the connection.
             Err(_) => {}
         }
         if rest.is_empty() {
-            sleep(DRIP).await;
-            // A single byte is enough to hear that the connection is gone.
+            sleep(DRIP_INTERVAL).await;
+            // A write of one byte fails once the connection is closed.
             rest = if then.is_empty() { b"G" } else { then };
         }
     }

@@ -1,23 +1,10 @@
-//! What hostile clients cost others: the latency of a good client alone and during each attack, on one broker, in one
-//! run; and whether the time of a token's comparison tells anything.
+//! The effect of hostile clients on others: the latency of a good client alone and during each attack, on one broker, in
+//! one run. And whether the time of a token comparison depends on the token.
 //!
-//! `cargo bench --bench hostile`; a word after `--` picks the attacks whose names contain it, `Tokens` the comparison.
-//! `cargo test` only sees that it works.
-#![allow(clippy::print_stdout, reason = "the table is what it is for")]
-#![allow(unreachable_pub, reason = "the helpers are one crate with the bench")]
+//! `cargo bench --bench hostile -- <word>` runs only the attacks whose names contain the word; `Tokens` is the comparison.
+//! `cargo test` only checks that this works.
+#![allow(clippy::print_stdout, reason = "the results are printed")]
 
-#[path = "../tests/hostile/attacks.rs"]
-mod attacks;
-#[path = "../tests/api/helpers.rs"]
-#[allow(dead_code, reason = "tests use more of it")]
-mod helpers;
-#[path = "../tests/api/program.rs"]
-#[allow(dead_code, unused_imports, reason = "tests use more of it")]
-mod program;
-#[path = "../tests/support/mod.rs"]
-#[allow(dead_code, reason = "tests use more of it")]
-mod support;
-#[path = "support/token_timing.rs"]
 mod token_timing;
 
 use std::net::SocketAddr;
@@ -29,57 +16,55 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use reqwest::Method;
+use test_support::attacks::{Attack, REQUEST, connect};
+use test_support::{Broker, TRACK_TOKEN, send};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use attacks::{Attack, REQUEST, connect};
-use helpers::send;
-use program::{Broker, TRACK_TOKEN};
-
-/// Attackers at once; each begins anew when the broker has ended its connection.
+/// Concurrent attackers. Each repeats its attack when the broker has closed the connection.
 const ATTACKERS: usize = 50;
 
-/// Connections that do nothing.
+/// Idle connections.
 const IDLE: usize = 3000;
 
-/// Allocations that the good client makes in a second, each at its time, whether the one before is answered or not.
+/// Allocations per second of the good client. Each is sent at its time, even if earlier ones are not answered yet.
 const RATE: u32 = 100;
 
-/// How much is measured.
+/// The amount of work.
 struct Scale {
-    /// How long each attack goes on.
+    /// The duration of each attack.
     phase: Duration,
     sandboxes: u32,
     idle: usize,
     timings: usize,
 }
 
-/// What goes on beside the good client.
+/// The load beside the good client.
 #[derive(Clone, Copy, Debug)]
-enum Beside {
-    Nothing,
+enum Load {
+    None,
     Attack(Attack),
     IdleConnections,
     Guesses,
 }
 
-impl Beside {
+impl Load {
     fn name(self) -> String {
         match self {
-            Self::Nothing => "alone".to_owned(),
+            Self::None => "alone".to_owned(),
             Self::Attack(attack) => format!("{attack:?}"),
             other => format!("{other:?}"),
         }
     }
 
-    /// Goes on until it is dropped. Counts the connections that were ended.
-    async fn go_on(self, address: SocketAddr, idle: usize, ended: &AtomicUsize) {
+    /// Runs until it is dropped and counts the connections that the broker closes.
+    async fn run(self, address: SocketAddr, idle: usize, closed: &AtomicUsize) {
         match self {
-            Self::Nothing => std::future::pending().await,
-            Self::Attack(attack) => repeat(ended, || attack.once(address, TRACK_TOKEN)).await,
-            Self::Guesses => repeat(ended, || guess(address)).await,
+            Self::None => std::future::pending().await,
+            Self::Attack(attack) => repeat(closed, || attack.once(address, TRACK_TOKEN)).await,
+            Self::Guesses => repeat(closed, || guess(address)).await,
             Self::IdleConnections => {
                 let mut connections = Vec::new();
                 for _ in 0..idle {
@@ -93,34 +78,34 @@ impl Beside {
     }
 }
 
-/// An attack on a thread of its own, so that it does not hold up the good client itself.
-struct Running {
+/// A load on its own thread, so that it does not slow down the good client directly.
+struct RunningLoad {
     thread: thread::JoinHandle<()>,
     stop: oneshot::Sender<()>,
-    ended: Arc<AtomicUsize>,
+    closed: Arc<AtomicUsize>,
 }
 
-impl Running {
-    fn start(beside: Beside, address: SocketAddr, idle: usize) -> Self {
-        let ended = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&ended);
+impl RunningLoad {
+    fn start(load: Load, address: SocketAddr, idle: usize) -> Self {
+        let closed = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&closed);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             runtime().block_on(async {
                 tokio::select! {
-                    () = beside.go_on(address, idle, &counted) => {}
+                    () = load.run(address, idle, &counted) => {}
                     _ = stopped => {}
                 }
             });
         });
-        Self { thread, stop, ended }
+        Self { thread, stop, closed }
     }
 
-    /// Ends it. Returns how many connections of its the broker has ended.
+    /// Stops the load and returns how many of its connections the broker closed.
     fn stop(self) -> usize {
         drop(self.stop);
         self.thread.join().expect("an attack does not panic");
-        self.ended.load(Ordering::Relaxed)
+        self.closed.load(Ordering::Relaxed)
     }
 }
 
@@ -128,17 +113,17 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
 }
 
-async fn repeat<F: Future>(ended: &AtomicUsize, attack: impl Fn() -> F) {
+async fn repeat<F: Future>(closed: &AtomicUsize, attack: impl Fn() -> F) {
     let attackers = (0..ATTACKERS).map(async |_| {
         loop {
             attack().await;
-            ended.fetch_add(1, Ordering::Relaxed);
+            closed.fetch_add(1, Ordering::Relaxed);
         }
     });
     join_all(attackers).await;
 }
 
-/// Tries a hundred tokens over one connection.
+/// Tries a hundred tokens on one connection.
 async fn guess(address: SocketAddr) -> std::io::Result<()> {
     let mut stream = connect(address).await?;
     let mut answer = [0; 2048];
@@ -153,15 +138,15 @@ async fn guess(address: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The latencies of a good client's allocations, in microseconds, measured from the time when each was due.
+/// The latencies of the good client's allocations in microseconds, each measured from the time at which it was due.
 async fn good_client(broker: &Broker, phase: Duration, first: u32) -> Histogram<u64> {
-    let began = Instant::now();
+    let started = Instant::now();
     let allocations = (phase.as_secs_f64() * f64::from(RATE)) as u32;
     let latencies = join_all((0..allocations).map(async |number| {
-        let due = began + Duration::from_secs(1) * number / RATE;
+        let due = started + Duration::from_secs(1) * number / RATE;
         sleep_until(due).await;
         let number = first + number;
-        // Each is another client to the rate limit.
+        // The rate limit sees a different client in each request.
         let [_, high, middle, low] = number.to_be_bytes();
         let request = broker.track(Method::POST, "/v1/allocate", &format!("good-{number}"));
         let answer = send(request.header("X-Forwarded-For", format!("10.{high}.{middle}.{low}"))).await;
@@ -171,15 +156,9 @@ async fn good_client(broker: &Broker, phase: Duration, first: u32) -> Histogram<
     .await;
     let mut histogram = Histogram::new(3).expect("three digits are allowed");
     for latency in latencies {
-        histogram.record(latency.as_micros() as u64).expect("it grows as it must");
+        histogram.record(latency.as_micros() as u64).expect("the histogram grows");
     }
     histogram
-}
-
-fn resident_mib(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process.id())).unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    resident.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or_default() / 1024
 }
 
 async fn compare(scale: &Scale, filter: &str) {
@@ -194,20 +173,23 @@ async fn compare(scale: &Scale, filter: &str) {
     ];
     let broker = Broker::start(&settings).await;
     assert_eq!(broker.sync("").await.status, 200);
-    let attacks = Attack::ALL.map(Beside::Attack);
-    let others = [Beside::IdleConnections, Beside::Guesses];
-    let picked = attacks.into_iter().chain(others).filter(|beside| beside.name().contains(filter));
+    let attacks = Attack::ALL.map(Load::Attack);
+    let others = [Load::IdleConnections, Load::Guesses];
+    let selected = attacks.into_iter().chain(others).filter(|load| load.name().contains(filter));
     let mut allocated = 0;
     let mut alone = None;
-    println!("{:18} {:>8} {:>9} {:>9} {:>7} {:>7} {:>8}", "", "ended", "p50 ms", "p99 ms", "p50 ×", "p99 ×", "RSS MiB");
-    // The first time warms up; the last shows what is left of it all.
-    let phases = [Beside::Nothing; 2].into_iter().chain(picked).chain([Beside::Nothing]);
-    for (number, beside) in phases.enumerate() {
-        let attack = Running::start(beside, broker.address, scale.idle);
-        // It is well under way before anything is measured.
+    println!(
+        "{:18} {:>8} {:>9} {:>9} {:>7} {:>7} {:>8}",
+        "", "closed", "p50 ms", "p99 ms", "p50 ×", "p99 ×", "RSS MiB"
+    );
+    // The first phase warms up; the last shows lasting effects of the attacks.
+    let phases = [Load::None; 2].into_iter().chain(selected).chain([Load::None]);
+    for (number, load) in phases.enumerate() {
+        let running = RunningLoad::start(load, broker.address, scale.idle);
+        // Let the load build up before the measurement.
         sleep(scale.phase / 5).await;
         let latencies = good_client(&broker, scale.phase, allocated).await;
-        let ended = attack.stop();
+        let closed = running.stop();
         allocated += latencies.len() as u32;
         let [p50, p99] = [50.0, 99.0].map(|percent| latencies.value_at_percentile(percent) as f64 / 1000.0);
         if number == 0 {
@@ -216,13 +198,13 @@ async fn compare(scale: &Scale, filter: &str) {
         let [alone50, alone99] = *alone.get_or_insert([p50, p99]);
         println!(
             "{:18} {:>8} {p50:>9.3} {p99:>9.3} {:>7.2} {:>7.2} {:>8}",
-            beside.name(),
-            ended,
+            load.name(),
+            closed,
             p50 / alone50,
             p99 / alone99,
-            resident_mib(&broker)
+            broker.process.resident_kib().0 / 1024
         );
-        // What the attack has left ends before the next one begins.
+        // Let the broker finish with this load before the next one starts.
         sleep(scale.phase / 5).await;
     }
     assert!(!broker.log().contains("panicked"), "{}", broker.log());

@@ -1,29 +1,27 @@
-//! Whether the time of a token's comparison tells where a guess is wrong: two kinds of guesses, in random order, and
-//! Welch's t between their times, as in "Dude, is my code constant time?" (Reparaz, Balasch, Verbauwhede, 2017). Beyond
-//! 4.5 the times differ. The comparison that ends at the first difference stands beside it, to show that the
-//! measurement would find one.
+//! Whether the time of a token comparison shows where a guess is wrong: Welch's t between the times of two kinds of guesses
+//! in random order, as in "Dude, is my code constant time?" (Reparaz, Balasch, Verbauwhede, 2017). Above 4.5 the times
+//! differ. A comparison that ends at the first difference shows that the measurement detects one.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use sandbox_broker::http::auth::{Role, Tokens};
+use test_support::test_settings;
 
-use crate::helpers::settings;
-
-/// Comparisons in one measurement, so that it is long against the clock's resolution.
+/// Comparisons in one measurement: enough to be long compared with the clock's resolution.
 const COMPARISONS: u32 = 50;
 
-/// The slowest measurements are other things that the machine did; this share is left out, of both kinds together.
-const LEFT_OUT: f64 = 0.1;
+/// The share of measurements that is dropped: the slowest of both kinds together, which other load on the machine delayed.
+const DROPPED: f64 = 0.1;
 
 const SECRET: &str = "q7Yt2mVbXw9eRk4sLd8fHj3nCz6pGa5u";
 
-/// Something whose time is measured.
+/// A comparison to measure.
 type Comparison<'a> = Box<dyn Fn() -> bool + 'a>;
 
-/// Prints one line for each way in which guesses may differ.
-pub fn measure(samples: usize) {
-    let tokens = |track: &str| Tokens::new(&settings(&[&format!("--broker-api-token={track}")]));
+/// Prints a line for each pair of kinds of guesses.
+pub(crate) fn measure(samples: usize) {
+    let tokens = |track: &str| Tokens::new(&test_settings(&[&format!("--broker-api-token={track}")]));
     let known = tokens(SECRET);
     let several = tokens(&format!("first-token-of-several-abcdefghij,{SECRET},last-token-of-several-abcdefghijk"));
     let long = tokens(&SECRET.repeat(8));
@@ -36,8 +34,8 @@ pub fn measure(samples: usize) {
         (
             "ends at the first difference: first or last byte wrong",
             [
-                Box::new(|| is_equal_at_first_sight(SECRET, black_box(&first_wrong))),
-                Box::new(|| is_equal_at_first_sight(SECRET, black_box(&last_wrong))),
+                Box::new(|| is_equal_early_exit(SECRET, black_box(&first_wrong))),
+                Box::new(|| is_equal_early_exit(SECRET, black_box(&last_wrong))),
             ],
         ),
         ("first or last byte wrong", [Box::new(|| know(&known, &first_wrong)), Box::new(|| know(&known, &last_wrong))]),
@@ -60,18 +58,18 @@ pub fn measure(samples: usize) {
     println!();
 }
 
-/// How not to do it.
-fn is_equal_at_first_sight(secret: &str, guess: &str) -> bool {
+/// A comparison that is not constant-time.
+fn is_equal_early_exit(secret: &str, guess: &str) -> bool {
     secret.len() == guess.len() && secret.bytes().zip(guess.bytes()).all(|(one, other)| one == other)
 }
 
 #[allow(clippy::disallowed_methods, reason = "nanoseconds are what is measured here")]
 fn nanoseconds_of(comparison: &Comparison<'_>) -> f64 {
-    let began = Instant::now();
+    let started = Instant::now();
     for _ in 0..COMPARISONS {
         black_box(comparison());
     }
-    began.elapsed().as_nanos() as f64
+    started.elapsed().as_nanos() as f64
 }
 
 fn welch_t(samples: usize, one: &Comparison<'_>, other: &Comparison<'_>) -> f64 {
@@ -83,7 +81,7 @@ fn welch_t(samples: usize, one: &Comparison<'_>, other: &Comparison<'_>) -> f64 
         })
         .collect();
     times.sort_by(|(_, one), (_, other)| one.total_cmp(other));
-    times.truncate((samples as f64 * (1.0 - LEFT_OUT)) as usize);
+    times.truncate((samples as f64 * (1.0 - DROPPED)) as usize);
     let [(mean, spread), (other_mean, other_spread)] = [true, false].map(|wanted| {
         let times: Vec<f64> = times.iter().filter(|(is_one, _)| *is_one == wanted).map(|(_, time)| *time).collect();
         let count = times.len() as f64;
