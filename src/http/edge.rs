@@ -156,8 +156,19 @@ fn report<B>(response: &ServiceResponse<B>, code: Option<&'static str>, request_
     macro_rules! log_line {
         ($level:ident) => {
             tracing::$level!(
-                event = "request", request_id, method, endpoint, status, action, outcome, code, latency_ms, track_id, sandbox_id,
-                operator, "request"
+                event = "request",
+                request_id,
+                method,
+                endpoint,
+                status,
+                action,
+                outcome,
+                code,
+                latency_ms,
+                track_id,
+                sandbox_id,
+                operator,
+                "request"
             )
         };
     }
