@@ -8,6 +8,7 @@ mod broker;
 mod csp_sim;
 mod dynamo_server;
 mod eventually;
+pub mod metering;
 mod process;
 mod test_app;
 
