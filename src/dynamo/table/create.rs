@@ -219,5 +219,5 @@ pub(super) async fn enable_recovery(
 
 /// What emulators answer to operations that they do not have.
 fn is_unknown_operation(code: Option<&str>) -> bool {
-    matches!(code, Some("UnknownOperationException" | "UnsupportedCapability" | "NotImplemented"))
+    matches!(code, Some("UnknownOperationException" | "UnsupportedOperation" | "NotImplemented"))
 }
