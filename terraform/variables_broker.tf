@@ -27,6 +27,7 @@ locals {
     lab_duration_hours            = [0.0003, 8760]
     max_in_flight                 = [1, 100000]
     pool_refresh_interval_sec     = [1, 3600]
+    pool_stats_interval_sec       = [1, 3600]
     rate_limit_burst              = [1, 4294967295]
     rate_limit_rps                = [0, 4294967295]
     shutdown_grace_sec            = [1, 115]
@@ -73,6 +74,7 @@ variable "settings" {
     max_in_flight                 = optional(number)
     otel_exporter_otlp_endpoint   = optional(string)
     pool_refresh_interval_sec     = optional(number)
+    pool_stats_interval_sec       = optional(number)
     rate_limit_burst              = optional(number)
     rate_limit_rps                = optional(number)
     shutdown_grace_sec            = optional(number, 25)

@@ -38,7 +38,7 @@ async fn actors_are_paused_run_and_resumed() {
     let app = TestApp::start(&[]).await;
     let actors = app.get_admin("/v1/admin/actors").await;
     let names: Vec<_> = actors.body["actors"].as_array().unwrap().iter().map(|actor| actor["name"].clone()).collect();
-    assert_eq!(names, ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"]);
+    assert_eq!(names, ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"]);
 
     let pause = app
         .admin(Method::POST, "/v1/admin/actors/cleanup/pause")
@@ -56,7 +56,7 @@ async fn actors_are_paused_run_and_resumed() {
     assert_error(&send(without_name).await, 400, "BAD_HEADER");
     let resumed = app.post_admin("/v1/admin/actors/cleanup/resume").await;
     assert_eq!(resumed.body["desired_state"], "running");
-    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
+    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"] {
         let ran = app.post_admin(&format!("/v1/admin/actors/{name}/run")).await;
         assert_eq!(ran.status, 200, "{ran:?}");
         assert!(ran.body["iteration"].as_u64().unwrap() >= 1, "{ran:?}");

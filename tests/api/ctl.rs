@@ -70,7 +70,7 @@ async fn output_is_tables_by_default_and_json_on_request() {
     assert_eq!(found["sandboxes"][0]["sandbox_id"], *id);
 
     let actors = ctl.ok(&["actors"]).await;
-    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
+    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"] {
         assert!(actors.contains(name), "{actors}");
     }
     assert_eq!(ctl.json(&["actors", "csp-sync"]).await["last_run"]["report"]["synced"], 230);

@@ -63,7 +63,7 @@ async fn snapshots_and_events_show_what_happens() {
     let mut stream = Stream::open(&app).await;
     let first = stream.until("snapshot", |snapshot| !snapshot["stats"].is_null()).await;
     assert_eq!(first["stats"]["available"], 50);
-    assert_eq!(first["actors"].as_array().unwrap().len(), 5);
+    assert_eq!(first["actors"].as_array().unwrap().len(), 6);
     assert_eq!(first["circuit_breaker"]["state"], "closed");
 
     let id = app.allocate("student-1").await.sandbox_id().to_owned();

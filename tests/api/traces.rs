@@ -25,6 +25,7 @@ impl Collector {
         let app = move || {
             App::new()
                 .app_data(web::Data::new(kept.clone()))
+                .app_data(web::PayloadConfig::new(16 << 20))
                 .route("/v1/traces", web::post().to(Self::take))
                 .route("/current_user/accounts", web::get().to(Self::list))
         };
