@@ -7,4 +7,5 @@ pub mod ctl;
 pub mod dynamo;
 pub mod http;
 pub mod prometheus;
+pub mod table_command;
 pub mod telemetry;

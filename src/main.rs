@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use broker_actors::error::Chain;
 use clap::{Parser, Subcommand};
-use sandbox_broker::app::{Application, open_store};
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, RawStoreSettings, Settings};
+use sandbox_broker::app::{Application, StartError};
+use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
-use sandbox_broker::dynamo::table::create::{CreateOptions, create_table};
+use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,12 +48,6 @@ enum Command {
     },
 }
 
-#[derive(Subcommand)]
-enum TableCommand {
-    /// Make the table with its indexes and TTL; changes nothing if it is there
-    Create(RawStoreSettings),
-}
-
 #[derive(clap::Args)]
 struct CspSimArgs {
     /// Address to listen on
@@ -86,7 +81,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         None => serve(cli.settings).await,
         Some(Command::Serve(settings)) => serve(*settings).await,
-        Some(Command::Table(TableCommand::Create(settings))) => create(settings).await,
+        Some(Command::Table(command)) => return table_command::run(command).await,
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
         Some(Command::Healthcheck { broker_port }) => check_health(broker_port).await,
@@ -122,7 +117,7 @@ async fn serve(raw: RawSettings) -> Result<(), Failure> {
         .map_err(|error| Failure::Settings(error.to_string()))?;
     let (development_tokens, rate_limit) = (settings.development_tokens, settings.rate_limit_rps);
     let store = settings.raw.store.broker_store;
-    let application = Application::build(settings).await?;
+    let application = Application::build(settings).await.map_err(start_failure)?;
     let address = application.address();
     tracing::info!(%address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
     if rate_limit.is_none() {
@@ -134,6 +129,15 @@ async fn serve(raw: RawSettings) -> Result<(), Failure> {
     let ended = application.run_until_stopped(stop_requested()?).await;
     telemetry.flush();
     Ok(ended?)
+}
+
+/// A table that an operator has to change first is like a setting: starting again does not help.
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Table(error) if error.needs_operator() => Failure::Settings(format!("sandbox-broker: {error}")),
+        StartError::Table(error) => Failure::Other(Chain(&error).to_string().into()),
+        error => error.into(),
+    }
 }
 
 fn welcome(address: SocketAddr) {
@@ -157,16 +161,6 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-async fn create(settings: RawStoreSettings) -> Result<(), Failure> {
-    let names = settings.table_names();
-    let (client, _engine) = open_store(&settings).await?;
-    let progress = |text: &str| println!("{text}");
-    let created = create_table(&client.for_tables(), &names, &CreateOptions::default(), progress).await?;
-    let what = if created.is_new { "made" } else { "is there already" };
-    println!("table {} {what}", names.table);
-    Ok(())
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {

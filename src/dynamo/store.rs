@@ -131,7 +131,7 @@ const THROTTLED: [&str; 2] = ["ThrottlingError", "ProvisionedThroughputExceeded"
 
 /// Whether a transaction was cancelled for throttling alone. A failed condition is an answer, whatever else was throttled:
 /// a key that is known to hold a sandbox gets it.
-fn is_throttled(error: &TransactWriteItemsError) -> bool {
+pub(super) fn is_throttled(error: &TransactWriteItemsError) -> bool {
     let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else { return false };
     let has = |codes: &[&str]| {
         cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code).any(|code| codes.contains(&code))

@@ -46,11 +46,19 @@ pub(super) async fn wait_until_active(client: &Client, names: &TableNames) -> Re
         }
     };
     let waited = timeout(ACTIVATION_TIMEOUT, wait).await;
-    waited.unwrap_or_else(|_| Err(TableError::NotActive { table: names.table.clone() }))
+    waited.unwrap_or_else(|_| {
+        let (table, seconds) = (names.table.clone(), ACTIVATION_TIMEOUT.as_secs());
+        Err(TableError::NotActive { table, seconds })
+    })
 }
 
 /// Whether DynamoDB expires items by [`TTL_ATTRIBUTE`].
 pub(super) async fn has_ttl(client: &Client, names: &TableNames) -> Result<bool, TableError> {
+    Ok(ttl_attribute(client, names).await?.as_deref() == Some(TTL_ATTRIBUTE))
+}
+
+/// The attribute by which DynamoDB expires items; `None` if it does not.
+pub(super) async fn ttl_attribute(client: &Client, names: &TableNames) -> Result<Option<String>, TableError> {
     let found = client.describe_time_to_live().table_name(&names.table).send().await;
     let found = found.map_err(|error| failed("DescribeTimeToLive", error))?;
     let ttl = found.time_to_live_description();
@@ -58,7 +66,7 @@ pub(super) async fn has_ttl(client: &Client, names: &TableNames) -> Result<bool,
         ttl.and_then(|ttl| ttl.time_to_live_status()),
         Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
     );
-    Ok(is_on && ttl.and_then(|ttl| ttl.attribute_name()) == Some(TTL_ATTRIBUTE))
+    Ok(ttl.filter(|_| is_on).and_then(|ttl| ttl.attribute_name()).map(str::to_owned))
 }
 
 /// The key of the index with this name, if there is one.
