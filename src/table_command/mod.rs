@@ -191,7 +191,7 @@ async fn adopt(args: AdoptArgs) -> Result<ExitCode, CommandError> {
         return Err(TableError::LabDurationNeeded { table, holdings }.into());
     }
     if !found.has_work() {
-        print("Nothing is to be done.");
+        print("Nothing to do.");
         return Ok(ExitCode::SUCCESS);
     }
     if !yes {
@@ -211,10 +211,12 @@ async fn unadopt(args: ChangeArgs) -> Result<ExitCode, CommandError> {
     let bar = Bar::new();
     let found = unadoption.examine(&bar).await?;
     bar.finish();
-    print(&report::unadoption(&table.names, &found));
     if !found.has_work() {
-        print("Nothing is to be done.");
-    } else if yes {
+        print(&format!("The table {} holds nothing of this broker. Nothing to do.", table.names.table));
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&report::unadoption(&table.names, &found));
+    if yes {
         unadoption.execute(force, &bar).await?;
         bar.finish();
         print("Done. The old service can be started. To come back, stop it and run `sandbox-broker table adopt`.");
@@ -252,7 +254,7 @@ async fn reshard(args: ReshardArgs) -> Result<ExitCode, CommandError> {
     bar.finish();
     print(&report::reshard(&table.names, &found));
     if !found.has_work() {
-        print("Nothing is to be done.");
+        print("Nothing to do.");
     } else if yes {
         let done = reshard.execute(force, &bar).await?;
         bar.finish();
@@ -266,7 +268,7 @@ async fn reshard(args: ReshardArgs) -> Result<ExitCode, CommandError> {
 async fn drop_index(args: CheckArgs) -> Result<ExitCode, CommandError> {
     let table = Table::open(args.store).await?;
     let Some(index) = find_old_index(&table.client, &table.names).await? else {
-        print(&format!("The table {} has no index of an older form. Nothing is to be done.", table.names.table));
+        print(&format!("The table {} has no index of an older form. Nothing to do.", table.names.table));
         return Ok(ExitCode::SUCCESS);
     };
     if !args.yes {

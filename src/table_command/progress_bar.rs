@@ -32,6 +32,13 @@ impl Bar {
     }
 }
 
+impl Drop for Bar {
+    /// So that an error is not printed behind the bar.
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
 impl Progress for Bar {
     fn start(&self, step: &str, total: Option<u64>) {
         let Some(current) = &self.current else { return print_err(step) };

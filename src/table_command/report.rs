@@ -29,7 +29,7 @@ impl Text {
     fn named(&mut self, found: &Named, what: &str) {
         self.count(found.count, what);
         for item in &found.first {
-            let _ = writeln!(self.0, "            {item}");
+            let _ = writeln!(self.0, "            {}", printable(item));
         }
         let more = found.count - found.first.len() as u64;
         if more > 0 {
@@ -40,6 +40,15 @@ impl Text {
     fn end(self) -> String {
         self.0.trim_end().to_owned()
     }
+}
+
+/// Keys and attributes come from the table. A control character in them must not reach the terminal.
+fn printable(text: &str) -> String {
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_unicode().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 pub(super) fn created(names: &TableNames, created: &Created) -> String {
@@ -72,9 +81,9 @@ pub(super) fn adoption(names: &TableNames, found: &AdoptionReport) -> String {
     text.line(&format!("The table {} {state}. Status index: {} shards.", names.table, found.shards.get()));
     items(&mut text, &found.counts);
     text.count(found.holders, "holders keep their sandboxes");
-    text.count(found.overdue, "of them are past their end; the broker ends these");
+    text.count(found.overdue, "of them are past their end; the broker will end them");
     if found.has_work() {
-        text.line("To be done:");
+        text.line("Changes:");
     }
     for MissingIndex { name, keys, beside } in &found.indexes {
         let reason = match beside {
@@ -99,7 +108,7 @@ pub(super) fn adoption(names: &TableNames, found: &AdoptionReport) -> String {
     let has_problems =
         !(found.second_holdings.is_empty() && found.without_end.is_empty() && found.unreadable.is_empty());
     if has_problems {
-        text.line("To be looked at by you:");
+        text.line("Needs your attention:");
     }
     text.named(
         &found.second_holdings,
@@ -108,7 +117,7 @@ pub(super) fn adoption(names: &TableNames, found: &AdoptionReport) -> String {
     text.named(&found.without_end, "holdings without an end, which need LAB_DURATION_HOURS:");
     text.named(
         &found.unreadable,
-        "items that cannot be read; they are left as they are, and the broker does not see them. Correct or delete them:",
+        "items that cannot be read; the broker does not see them and leaves them as they are; correct or delete them:",
     );
     text.end()
 }
@@ -149,13 +158,18 @@ pub(super) fn unadoption(names: &TableNames, found: &UnadoptReport) -> String {
     }
     text.count(found.sandboxes, "sandboxes that lose what adoption and this broker added");
     text.count(found.holders, "of all sandboxes are held, and stay held by the same tracks under the same keys");
-    text.count(found.tombstones, "tombstones that become pending_deletion: the old service deletes these once more");
+    text.count(
+        found.tombstones,
+        "tombstones that become pending_deletion: the old service deletes their accounts once more",
+    );
     text.count(found.added, "sandboxes that this broker added, which get the attribute lab_duration_hours");
     text.named(&found.unknown_status, "sandboxes in a status that the old service does not know; they stay in it:");
     text.line("Lost by it:");
     text.line("  - renewals: the old service ends a holding LAB_DURATION_HOURS after its start");
     text.line("  - the times of the next deletion attempts and the last errors of deletions");
-    text.line("  - operators' pauses, reports of the background jobs, the record of operators' commands, waiting requests");
+    text.line(
+        "  - operators' pauses, reports of the background jobs, the record of operators' commands, waiting requests",
+    );
     if found.lacks_old_index {
         text.line(&format!(
             "The table has no index {} by status + allocated_at. The old service needs it: make it before you start that.",
@@ -187,11 +201,14 @@ fn findings(text: &mut Text, found: &CheckReport) {
     }
     text.named(&found.missing_claims, "holdings without a claim; their tracks would get a second sandbox:");
     text.named(&found.different_claims, "claims that differ from their holding:");
-    text.named(&found.orphaned_claims, "claims without a holding; their tracks are answered a sandbox that is not theirs:");
+    text.named(
+        &found.orphaned_claims,
+        "claims without a holding; their tracks are answered a sandbox that is not theirs:",
+    );
     text.named(&found.misplaced, "sandboxes in the wrong place of the status index:");
     text.named(&found.incomplete, "sandboxes that another program wrote; the broker does not see them:");
     if found.unrepairable() > 0 {
-        text.line("To be looked at by you:");
+        text.line("Needs your attention:");
     }
     text.named(
         &found.second_holdings,

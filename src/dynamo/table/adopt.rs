@@ -13,7 +13,7 @@ use broker_actors::sandbox::ShardCount;
 use super::create::{CreateOptions, create_table, enable_recovery, enable_ttl, recovery};
 use super::describe::{check_key, describe, has_ttl};
 use super::heartbeats::refuse_if_in_use;
-use super::index::{MissingIndex, add_index, missing_indexes, old_status_index, wait_until_unchanged};
+use super::index::{MissingIndex, WAITING, add_index, missing_indexes, old_status_index, wait_until_unchanged};
 use super::items::Items;
 use super::open::usable;
 use super::plan::PlanContext;
@@ -97,12 +97,7 @@ pub struct Adoption<'a> {
 
 impl<'a> Adoption<'a> {
     /// Prepares the adoption.
-    pub fn new(
-        client: &'a DynamoClient,
-        names: &'a TableNames,
-        options: AdoptOptions,
-        clock: &'a dyn Clock,
-    ) -> Self {
+    pub fn new(client: &'a DynamoClient, names: &'a TableNames, options: AdoptOptions, clock: &'a dyn Clock) -> Self {
         Self { client, names, options, clock }
     }
 
@@ -161,7 +156,7 @@ impl<'a> Adoption<'a> {
         if !is_current(schema) && !self.options.force {
             refuse_if_in_use(&items, self.names, self.clock.now()).await?;
         }
-        let found = wait_until_unchanged(&tables, self.names, progress).await?;
+        let found = wait_until_unchanged(&tables, self.names, WAITING, progress).await?;
         check_key(self.names, &found)?;
         for index in missing_indexes(self.names, &found, self.wants_lookup_indexes(schema))? {
             add_index(&tables, self.names, &index, progress).await?;

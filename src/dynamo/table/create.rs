@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::describe::{describe, failed, ttl_attribute, wait_until_active};
 use super::open::open_table;
-use super::schema::create_schema;
+use super::schema::{create_schema, read_schema};
 use super::{IDEMPOTENCY_INDEX, IndexKeys, STATUS_INDEX, TRACK_INDEX, TTL_ATTRIBUTE, TableError, TableNames};
 
 /// How long DynamoDB may take until point-in-time recovery can be enabled on a new table.
@@ -82,7 +82,7 @@ pub async fn create_table(
     };
     wait_until_active(client, names).await?;
     // A table without items is a new one too: Terraform made it, or an earlier run ended before this.
-    if is_new || is_empty(client, names).await? {
+    if is_new || (read_schema(client, names).await?.is_none() && is_empty(client, names).await?) {
         create_schema(client, names, options.shards).await?;
     }
     open_table(client, names).await?;

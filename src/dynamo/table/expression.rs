@@ -49,10 +49,9 @@ impl Expression {
 
     /// The update expression.
     pub(super) fn update(&self) -> String {
-        let clause = |word: &str, parts: &[String]| {
-            (!parts.is_empty()).then(|| format!("{word} {}", parts.join(", "))).unwrap_or_default()
-        };
-        format!("{} {}", clause("SET", &self.sets), clause("REMOVE", &self.removals)).trim().to_owned()
+        let clauses = [("SET", &self.sets), ("REMOVE", &self.removals)];
+        let clauses = clauses.into_iter().filter(|(_, parts)| !parts.is_empty());
+        clauses.map(|(word, parts)| format!("{word} {}", parts.join(", "))).collect::<Vec<_>>().join(" ")
     }
 
     /// The condition expression; `None` if there is no condition.

@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::{
 use tokio::time::{Instant, sleep};
 
 use super::create::{attributes_of, key_schema};
-use super::describe::{describe, failed, index_keys, is_keyed_by};
+use super::describe::{check_index, describe, failed, index_keys, is_keyed_by};
 use super::progress::Progress;
 use super::{IDEMPOTENCY_INDEX, IndexKeys, STATUS_INDEX, TRACK_INDEX, TableError, TableNames};
 
@@ -21,6 +21,9 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 /// The time between two looks at an index that is being changed.
 const CHANGE_POLL: Duration = Duration::from_secs(2);
+
+/// What is said while another change of the table goes on.
+pub(super) const WAITING: &str = "Waiting until an earlier change of the table or its indexes is over";
 
 /// An index that a table lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ pub(super) fn missing_indexes(
     }
     if lookup_indexes {
         for (name, keys) in [(&names.track_index, TRACK_INDEX), (&names.idempotency_index, IDEMPOTENCY_INDEX)] {
-            if !super::describe::check_index(names, found, name, &keys)? {
+            if !check_index(names, found, name, &keys)? {
                 missing.push(MissingIndex { name: name.clone(), keys, beside: None });
             }
         }
@@ -85,7 +88,7 @@ pub(super) async fn add_index(
     index: &MissingIndex,
     progress: &dyn Progress,
 ) -> Result<(), TableError> {
-    let found = wait_until_unchanged(client, names, progress).await?;
+    let found = wait_until_unchanged(client, names, WAITING, progress).await?;
     let create = CreateGlobalSecondaryIndexAction::builder()
         .index_name(&index.name)
         .set_key_schema(Some(key_schema(&index.keys)))
@@ -100,8 +103,8 @@ pub(super) async fn add_index(
         .global_secondary_index_updates(GlobalSecondaryIndexUpdate::builder().create(create).build())
         .send();
     request.await.map_err(|error| failed("UpdateTable", error))?;
-    progress.start(&format!("Making the index {}: minutes for a small table, longer for a large one", index.name), None);
-    wait_until_unchanged(client, names, progress).await.map(|_| ())
+    let step = format!("Making the index {}; that takes minutes, and longer for a large table", index.name);
+    wait_until_unchanged(client, names, &step, progress).await.map(|_| ())
 }
 
 /// Takes an index off and waits until it is gone.
@@ -111,7 +114,7 @@ pub(super) async fn drop_index(
     index: &str,
     progress: &dyn Progress,
 ) -> Result<(), TableError> {
-    wait_until_unchanged(client, names, progress).await?;
+    wait_until_unchanged(client, names, WAITING, progress).await?;
     let delete = DeleteGlobalSecondaryIndexAction::builder().index_name(index).build().expect("the name is set");
     let request = client
         .update_table()
@@ -124,17 +127,18 @@ pub(super) async fn drop_index(
         Err(error) if error.code() == Some("ResourceNotFoundException") => return Ok(()),
         Err(error) => return Err(failed("UpdateTable", error)),
     }
-    progress.start(&format!("Deleting the index {index}"), None);
-    wait_until_unchanged(client, names, progress).await.map(|_| ())
+    wait_until_unchanged(client, names, &format!("Deleting the index {index}"), progress).await.map(|_| ())
 }
 
-/// Waits until nothing about the table is being changed.
+/// Waits until nothing about the table is being changed. `step` says what the wait is for, if there is one.
 pub(super) async fn wait_until_unchanged(
     client: &Client,
     names: &TableNames,
+    step: &str,
     progress: &dyn Progress,
 ) -> Result<TableDescription, TableError> {
     let deadline = Instant::now() + CHANGE_TIMEOUT;
+    let mut is_waiting = false;
     loop {
         let found = describe(client, names).await?;
         let is_active = found.table_status().is_none_or(|status| *status == TableStatus::Active);
@@ -145,7 +149,9 @@ pub(super) async fn wait_until_unchanged(
         if Instant::now() >= deadline {
             return Err(TableError::NotActive { table: names.table.clone(), seconds: CHANGE_TIMEOUT.as_secs() });
         }
-        progress.advance(0);
+        if !std::mem::replace(&mut is_waiting, true) {
+            progress.start(step, None);
+        }
         sleep(CHANGE_POLL).await;
     }
 }

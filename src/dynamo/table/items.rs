@@ -21,11 +21,11 @@ use crate::dynamo::errors::Kind;
 use crate::dynamo::item::{Item, PK, text};
 use crate::dynamo::store::is_throttled;
 
-/// The largest page of a scan, in items.
-const PAGE_ITEMS: i32 = 1000;
+/// The largest page of a scan, in items. The embedded engine does one thing at a time, so a page is not long.
+const PAGE_ITEMS: i32 = 250;
 
 /// The most pages of one scan (I8): a hundred million items.
-const MAX_PAGES: u32 = 100_000;
+const MAX_PAGES: u32 = 400_000;
 
 /// Attempts of a request that the store does not take: throttled, unavailable, or without an answer.
 const MAX_ATTEMPTS: u32 = 6;
@@ -185,10 +185,8 @@ impl<'a> Items<'a> {
         // One token for all attempts: DynamoDB executes them once and repeats the answer.
         let token = Uuid::new_v4().to_string();
         let send = |client: Client| {
-            let request = client
-                .transact_write_items()
-                .set_transact_items(Some(writes.clone()))
-                .client_request_token(&token);
+            let request =
+                client.transact_write_items().set_transact_items(Some(writes.clone())).client_request_token(&token);
             request.send()
         };
         match call_throttled(self.client, Kind::Write, send, is_throttled).await {
@@ -298,9 +296,8 @@ fn is_written<E>(answer: Result<(), CallError<E>>) -> Result<bool, StoreError>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    let is_refusal = |error: &E| {
-        matches!(error.code(), Some("ConditionalCheckFailedException" | "TransactionConflictException"))
-    };
+    let is_refusal =
+        |error: &E| matches!(error.code(), Some("ConditionalCheckFailedException" | "TransactionConflictException"));
     match answer {
         Ok(()) => Ok(true),
         Err(CallError::Outcome { error, .. }) if is_refusal(&error) => Ok(false),

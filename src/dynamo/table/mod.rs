@@ -140,8 +140,8 @@ pub enum TableError {
         /// The time that it was given.
         seconds: u64,
     },
-    /// DynamoDB does not answer, or refuses.
-    #[error("DynamoDB refuses {request}")]
+    /// DynamoDB does not answer, or it refuses.
+    #[error("the DynamoDB request {request} failed")]
     Failed {
         /// The request.
         request: &'static str,

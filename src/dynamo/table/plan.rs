@@ -19,6 +19,9 @@ use crate::dynamo::item::{
 /// takes them off again.
 pub(super) const ADOPTED: &str = "adopted";
 
+/// The longest owner and the longest key of a claim. DynamoDB takes sort keys of 1024 bytes.
+const MAX_OWNER_BYTES: usize = 1000;
+
 /// The sandbox attributes that every write of adoption requires to be as they were read, so that it never undoes what
 /// another writer did meanwhile.
 const WATCHED: [&str; 17] = [
@@ -136,6 +139,10 @@ fn add_holding(draft: &mut Draft, context: &PlanContext) -> Result<(), Unplannab
     let track = text_in(&draft.item, "allocated_to_track").map(str::to_owned);
     let track = track.ok_or_else(|| unreadable("allocated_to_track is missing"))?;
     // A track that sent no key has its own name as the key.
+    let key = text_in(&draft.item, "idempotency_key").unwrap_or(&track);
+    if track.len() > MAX_OWNER_BYTES || key.len() > MAX_OWNER_BYTES {
+        return Err(unreadable("its owner or key is longer than a claim's key may be"));
+    }
     draft.add_shared("idempotency_key", text(track));
     if draft.item.contains_key("expires_at") {
         return Ok(());
@@ -344,3 +351,6 @@ pub(super) fn number_in(item: &Item, name: &str) -> Option<u64> {
 fn time_in(item: &Item, name: &str) -> Option<Timestamp> {
     number_in(item, name).map(Timestamp)
 }
+
+#[cfg(test)]
+mod tests;

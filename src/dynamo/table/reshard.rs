@@ -106,14 +106,17 @@ impl<'a> Reshard<'a> {
     async fn schema(&self) -> Result<Schema, TableError> {
         let schema = read_schema(&self.client.for_tables(), self.names).await?;
         match usable(self.names, schema) {
-            Err(TableError::Resharding { .. }) => schema.ok_or_else(|| TableError::NotAdopted(self.names.table.clone())),
+            Err(TableError::Resharding { .. }) => {
+                schema.ok_or_else(|| TableError::NotAdopted(self.names.table.clone()))
+            }
             schema => schema,
         }
     }
 
     async fn scan(&self, schema: Schema, progress: &dyn Progress, writes: bool) -> Result<ReshardReport, TableError> {
         let Schema { shards: from, resharding_to: interrupted, .. } = schema;
-        let mut report = ReshardReport { from, interrupted, to: self.to, sandboxes: 0, moved: 0, left: Named::default() };
+        let mut report =
+            ReshardReport { from, interrupted, to: self.to, sandboxes: 0, moved: 0, left: Named::default() };
         progress.start(if writes { "Moving sandboxes" } else { "Reading the table" }, None);
         let mut scan = self.items().scan();
         let moved = AtomicU64::new(0);

@@ -8,7 +8,7 @@ use broker_actors::sandbox::{Claim, ClaimKey, SandboxId};
 use serde::Serialize;
 
 use super::items::Items;
-use super::plan::{Plan, PlanContext, StoredClaim, Unplannable, held_under, plan, text_in};
+use super::plan::{Plan, PlanContext, StoredClaim, Unplannable, held_under, number_in, plan, text_in};
 use super::progress::Progress;
 use super::{TableError, TableNames};
 use crate::dynamo::item::{
@@ -208,10 +208,8 @@ impl Survey {
         }
         if plan.is_incomplete() {
             self.incomplete.add(name_of(item));
-        } else if let Some(change) = plan.changes.first() {
-            let stored = text_in(item, "status_shard").unwrap_or("?");
-            let wanted = plan.sandbox.status;
-            self.misplaced.add(format!("{}: {} is wrong ({wanted}, in the index as {stored})", name_of(item), change.name));
+        } else if !plan.changes.is_empty() {
+            self.misplaced.add(describe_place(item, &plan));
         }
         let Some(claim) = plan.claim() else { return };
         self.overdue += u64::from(claim.expires_at <= context.now.seconds());
@@ -300,6 +298,21 @@ pub(super) enum Tear {
     Orphan { key: ClaimKey, sandbox_id: Option<SandboxId> },
     /// A second holding under a key. Only `holder` can have the claim.
     SecondHolding { key: ClaimKey, sandbox_id: SandboxId, holder: SandboxId },
+}
+
+/// Where a sandbox is in the status index, and where it should be, for reports.
+fn describe_place(item: &Item, plan: &Plan) -> String {
+    let (name, status) = (name_of(item), plan.sandbox.status);
+    match plan.changes.iter().find(|change| change.name == "status_shard") {
+        Some(_) => {
+            let stored = text_in(item, "status_shard").unwrap_or("nothing");
+            format!("{name}: it is {status}, but in the index as {stored}")
+        }
+        None => {
+            let stored = number_in(item, "shard_at").map_or_else(|| "no number".to_owned(), |at| at.to_string());
+            format!("{name}: its shard_at is {stored}, not {}", plan.sandbox.shard_at.0)
+        }
+    }
 }
 
 /// A claim's key, for reports.
