@@ -1,12 +1,14 @@
 # syntax=docker/dockerfile:1
 
-# Compiles on the builder's own processor, for either of linux/amd64 and linux/arm64.
-FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
+# Cross-compiles on the builder's platform for linux/amd64 or linux/arm64. The image brings rustup, which installs the
+# toolchain of rust-toolchain.toml.
+FROM --platform=$BUILDPLATFORM rust:1-bookworm AS build
 ARG BUILDARCH
 ARG TARGETARCH
 WORKDIR /build
+COPY rust-toolchain.toml ./
 
-# aws-lc needs cmake. Debian's stable release keeps the versions of its compilers.
+# aws-lc needs cmake. Versions are not pinned: within a Debian release they hardly change.
 # hadolint ignore=DL3008
 RUN case "$TARGETARCH" in \
       amd64) cpu=x86_64 package=x86-64 ;; \
@@ -20,12 +22,13 @@ RUN case "$TARGETARCH" in \
     && apt-get update \
     && apt-get install --yes --no-install-recommends "$@" \
     && rm -rf /var/lib/apt/lists/* \
+    && rustup toolchain install \
     && rustup target add "$cpu-unknown-linux-gnu" \
     && printf '[build]\ntarget = "%s"\n[target.%s]\nlinker = "%s"\n' \
          "$cpu-unknown-linux-gnu" "$cpu-unknown-linux-gnu" "$cpu-linux-gnu-gcc" >> "$CARGO_HOME/config.toml"
 
-# The dependencies alone, so that this layer lasts until one of them changes. Benches and examples are not copied, and
-# cargo refuses a manifest that names what is not there.
+# Builds only the dependencies, so that this layer is reused until one of them changes. Benches and examples are not
+# copied, and cargo rejects a manifest that names missing files.
 COPY Cargo.toml Cargo.lock ./
 COPY actors/Cargo.toml actors/
 RUN sed -i '/^\[\[\(bench\|example\)\]\]/,/^$/d' Cargo.toml \
@@ -36,7 +39,7 @@ RUN sed -i '/^\[\[\(bench\|example\)\]\]/,/^$/d' Cargo.toml \
 
 COPY src src
 COPY actors actors
-# Cargo goes by the time of change: it must be later than that of the empty sources above.
+# Cargo compares modification times: these must be newer than those of the empty sources above.
 RUN find src actors -name '*.rs' -exec touch {} + \
     && cargo build --release --locked \
     && cp target/*/release/sandbox-broker /sandbox-broker \
@@ -49,7 +52,7 @@ COPY --from=build /sandbox-broker /sandbox-broker
 # C library, CA certificates, an unprivileged user; no shell.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /sandbox-broker /sandbox-broker
-# Without settings the broker tries itself out, with a file in here.
+# Without settings the broker keeps its embedded store here.
 COPY --from=build --chown=65532:65532 /data /data
 ENV BROKER_HOST=0.0.0.0 BROKER_DATA_DIR=/data
 USER 65532:65532

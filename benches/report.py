@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the table of load.sh from the files that it has left: k6's summary, and the brokers' metrics before and after."""
+"""Prints the table of load.sh from k6's summary and the brokers' metrics before and after."""
 
 import json
 import re
@@ -11,7 +11,7 @@ MIB = 1 << 20
 
 
 def samples(file: Path) -> dict[str, list[float]]:
-    """Every metric's values, one for each broker and label."""
+    """The values of each metric, one for each broker and label set."""
     values = defaultdict(list)
     for line in file.read_text().splitlines():
         if match := re.fullmatch(r"(\w+?)(?:\{.*\}|:)? (\S+)", line):
@@ -40,12 +40,12 @@ def main() -> None:
         "failed checks": f"{metrics['checks']['fails']:.0f} of {metrics['checks']['fails'] + metrics['checks']['passes']:.0f}",
         "latency in ms": ", ".join(f"{name} {value:.2f}" for name, value in latency.items() if isinstance(value, float)),
         "allocations": f"{allocations:.0f}",
-        "conflicts for each": f"{grown('broker_allocate_conflicts_total') / allocations:.4f}",
-        "DynamoDB requests for each, background jobs' too": f"{grown('broker_dynamodb_requests_total') / allocations:.3f}",
-        "CPU of the brokers for each": f"{grown('process_cpu_seconds') / allocations * 1000:.3f} ms",
+        "conflicts per allocation": f"{grown('broker_allocate_conflicts_total') / allocations:.4f}",
+        "DynamoDB requests per allocation, background jobs included": f"{grown('broker_dynamodb_requests_total') / allocations:.3f}",
+        "CPU of the brokers per allocation": f"{grown('process_cpu_seconds') / allocations * 1000:.3f} ms",
         "resident memory, pool full": mebibytes(before["process_VmRSS"]),
         "resident memory, at the end": mebibytes(after["process_VmRSS"]),
-        "resident memory, at most": mebibytes(after["process_VmHWM"]),
+        "resident memory, maximum": mebibytes(after["process_VmHWM"]),
         "start to ready (embedded store, 50 sandboxes)": f"{ready_ms} ms",
         "program": f"{int(program_size) / MIB:.1f} MiB",
         "image": image,

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix::Arbiter;
@@ -12,6 +11,7 @@ use actix_web::web;
 use broker_actors::allocation::AllocationSettings;
 use broker_actors::breaker::BreakerSettings;
 use broker_actors::broker::Broker;
+use broker_actors::error::Chain;
 use broker_actors::jobs::cleanup::CleanupSettings;
 use broker_actors::jobs::csp_sync::SyncSettings;
 use broker_actors::ports::{Clock, CspClient, StoreError};
@@ -19,10 +19,11 @@ use broker_actors::retry::RetryPolicy;
 use broker_actors::sandbox::{ReplicaId, UnixMillis};
 use broker_actors::start::{BrokerSettings, Ports};
 use secrecy::SecretString;
+use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use url::Url;
 
-use crate::config::{CspSettings, RawStoreSettings, Settings, StoreKind};
+use crate::config::{BadSettings, CspSource, Settings, StoreKind, StoreSettings};
 use crate::csp::simulator::{Simulator, SimulatorSettings};
 use crate::csp::{CspConfigError, HttpCsp};
 use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
@@ -31,7 +32,7 @@ use crate::dynamo::table::adopt::create_or_adopt;
 use crate::dynamo::table::open::open_table;
 use crate::dynamo::{DynamoClient, DynamoStore};
 use crate::http::{self, AppState};
-use crate::prometheus;
+use crate::metrics;
 
 /// How often expired items are removed from the embedded store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -39,16 +40,19 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Why the broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The settings do not fit together.
+    #[error(transparent)]
+    Settings(#[from] BadSettings),
     /// The port is taken, or may not be used.
-    #[error("cannot listen on {address}: {source}; set BROKER_HOST and BROKER_PORT to an address that is free")]
+    #[error("cannot listen on {address}; set BROKER_HOST and BROKER_PORT to a free address")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// What the system reported.
         source: io::Error,
     },
     /// The simulated CSP did not start.
-    #[error("the simulated CSP cannot start: {0}")]
+    #[error("the simulated CSP cannot start")]
     Simulator(#[source] io::Error),
     /// The embedded store did not open.
     #[error(transparent)]
@@ -57,9 +61,9 @@ pub enum StartError {
     #[error(transparent)]
     Table(#[from] TableError),
     /// The store does not answer.
-    #[error("the store does not answer: {0}")]
+    #[error("the store does not answer")]
     Store(#[from] StoreError),
-    /// The CSP's settings cannot be used.
+    /// The CSP's client cannot be built.
     #[error(transparent)]
     Csp(#[from] CspConfigError),
 }
@@ -67,60 +71,80 @@ pub enum StartError {
 /// Why the broker ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// A vital part died.
-    #[error("{0} died")]
-    PartDied(&'static str),
+    /// A part that the broker cannot do without failed.
+    #[error("{0} failed")]
+    PartFailed(&'static str),
     /// The HTTP server failed.
-    #[error("the HTTP server failed: {0}")]
+    #[error("the HTTP server failed")]
     Server(#[from] io::Error),
 }
 
 /// A broker that is ready to run.
 pub struct Application {
+    /// Where the server listens. It is known before the server runs, also if the settings ask for any free port.
     address: SocketAddr,
+    /// The HTTP server, bound but not serving. The shutdown ends it before the jobs, so that every request it accepted
+    /// finds a working broker.
     server: Server,
-    state: web::Data<AppState>,
+    /// The broker, and what the server's workers share beside it. The shutdown uses it to fail readiness and to stop the
+    /// broker.
+    state: AppState,
+    /// The engine of an embedded store. Its thread ends, and its file is closed, with the last handle to it.
     engine: Option<EmbeddedEngine>,
+    /// Stops the simulated CSP. The jobs call it, so it ends after them.
     simulator: Option<ServerHandle>,
-    /// The threads of the pool manager and of everything behind the requests; they end with the application.
+    /// The thread of the pool manager and the thread of all other actors. They end last, because stopping an arbiter
+    /// drops what still runs on it.
     arbiters: [Arbiter; 2],
+    /// How long the shutdown waits for requests and jobs in flight.
     grace: Duration,
 }
 
 impl Application {
-    /// Builds everything and starts the actors; requests are served once it runs.
+    /// Builds everything and starts the actors. Requests are served once it runs.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
     pub async fn build(settings: Settings) -> Result<Self, StartError> {
         Self::build_on(settings, Arc::new(SystemClock)).await
     }
 
-    /// The same with another time of day than the machine's, for tests of replicas whose clocks differ.
+    /// Builds with another clock than the machine's, for tests of replicas whose clocks differ.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
     pub async fn build_on(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
-        prometheus::recorder();
-        let listener = TcpListener::bind(settings.address)
-            .map_err(|source| StartError::Listen { address: settings.address, source })?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: settings.address, source })?;
-        let (client, engine) = open_store(&settings.raw.store).await?;
-        let names = settings.raw.store.table_names();
+        metrics::recorder();
+        let address = settings.server.address();
+        let cannot_listen = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(cannot_listen)?;
+        let address = listener.local_addr().map_err(cannot_listen)?;
+
+        let (client, engine) = open_store(&settings.store).await?;
+        let names = settings.store.table_names();
         if engine.is_some() {
-            create_or_adopt(&client, &names, settings.lab_duration, &*clock).await?;
+            create_or_adopt(&client, &names, settings.allocation.lab_duration, &*clock).await?;
         }
         let form = open_table(&client.for_tables(), &names).await?;
         let mut store = DynamoStore::new(Arc::new(client), names.table, form);
         if engine.is_some() {
             store = store.with_small_pages();
+        } else {
+            store.open_connections().await;
         }
-        let (csp, simulator) = csp(&settings)?;
+        let (csp, simulator) = open_csp(&settings)?;
         let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };
+
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
-        let state = web::Data::new(AppState::new(broker, clock, &settings));
+
+        let state = AppState::new(broker, clock);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let server = http::server(listener, state.clone(), &settings, workers)
-            .map_err(|source| StartError::Listen { address, source })?;
-        let grace = Duration::from_secs(settings.raw.shutdown_grace_sec);
-        Ok(Self { address, server, state, engine, simulator, arbiters, grace })
+        let server = http::server(listener, &state, &settings, workers).map_err(cannot_listen)?;
+        Ok(Self { address, server, state, engine, simulator, arbiters, grace: settings.server.shutdown_grace })
     }
 
     /// Where it listens.
@@ -128,45 +152,49 @@ impl Application {
         self.address
     }
 
-    /// Serves until `stop` is over, then comes to an orderly end inside the grace period:
+    /// Serves until `stop` completes or a required part fails, then shuts down. The steps are numbered in the code.
     ///
-    /// 1. readiness fails, so that no balancer sends more;
-    /// 2. no connection is accepted any more, requests in flight are answered;
-    /// 3. jobs end, their leases are given back;
-    /// 4. the threads end, and with them the store is closed.
+    /// # Errors
     ///
-    /// A vital part that dies ends the broker the same way, with an error.
+    /// If a required part or the HTTP server failed.
     pub async fn run_until_stopped(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let handle = self.server.handle();
         let server = actix_web::rt::spawn(self.server);
-        let sweeper = self.engine.map(|engine| actix_web::rt::spawn(sweep(engine)));
         let broker = self.state.broker.clone();
-        let state = self.state.clone();
-        let ticker = actix_web::rt::spawn(async move { state.live.run(&state).await });
-        let upkeep = actix_web::rt::spawn(prometheus::upkeep());
+        // What repeats beside the server until it has ended.
+        let mut loops = JoinSet::new();
+        let feed = Arc::clone(&self.state.feed);
+        loops.spawn_local(async move { feed.run().await });
+        loops.spawn_local(metrics::upkeep());
+        if let Some(engine) = self.engine {
+            loops.spawn_local(sweep(engine));
+        }
+
         let ended = tokio::select! {
             () = stop => Ok(()),
-            name = broker.first_failure() => Err(RunError::PartDied(name)),
+            name = broker.first_failure() => Err(RunError::PartFailed(name)),
         };
-        tracing::info!("stopping");
-        self.state.draining.store(true, Ordering::Release);
+        tracing::info!(event = "stopping", "stopping");
+
+        // 1. Readiness fails, so that load balancers send no more requests. Event streams end: a console would keep its
+        //    connection open forever.
+        self.state.stopping.cancel();
         let drained = timeout(self.grace, async {
-            // Consoles would keep their connections for ever.
-            self.state.live.close();
+            // 2. The server accepts no more connections and answers the requests in flight.
             handle.stop(true).await;
+            // 3. The jobs end and give their leases back, so that another replica takes over at once.
             broker.stop().await;
         });
         if drained.await.is_err() {
-            tracing::warn!(grace = ?self.grace, "not everything ended in time");
+            tracing::warn!(event = "stop_timeout", grace = ?self.grace, "not everything ended within the grace period");
         }
-        ticker.abort();
-        upkeep.abort();
-        if let Some(sweeper) = sweeper {
-            sweeper.abort();
-        }
+        // 4. The loops end, and with the sweep its handle to the embedded store.
+        loops.shutdown().await;
+        // 5. The simulated CSP ends; no job calls it any more.
         if let Some(simulator) = self.simulator {
             simulator.stop(false).await;
         }
+        // 6. The actors' threads end.
         for arbiter in self.arbiters {
             arbiter.stop();
         }
@@ -175,31 +203,36 @@ impl Application {
     }
 }
 
-/// A client for the store of the settings, and the engine behind it if it is embedded.
-pub async fn open_store(settings: &RawStoreSettings) -> Result<(DynamoClient, Option<EmbeddedEngine>), OpenError> {
-    let engine = match settings.broker_store {
-        StoreKind::Embedded => EmbeddedEngine::on_disk(&settings.broker_data_dir)?,
+/// A client for the store, and the engine behind it if the store is embedded.
+///
+/// # Errors
+///
+/// If the embedded store cannot be opened.
+pub async fn open_store(settings: &StoreSettings) -> Result<(DynamoClient, Option<EmbeddedEngine>), OpenError> {
+    let engine = match settings.kind {
+        StoreKind::Embedded => EmbeddedEngine::on_disk(&settings.data_dir)?,
         StoreKind::Memory => EmbeddedEngine::in_memory()?,
         StoreKind::Dynamodb => {
-            let (region, url) = (settings.aws_region.clone(), settings.ddb_endpoint_url.clone());
-            return Ok((DynamoClient::connect(region, url).await, None));
+            let endpoint_url = settings.endpoint_url.as_ref().map(Url::to_string);
+            return Ok((DynamoClient::connect(settings.region.clone(), endpoint_url).await, None));
         }
     };
     Ok((engine.dynamo_client(), Some(engine)))
 }
 
-fn csp(settings: &Settings) -> Result<(Arc<dyn CspClient>, Option<ServerHandle>), StartError> {
-    let (base_url, token, simulator) = match &settings.csp {
-        CspSettings::Http { base_url, token } => (base_url.clone(), token.clone(), None),
-        CspSettings::Sim { sandboxes } => {
-            // The token keeps others on this machine from playing with the simulator; nobody needs to know it.
+/// A client for the CSP, and what stops the CSP if it is simulated.
+fn open_csp(settings: &Settings) -> Result<(Arc<dyn CspClient>, Option<ServerHandle>), StartError> {
+    let (base_url, token, simulator) = match settings.csp.source().map_err(BadSettings)? {
+        CspSource::Http { base_url, token } => (base_url, token, None),
+        CspSource::Simulator { sandboxes } => {
+            // A random token keeps other programs on this machine out of the simulator.
             let token = SecretString::from(uuid::Uuid::new_v4().to_string());
-            let is_durable = settings.raw.store.broker_store == StoreKind::Embedded;
+            let is_durable = settings.store.kind == StoreKind::Embedded;
             let simulator = Simulator::bind(SimulatorSettings {
                 address: SocketAddr::from(([127, 0, 0, 1], 0)),
-                sandboxes: *sandboxes,
+                sandboxes,
                 token: token.clone(),
-                state_file: is_durable.then(|| settings.raw.store.broker_data_dir.join("csp-sim.json")),
+                state_file: is_durable.then(|| settings.store.data_dir.join("csp-sim.json")),
             })
             .map_err(StartError::Simulator)?;
             let base_url = Url::parse(&format!("http://{}", simulator.address())).expect("an address makes a URL");
@@ -208,74 +241,72 @@ fn csp(settings: &Settings) -> Result<(Arc<dyn CspClient>, Option<ServerHandle>)
             (base_url, token, Some(handle))
         }
     };
-    let connect_timeout = Duration::from_secs(settings.raw.csp_timeout_connect_sec);
-    let read_timeout = Duration::from_secs(settings.raw.csp_timeout_read_sec);
-    Ok((Arc::new(HttpCsp::new(base_url, &token, connect_timeout, read_timeout)?), simulator))
+    let csp = HttpCsp::new(base_url, &token, settings.csp.connect_timeout, settings.csp.read_timeout)?;
+    Ok((Arc::new(csp), simulator))
 }
 
 fn broker_settings(settings: &Settings) -> BrokerSettings {
-    let raw = &settings.raw;
+    let Settings { server, csp, allocation, jobs, .. } = settings;
     BrokerSettings {
-        replica: ReplicaId::new(&settings.replica_id),
+        replica: server.replica_id.clone().unwrap_or_else(random_replica_id),
         jitter_seed: fastrand::u64(..),
         allocation: AllocationSettings {
-            lab_duration: settings.lab_duration,
-            timeout: Duration::from_millis(raw.allocate_timeout_ms),
-            max_in_flight: raw.max_in_flight as usize,
-            retry: RetryPolicy {
-                base: Duration::from_millis(raw.backoff_base_ms),
-                max: Duration::from_millis(raw.backoff_max_ms),
-            },
+            lab_duration: allocation.lab_duration,
+            timeout: allocation.timeout,
+            max_in_flight: server.max_in_flight,
+            retry: RetryPolicy { base: allocation.backoff_base, max: allocation.backoff_max },
         },
-        grace: settings.grace,
-        pool_refresh_interval: Duration::from_secs(raw.pool_refresh_interval_sec),
-        low_water: raw.k_candidates as usize,
-        sync_interval: Duration::from_secs(raw.sync_interval_sec),
+        grace: allocation.grace,
+        pool_refresh_interval: allocation.pool_refresh_interval,
+        low_water: allocation.low_water,
+        sync_interval: jobs.sync_interval,
         sync: SyncSettings {
-            max_stale_percent: raw.sync_max_stale_percent,
-            deleted_retention: settings.deleted_retention,
+            max_stale_percent: jobs.sync_max_stale_percent,
+            deleted_retention: jobs.deleted_retention,
         },
-        breaker: BreakerSettings {
-            threshold: raw.circuit_breaker_threshold,
-            timeout: Duration::from_secs(raw.circuit_breaker_timeout_sec),
-        },
-        cleanup_interval: Duration::from_secs(raw.cleanup_interval_sec),
+        breaker: BreakerSettings { threshold: csp.breaker_threshold, timeout: csp.breaker_timeout },
+        cleanup_interval: jobs.cleanup_interval,
         cleanup: CleanupSettings {
-            concurrency: raw.cleanup_concurrency as usize,
-            delay: settings.cleanup_delay,
-            max_attempts: raw.deletion_retry_max_attempts,
-            deleted_retention: settings.deleted_retention,
+            concurrency: jobs.cleanup_concurrency,
+            delay: jobs.cleanup_delay,
+            max_attempts: jobs.deletion_retry_max_attempts,
+            deleted_retention: jobs.deleted_retention,
         },
-        expiry_interval: Duration::from_secs(raw.auto_expiry_interval_sec),
-        stale_interval: Duration::from_secs(raw.stale_interval_sec),
-        stats_interval: Duration::from_secs(if settings.raw.store.broker_store == StoreKind::Dynamodb {
-            60
-        } else {
-            2
-        }),
-        stale_grace: settings.stale_grace,
-        job_lease: Duration::from_secs(raw.job_lease_sec),
-        control_poll: Duration::from_secs(raw.control_poll_sec),
-        // Half of the grace period is for requests, so a quarter leaves time to give leases back.
-        stop_timeout: Duration::from_secs(raw.shutdown_grace_sec) / 4,
+        expiry_interval: jobs.expiry_interval,
+        stale_interval: jobs.stale_interval,
+        stats_interval: jobs.stats_interval,
+        stale_grace: jobs.stale_grace,
+        job_lease: jobs.job_lease,
+        control_poll: jobs.control_poll,
+        // A quarter of the grace period for runs leaves time for the requests before and the leases after.
+        stop_timeout: server.shutdown_grace / 4,
     }
 }
 
-/// Does for the embedded store what DynamoDB does by itself: removes items whose TTL is over.
+fn random_replica_id() -> ReplicaId {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    ReplicaId::new(format!("replica-{}", &id[..8]))
+}
+
+/// Removes items whose TTL has passed from the embedded store. DynamoDB does this by itself.
 async fn sweep(engine: EmbeddedEngine) {
     let mut ticks = interval(SWEEP_INTERVAL);
     loop {
         ticks.tick().await;
         let engine = engine.clone();
         match web::block(move || engine.sweep_ttl()).await {
-            Ok(Ok(removed)) => tracing::debug!(removed, "expired items removed"),
-            Ok(Err(error)) => tracing::warn!(%error, "expired items could not be removed"),
-            Err(_) => tracing::warn!("the sweep of expired items was cut off"),
+            Ok(Ok(removed)) => tracing::debug!(event = "ttl_sweep", removed, "expired items removed"),
+            Ok(Err(error)) => {
+                tracing::warn!(event = "ttl_sweep_failed", error = %Chain(&error), "expired items could not be removed");
+            }
+            Err(error) => {
+                tracing::warn!(event = "ttl_sweep_failed", error = %Chain(&error), "the sweep of expired items was cancelled");
+            }
         }
     }
 }
 
-/// The machine's time of day.
+/// The machine's clock.
 #[derive(Debug)]
 pub struct SystemClock;
 

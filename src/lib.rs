@@ -6,6 +6,7 @@ pub mod csp;
 pub mod ctl;
 pub mod dynamo;
 pub mod http;
-pub mod prometheus;
+pub mod metrics;
+pub mod reference;
 pub mod table_command;
 pub mod telemetry;

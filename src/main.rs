@@ -1,6 +1,7 @@
-//! Parse, build, run.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is what talks to the person at the terminal")]
+//! The command line: parses the arguments and runs the command.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line writes to the terminal")]
 
+use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,42 +10,47 @@ use std::time::Duration;
 use broker_actors::error::Chain;
 use clap::{Parser, Subcommand};
 use sandbox_broker::app::{Application, StartError};
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, Settings};
+use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
+use sandbox_broker::reference::Page;
 use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Hands each pre-created cloud sandbox to exactly one student's lab.
+/// Leases pre-created cloud sandboxes to lab tracks, each to one student at a time
 ///
-/// Without a command it serves. Each setting is a flag or the environment variable in brackets.
+/// Without a command it serves. Each setting is a flag, or the environment variable in brackets.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
-    settings: RawSettings,
+    settings: Settings,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve(Box<RawSettings>),
-    /// The DynamoDB table
+    Serve(Box<Settings>),
+    /// Manage the DynamoDB table
     #[command(subcommand)]
     Table(TableCommand),
-    /// A simulated CSP over HTTP
+    /// Run a simulated CSP over HTTP
     CspSim(CspSimArgs),
-    /// Steer a running broker
     Ctl(CtlArgs),
-    /// Ask the broker on this machine whether it is healthy; exit code 0 if so
+    /// Check the health of the broker on this machine; the exit code is 0 if it is healthy
     Healthcheck {
         /// Port of the broker
         #[arg(long, env = "BROKER_PORT", default_value_t = 8080)]
         broker_port: u16,
+    },
+    /// Print a generated page of the reference
+    Reference {
+        /// The page
+        page: Page,
     },
 }
 
@@ -56,23 +62,23 @@ struct CspSimArgs {
     /// Port to listen on; 0 picks a free one
     #[arg(long, default_value_t = 8090)]
     port: u16,
-    /// Sandboxes to keep
+    /// Sandboxes that the CSP keeps
     #[arg(long, env = "CSP_SIM_SANDBOXES", default_value_t = 50)]
     sandboxes: u64,
-    /// Token that callers must present
+    /// Token that callers must send
     #[arg(long, env = "CSP_API_TOKEN", hide_env_values = true, default_value = "development-csp-token")]
     token: SecretString,
-    /// File to keep the state in over restarts
+    /// File that keeps the state over restarts
     #[arg(long)]
     state_file: Option<PathBuf>,
 }
 
-/// Requests, SDK and engine make thousands of short-lived allocations for each claim. Compared with the system's allocator
-/// in docs/performance.md, in time and in what stays resident.
+/// The SDK and the embedded engine make thousands of short-lived allocations for each claim. docs/performance.md compares
+/// this allocator with the system's, in time and in resident memory.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// A setting that cannot be used.
+/// The exit code for settings that cannot be used.
 const BAD_SETTINGS: u8 = 2;
 
 #[actix_web::main]
@@ -85,45 +91,56 @@ async fn main() -> ExitCode {
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
         Some(Command::Healthcheck { broker_port }) => check_health(broker_port).await,
+        Some(Command::Reference { page }) => {
+            print!("{}", page.render());
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Settings(text)) => {
-            eprintln!("{text}");
+        Err(Failure::Settings(error)) => {
+            eprintln!("{}", Chain(&*error));
             ExitCode::from(BAD_SETTINGS)
         }
         Err(Failure::Other(error)) => {
-            eprintln!("sandbox-broker: {error}");
+            eprintln!("sandbox-broker: {}", Chain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Why a command failed.
 enum Failure {
-    Settings(String),
-    Other(Box<dyn std::error::Error>),
+    Settings(Box<dyn Error>),
+    Other(Box<dyn Error>),
 }
 
-impl<E: std::error::Error + 'static> From<E> for Failure {
+impl Failure {
+    fn settings(error: impl Error + 'static) -> Self {
+        Self::Settings(error.into())
+    }
+}
+
+impl<E: Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Other(error.into())
     }
 }
 
-async fn serve(raw: RawSettings) -> Result<(), Failure> {
-    let settings = Settings::check(raw).map_err(|problems| Failure::Settings(problems.to_string()))?;
-    let raw = &settings.raw;
-    let telemetry = Telemetry::init(&raw.log_level, raw.log_format, settings.otlp_endpoint.as_ref())
-        .map_err(|error| Failure::Settings(error.to_string()))?;
-    let (development_tokens, rate_limit) = (settings.development_tokens, settings.rate_limit_rps);
-    let store = settings.raw.store.broker_store;
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    let settings = settings.check().map_err(Failure::settings)?;
+    let server = &settings.server;
+    let telemetry = Telemetry::init(&server.log_filter, server.log_format, server.otlp_endpoint.as_ref())
+        .map_err(Failure::settings)?;
+    let (store, uses_development_tokens) = (settings.store.kind, server.uses_development_tokens());
+    let is_unlimited = server.rate_limit_rps == 0;
     let application = Application::build(settings).await.map_err(start_failure)?;
     let address = application.address();
-    tracing::info!(%address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
-    if rate_limit.is_none() {
-        eprintln!("Rate limiting is off; RATE_LIMIT_RPS switches it on.");
+    tracing::info!(event = "listening", %address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
+    if is_unlimited {
+        eprintln!("Rate limiting is off. RATE_LIMIT_RPS turns it on.");
     }
-    if development_tokens {
+    if uses_development_tokens {
         welcome(address);
     }
     let ended = application.run_until_stopped(stop_requested()?).await;
@@ -134,8 +151,7 @@ async fn serve(raw: RawSettings) -> Result<(), Failure> {
 /// A table that an operator has to change first is like a setting: starting again does not help.
 fn start_failure(error: StartError) -> Failure {
     match error {
-        StartError::Table(error) if error.needs_operator() => Failure::Settings(format!("sandbox-broker: {error}")),
-        StartError::Table(error) => Failure::Other(Chain(&error).to_string().into()),
+        StartError::Table(error) if error.needs_operator() => Failure::settings(error),
         error => error.into(),
     }
 }
@@ -143,16 +159,16 @@ fn start_failure(error: StartError) -> Failure {
 fn welcome(address: SocketAddr) {
     let url = format!("http://127.0.0.1:{}", address.port());
     eprintln!(
-        "DEVELOPMENT TOKENS ARE IN USE: everybody who reads the README can call this broker.\n\
-         Set BROKER_API_TOKEN and BROKER_ADMIN_TOKEN for anything but a trial.\n\n\
+        "DEVELOPMENT TOKENS ARE IN USE: anyone who knows the documentation can call this broker.\n\
+         Set BROKER_API_TOKEN and BROKER_ADMIN_TOKEN, except for a trial.\n\n\
          Allocate a sandbox:\n  \
          curl -i -X POST {url}/v1/allocate -H 'Authorization: Bearer {DEVELOPMENT_TOKEN}' -H 'X-Track-ID: student-1'\n\
-         Look at the pool:\n  \
+         Count the pool:\n  \
          curl {url}/v1/admin/stats -H 'Authorization: Bearer {DEVELOPMENT_ADMIN_TOKEN}'\n"
     );
 }
 
-/// Returns at SIGTERM or Ctrl-C.
+/// Completes at SIGTERM or Ctrl-C.
 fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {
@@ -164,7 +180,7 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
-    Telemetry::init("info", None, None).map_err(|error| Failure::Settings(error.to_string()))?;
+    Telemetry::init("info", None, None)?;
     let simulator = Simulator::bind(SimulatorSettings {
         address: SocketAddr::new(args.host, args.port),
         sandboxes: args.sandboxes,

@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use actix_web::dev::ServiceRequest;
 use broker_actors::SPANS;
+use broker_actors::error::Chain;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
@@ -13,7 +14,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
@@ -23,33 +24,44 @@ use crate::config::LogFormat;
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter cannot be read.
-    #[error(
-        "LOG_LEVEL holds {0}; it takes a level (error, warn, info, debug, trace) or a filter like info,sandbox_broker=debug"
-    )]
-    Filter(String),
-    /// The collector cannot be used.
-    #[error(
-        "OTEL_EXPORTER_OTLP_ENDPOINT holds {0}; it takes the base URL of a collector that speaks OTLP over HTTP: {1}"
-    )]
-    Exporter(String, #[source] ExporterBuildError),
+    /// The log filter is not valid.
+    #[error("the log filter `{filter}` is not valid")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The exporter of traces cannot be built.
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT holds {endpoint}; it takes the base URL of a collector for OTLP over HTTP")]
+    Exporter {
+        /// The collector.
+        endpoint: Url,
+        /// What the exporter reported.
+        source: ExporterBuildError,
+    },
 }
 
-/// What log and traces need until the program ends.
+/// Logs and traces, until the program ends.
 #[derive(Debug, Default)]
 pub struct Telemetry {
+    /// Collects spans and sends them in batches. [`Telemetry::flush`] sends the last ones.
     traces: Option<SdkTracerProvider>,
 }
 
 impl Telemetry {
-    /// Sends log lines to standard output, and spans to the collector at `otlp_endpoint`, if there is one. Only the
-    /// first call in a process counts.
-    pub fn init(level: &str, format: Option<LogFormat>, otlp_endpoint: Option<&Url>) -> Result<Self, TelemetryError> {
-        // What the HTTP server says of its start and of garbled requests is nobody's concern, and spans are no log
-        // lines; a filter in `level` may overrule this.
-        let filter =
-            EnvFilter::try_new(format!("actix_server=warn,actix_http::h1::dispatcher=off,{SPANS}=off,{level}"))
-                .map_err(|_| TelemetryError::Filter(level.to_owned()))?;
+    /// Writes log lines to standard output, and sends spans to the collector at `otlp_endpoint`. Only the first call in
+    /// a process has an effect.
+    ///
+    /// # Errors
+    ///
+    /// See [`TelemetryError`].
+    pub fn init(filter: &str, format: Option<LogFormat>, otlp_endpoint: Option<&Url>) -> Result<Self, TelemetryError> {
+        // The HTTP server's lines about its start and about malformed requests help no one, and spans are not log
+        // lines. `filter` comes last and can override this.
+        let defaults = format!("actix_server=warn,actix_http::h1::dispatcher=off,{SPANS}=off");
+        let filter = EnvFilter::try_new(format!("{defaults},{filter}"))
+            .map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
         let is_terminal = std::io::stdout().is_terminal();
         let format = format.unwrap_or(if is_terminal { LogFormat::Pretty } else { LogFormat::Json });
         let lines = tracing_subscriber::fmt::layer();
@@ -58,40 +70,40 @@ impl Telemetry {
             LogFormat::Pretty => lines.with_ansi(is_terminal).with_target(false).boxed(),
         };
         let traces = otlp_endpoint.map(tracer_provider).transpose()?;
-        // Beside our own spans, those of the SDK's operations: each is one call of DynamoDB.
+        // The broker's spans, and those of the SDK's operations, each of which is one call to DynamoDB.
         let spans =
             Targets::new().with_target(SPANS, Level::INFO).with_target("aws_sdk_dynamodb::operation", Level::DEBUG);
         let mut layers = vec![lines.with_filter(filter).boxed()];
-        // Left out rather than `None`, which has no filter: spans that nobody exports are not made.
+        // Without a collector the layer is omitted: `None` has no filter, and spans would be recorded for nothing.
         layers.extend(traces.as_ref().map(|traces| {
             tracing_opentelemetry::layer().with_tracer(traces.tracer(env!("CARGO_PKG_NAME"))).with_filter(spans).boxed()
         }));
-        // An error means that a test in this process was first.
+        // It fails if an earlier call, as in tests, has set a subscriber.
         let _ = tracing_subscriber::registry().with(layers).try_init();
         Ok(Self { traces })
     }
 
-    /// Sends the spans that wait.
+    /// Sends the spans that are still in a batch.
     pub fn flush(self) {
         if let Some(Err(error)) = self.traces.map(|traces| traces.shutdown()) {
-            tracing::warn!(%error, "the last spans could not be sent");
+            tracing::warn!(event = "spans_lost", error = %Chain(&error), "the last spans could not be sent");
         }
     }
 }
 
-/// Spans go out in batches, from a thread of their own.
+/// Sends spans in batches from a thread of its own.
 fn tracer_provider(endpoint: &Url) -> Result<SdkTracerProvider, TelemetryError> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))
         .build()
-        .map_err(|error| TelemetryError::Exporter(endpoint.to_string(), error))?;
+        .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.clone(), source })?;
     let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// The span of one request, within the trace of whoever sent it (W3C trace context).
+/// The span of one request, within the caller's trace (W3C trace context).
 pub fn request_span(request: &ServiceRequest) -> Span {
     let span = tracing::info_span!(
         target: SPANS,
@@ -106,13 +118,13 @@ pub fn request_span(request: &ServiceRequest) -> Span {
         let parent = opentelemetry::global::get_text_map_propagator(|propagator| {
             propagator.extract(&RequestHeaders(request.headers()))
         });
-        // An error means that the span is not exported.
+        // It fails if spans are not exported.
         let _ = span.set_parent(parent);
     }
     span
 }
 
-/// Puts the current span's context into the headers of a request that goes out.
+/// Puts the context of the current span into the headers of an outgoing request.
 pub fn inject_context(headers: &mut reqwest::header::HeaderMap) {
     let context = Span::current().context();
     opentelemetry::global::get_text_map_propagator(|propagator| {

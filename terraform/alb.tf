@@ -11,11 +11,11 @@ resource "aws_security_group" "alb" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "alb_http" {
-  # checkov:skip=CKV_AWS_260:The labs run anywhere; with a certificate this port only redirects. allowed_cidr_blocks narrows it.
+  # checkov:skip=CKV_AWS_260:Labs run on any network, and with a certificate this port only redirects. allowed_cidr_blocks narrows it.
   for_each = var.allowed_cidr_blocks
 
   security_group_id = aws_security_group.alb.id
-  description       = local.is_https ? "HTTP, which is redirected" : "HTTP"
+  description       = local.is_https ? "HTTP, redirected to HTTPS" : "HTTP"
   cidr_ipv4         = each.value
   ip_protocol       = "tcp"
   from_port         = 80
@@ -43,18 +43,18 @@ resource "aws_vpc_security_group_egress_rule" "alb_to_tasks" {
 }
 
 resource "aws_lb" "broker" {
-  # checkov:skip=CKV_AWS_91:Access logs are an option (access_logs_bucket), because they need a bucket of the operator's.
+  # checkov:skip=CKV_AWS_91:Access logs are an option (access_logs_bucket), because they need a bucket of the operator.
   # checkov:skip=CKV_AWS_150:Deletion protection is a variable (deletion_protection), on by default.
   # checkov:skip=CKV2_AWS_76:Log4j is a Java library; this program is written in Rust.
-  # checkov:skip=CKV2_AWS_28:The firewall is an option (waf_enabled); the broker has rate limits of its own.
-  # checkov:skip=CKV2_AWS_20:With a certificate HTTP is redirected; without one this is a trial.
+  # checkov:skip=CKV2_AWS_28:The firewall is an option (waf_enabled); the broker has its own rate limits.
+  # checkov:skip=CKV2_AWS_20:With a certificate, HTTP is redirected; without one, this is a trial.
   name                       = var.name
   load_balancer_type         = "application"
   security_groups            = [aws_security_group.alb.id]
   subnets                    = aws_subnet.public[*].id
   drop_invalid_header_fields = true
   enable_deletion_protection = var.deletion_protection
-  # The broker keeps idle connections for 75 s, so that it is never the first to close one.
+  # Less than the broker's 75 s, so that the broker never closes a connection first.
   idle_timeout = 60
 
   dynamic "access_logs" {
@@ -67,12 +67,12 @@ resource "aws_lb" "broker" {
     }
   }
 
-  # A balancer to the world needs a VPC with a way there, when it is made and as long as it is there.
+  # A public load balancer needs the internet gateway from its creation to its deletion.
   depends_on = [aws_internet_gateway.main]
 }
 
 resource "aws_lb_target_group" "broker" {
-  # checkov:skip=CKV_AWS_378:TLS ends at the load balancer; behind it is a private network and one security group.
+  # checkov:skip=CKV_AWS_378:TLS ends at the load balancer. Behind it are a private network and one security group.
   name                 = var.name
   vpc_id               = aws_vpc.main.id
   target_type          = "ip"
@@ -91,8 +91,8 @@ resource "aws_lb_target_group" "broker" {
 }
 
 resource "aws_lb_listener" "http" {
-  # checkov:skip=CKV_AWS_2:With a certificate this listener only redirects; without one this is a trial.
-  # checkov:skip=CKV_AWS_103:The same: it speaks no TLS.
+  # checkov:skip=CKV_AWS_2:With a certificate, this listener only redirects; without one, this is a trial.
+  # checkov:skip=CKV_AWS_103:This listener does not use TLS, for the same reason.
   load_balancer_arn = aws_lb.broker.arn
   protocol          = "HTTP"
   port              = 80

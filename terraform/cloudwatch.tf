@@ -1,9 +1,9 @@
-# Log, alarms, dashboard. What only the broker knows comes from its log: one line of pool stats a minute from each task, one
-# line for each job run, one for each request.
+# Log, alarms, dashboard. Metrics that only the broker knows come from its log: each task writes one line of pool stats
+# per minute, one line per job run and one line per request. The filters read the field `event`.
 
 resource "aws_cloudwatch_log_group" "broker" {
-  # checkov:skip=CKV_AWS_158:A customer's own key is an option (kms_key_arn); the log holds no secret.
-  # checkov:skip=CKV_AWS_338:The requirement is 30 days; log_retention_days changes it.
+  # checkov:skip=CKV_AWS_158:A customer-managed key is an option (kms_key_arn). The log holds no secret.
+  # checkov:skip=CKV_AWS_338:The requirement is 30 days. log_retention_days changes it.
   name              = "/ecs/${var.name}"
   retention_in_days = var.log_retention_days
   kms_key_id        = var.kms_key_arn
@@ -12,7 +12,7 @@ resource "aws_cloudwatch_log_group" "broker" {
 resource "aws_sns_topic" "alarms" {
   name              = "${var.name}-alarms"
   kms_master_key_id = var.kms_key_arn
-  # checkov:skip=CKV_AWS_26:CloudWatch may not publish through the key that AWS manages; kms_key_arn sets one it may use. An alarm's text holds no secret.
+  # checkov:skip=CKV_AWS_26:CloudWatch cannot publish with the key that AWS manages; kms_key_arn sets one that it can use. An alarm's text holds no secret.
 }
 
 resource "aws_sns_topic_subscription" "email" {
@@ -26,7 +26,7 @@ resource "aws_sns_topic_subscription" "email" {
 locals {
   metric_namespace = "SandboxBroker/${var.name}"
 
-  # Each metric's log line and what of it counts.
+  # For each metric, the log lines that match and the value that they add.
   log_metrics = {
     PoolAvailable       = { pattern = "{ $.event = \"pool_stats\" }", value = "$.available" }
     PoolAllocated       = { pattern = "{ $.event = \"pool_stats\" }", value = "$.allocated" }
@@ -38,8 +38,8 @@ locals {
     AllocateLatency     = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
   }
 
-  # A job that has not succeeded for three intervals rings. CloudWatch looks back seven days at most, so a job that
-  # runs more rarely than every 56 hours has no such alarm.
+  # An alarm fires when a job has not succeeded for three intervals. CloudWatch looks back at most seven days, so a job
+  # with an interval of more than 56 hours has no such alarm.
   longest_watched_interval = floor(604800 / 3)
   job_intervals = {
     csp-sync        = var.settings.sync_interval_sec
@@ -49,7 +49,7 @@ locals {
   }
   watched_jobs = { for job, interval in local.job_intervals : job => ceil(interval / 60) * 60 if interval <= local.longest_watched_interval }
 
-  # Of the table itself, and of each index.
+  # The throttle metrics of the table and of each index.
   throttle_metrics = merge([
     for index in concat([null], sort(keys(local.indexes))) : {
       for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
@@ -103,7 +103,7 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
 
-  # Requests that no task could take are not among those counted: without tasks there are errors and no requests.
+  # RequestCount omits requests that reached no task. Without tasks there are errors but no requests.
   metric_query {
     id          = "rate"
     label       = "5xx answers, percent"
@@ -139,7 +139,7 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
 
 resource "aws_cloudwatch_metric_alarm" "latency" {
   alarm_name          = "${var.name}-p99-latency"
-  alarm_description   = "The slowest hundredth of the answers takes more than ${var.alarm_thresholds.p99_seconds} s."
+  alarm_description   = "The p99 of the response time is above ${var.alarm_thresholds.p99_seconds} s."
   namespace           = "AWS/ApplicationELB"
   metric_name         = "TargetResponseTime"
   dimensions          = local.alb_dimensions
@@ -156,7 +156,7 @@ resource "aws_cloudwatch_metric_alarm" "latency" {
 
 resource "aws_cloudwatch_metric_alarm" "pool_low" {
   alarm_name          = "${var.name}-pool-low"
-  alarm_description   = "Fewer than ${var.alarm_thresholds.pool_available} sandboxes are available, or no broker counts them."
+  alarm_description   = "Fewer than ${var.alarm_thresholds.pool_available} sandboxes are available, or no broker reports them."
   namespace           = local.metric_namespace
   metric_name         = "PoolAvailable"
   statistic           = "Minimum"
@@ -174,7 +174,7 @@ resource "aws_cloudwatch_metric_alarm" "pool_low" {
 
 resource "aws_cloudwatch_metric_alarm" "deletion_failed" {
   alarm_name          = "${var.name}-deletion-failed"
-  alarm_description   = "Sandboxes could not be deleted at the CSP and wait for an operator."
+  alarm_description   = "Sandboxes could not be deleted at the CSP and need an operator."
   namespace           = local.metric_namespace
   metric_name         = "PoolDeletionFailed"
   statistic           = "Maximum"
@@ -191,7 +191,7 @@ resource "aws_cloudwatch_metric_alarm" "deletion_failed" {
 
 resource "aws_cloudwatch_metric_alarm" "breaker_open" {
   alarm_name          = "${var.name}-breaker-open"
-  alarm_description   = "The circuit breaker before the CSP is open: no syncs, no deletions. Allocation goes on."
+  alarm_description   = "The circuit breaker in front of the CSP is open: syncs and deletions are suspended. Allocation continues."
   namespace           = local.metric_namespace
   metric_name         = "BreakerOpen"
   statistic           = "Maximum"
@@ -211,7 +211,7 @@ resource "aws_cloudwatch_metric_alarm" "job_overdue" {
   for_each = local.watched_jobs
 
   alarm_name          = "${var.name}-${each.key}-overdue"
-  alarm_description   = "The job ${each.key} has not succeeded for three intervals: paused, failing, or no broker runs."
+  alarm_description   = "The job ${each.key} has not succeeded for three intervals: it is paused, it fails, or no broker runs."
   namespace           = local.metric_namespace
   metric_name         = "JobCompleted-${each.key}"
   statistic           = "Sum"
@@ -268,7 +268,7 @@ resource "aws_cloudwatch_metric_alarm" "utilization" {
   }
 
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = "${each.key} of the service is above ${each.value} % in spite of autoscaling."
+  alarm_description   = "${each.key} of the service is above ${each.value} % despite autoscaling."
   namespace           = "AWS/ECS"
   metric_name         = each.key
   dimensions          = local.service_dimensions
@@ -288,7 +288,7 @@ locals {
   ecs_metric   = ["AWS/ECS", "ClusterName", aws_ecs_cluster.main.name, "ServiceName", aws_ecs_service.broker.name]
   table_metric = ["AWS/DynamoDB", "TableName", aws_dynamodb_table.pool.name]
 
-  # Each graph: its title, its statistic, and its metrics as namespace, name and dimensions.
+  # Each graph has a title, a statistic, and metrics as namespace, name and dimensions.
   graphs = [
     {
       title   = "Pool by status"
@@ -301,7 +301,7 @@ locals {
       metrics = [[local.metric_namespace, "Allocations"]]
     },
     {
-      title   = "p99 of an allocation (ms)"
+      title   = "Allocation latency, p99 (ms)"
       stat    = "p99"
       metrics = [[local.metric_namespace, "AllocateLatency"]]
     },

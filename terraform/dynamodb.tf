@@ -1,4 +1,4 @@
-# The pool's table. `sandbox-broker table create` makes the same one; emulated_apply.py compares the two.
+# The pool's table. `sandbox-broker table create` creates an equal one; tests/emulated_apply.py compares them.
 
 locals {
   indexes = {
@@ -9,8 +9,8 @@ locals {
 }
 
 resource "aws_dynamodb_table" "pool" {
-  # checkov:skip=CKV_AWS_119:A customer's own key is an option (kms_key_arn); the table holds no secret, so the default is the key that AWS manages.
-  # checkov:skip=CKV2_AWS_16:On-demand billing needs no auto scaling.
+  # checkov:skip=CKV_AWS_119:A customer-managed key is an option (kms_key_arn). The table holds no secret, so the default is the key that AWS manages.
+  # checkov:skip=CKV2_AWS_16:On-demand billing needs no autoscaling.
   name                        = var.table_name
   billing_mode                = "PAY_PER_REQUEST"
   hash_key                    = "PK"

@@ -1,5 +1,5 @@
 resource "aws_ecr_repository" "broker" {
-  # checkov:skip=CKV_AWS_136:The image holds no secret; AES-256 with the registry's own key is enough, and kms_key_arn changes it.
+  # checkov:skip=CKV_AWS_136:The image holds no secret, so AES-256 with the registry's key is enough. kms_key_arn changes it.
   name                 = var.name
   image_tag_mutability = "IMMUTABLE"
   force_delete         = !var.deletion_protection
@@ -21,13 +21,13 @@ resource "aws_ecr_lifecycle_policy" "broker" {
     rules = [
       {
         rulePriority = 1
-        description  = "Untagged images are leftovers of pushes"
+        description  = "Delete untagged images, which pushes leave behind"
         selection    = { tagStatus = "untagged", countType = "sinceImagePushed", countUnit = "days", countNumber = 7 }
         action       = { type = "expire" }
       },
       {
         rulePriority = 2
-        description  = "Enough to roll back"
+        description  = "Keep enough images to roll back"
         selection    = { tagStatus = "any", countType = "imageCountMoreThan", countNumber = var.image_count }
         action       = { type = "expire" }
       },

@@ -4,9 +4,9 @@ locals {
 
   collector_endpoint = var.otel_collector_enabled ? "http://127.0.0.1:4318" : null
 
-  # The last part is fixed by what is built here: where the load balancer sends requests, the table, and the form of the
-  # log that the metric filters read. BROKER_REPLICA_ID stays random: it must differ from task to task. BROKER_DATA_DIR is
-  # of no use with DynamoDB.
+  # The last map wins. It holds what the rest of this configuration determines: the port of the load balancer's target
+  # group, the table, and the form of the log that the metric filters read. BROKER_REPLICA_ID stays random, because it
+  # must differ between tasks. BROKER_DATA_DIR has no effect with DynamoDB.
   environment = merge(
     { for name, value in var.settings : upper(name) => tostring(value) if value != null },
     var.csp_base_url == null ? {} : { CSP_BASE_URL = var.csp_base_url },
@@ -36,7 +36,7 @@ locals {
     awslogs-region = var.region
   }
 
-  # Neither container can write to its disk, gain a capability or run as root.
+  # No container can write to its disk, use a capability or run as root.
   hardening = {
     essential              = true
     user                   = "65532:65532"
@@ -68,7 +68,7 @@ locals {
 
   collector_container = merge(local.hardening, {
     name = "collector"
-    # Traces are worth having, not worth dying for.
+    # A failure of the collector must not stop the broker.
     essential        = false
     image            = var.otel_collector_image
     command          = ["--config=/etc/ecs/ecs-xray.yaml"]
@@ -127,12 +127,12 @@ resource "aws_vpc_security_group_ingress_rule" "tasks_from_alb" {
   to_port                      = local.container_port
 }
 
-# The CSP's addresses are not known, and those of DynamoDB and S3 are many: the ports are the bound.
+# The addresses of the CSP are not known, and DynamoDB and S3 have many, so only the ports are restricted.
 resource "aws_vpc_security_group_egress_rule" "tasks" {
   for_each = toset([for port in distinct([443, local.csp_port]) : tostring(port)])
 
   security_group_id = aws_security_group.tasks.id
-  description       = "AWS and the CSP"
+  description       = "Calls to AWS and the CSP"
   cidr_ipv4         = "0.0.0.0/0"
   ip_protocol       = "tcp"
   from_port         = tonumber(each.key)
@@ -156,7 +156,7 @@ resource "aws_ecs_service" "broker" {
     rollback = true
   }
 
-  # A version that starts well and then fails goes back as well.
+  # Also roll back a version that starts and then fails.
   alarms {
     enable      = true
     rollback    = true
@@ -175,12 +175,12 @@ resource "aws_ecs_service" "broker" {
     container_port   = local.container_port
   }
 
-  # Autoscaling owns the number from the first minute on.
+  # Autoscaling controls the number of tasks.
   lifecycle {
     ignore_changes = [desired_count]
   }
 
-  # A task needs its tokens and the way to AWS before it starts, and a listener before it is registered.
+  # A task needs its tokens and a route to AWS before it starts, and a listener before it is registered.
   depends_on = [
     aws_iam_role_policy.execution,
     aws_iam_role_policy.task,

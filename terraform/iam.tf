@@ -15,14 +15,14 @@ data "aws_iam_policy_document" "assumed_by_tasks" {
   }
 }
 
-# What ECS does to start a task: pull the image, read the tokens, write the log.
+# What ECS may do to start a task: pull the image, read the tokens, write the log.
 resource "aws_iam_role" "execution" {
   name               = "${var.name}-execution"
   assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
 }
 
 data "aws_iam_policy_document" "execution" {
-  # checkov:skip=CKV_AWS_356:GetAuthorizationToken knows no resource; every other statement names its own.
+  # checkov:skip=CKV_AWS_356:GetAuthorizationToken supports no resource. Every other statement names its resources.
   statement {
     sid       = "LogInToTheRegistry"
     actions   = ["ecr:GetAuthorizationToken"]
@@ -64,17 +64,17 @@ resource "aws_iam_role_policy" "execution" {
   policy = data.aws_iam_policy_document.execution.json
 }
 
-# What the broker itself does.
+# What the broker may do.
 resource "aws_iam_role" "task" {
   name               = "${var.name}-task"
   assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
 }
 
 data "aws_iam_policy_document" "task" {
-  # checkov:skip=CKV_AWS_356:X-Ray knows no resources; what names the table is bound to it.
-  # checkov:skip=CKV_AWS_111:The same.
+  # checkov:skip=CKV_AWS_356:X-Ray supports no resources. The DynamoDB statements name the table.
+  # checkov:skip=CKV_AWS_111:X-Ray supports no resources.
 
-  # A transaction needs the permissions of its parts. tests/terraform.rs holds these lists against the code.
+  # A transaction needs the permissions of its operations. tests/terraform.rs compares this list with the code.
   statement {
     sid = "UseTheTable"
     actions = [

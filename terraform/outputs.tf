@@ -1,5 +1,5 @@
 output "url" {
-  description = "Where the broker answers; behind a domain of your own, point its CNAME at load_balancer_dns_name."
+  description = "URL of the broker. For your own domain, point a CNAME record at load_balancer_dns_name."
   value       = "${local.is_https ? "https" : "http"}://${aws_lb.broker.dns_name}"
 }
 
@@ -9,7 +9,7 @@ output "load_balancer_dns_name" {
 }
 
 output "nat_addresses" {
-  description = "Addresses that the CSP sees; allow them there if it filters."
+  description = "Source addresses of calls to the CSP, for its allow list."
   value       = aws_eip.nat[*].public_ip
 }
 
@@ -19,41 +19,41 @@ output "table_name" {
 }
 
 output "ecr_repository_url" {
-  description = "Where images are pushed."
+  description = "URL of the image repository."
   value       = aws_ecr_repository.broker.repository_url
 }
 
 output "cluster_name" {
-  description = "ECS cluster, for `aws ecs` commands."
+  description = "Name of the ECS cluster."
   value       = aws_ecs_cluster.main.name
 }
 
 output "service_name" {
-  description = "ECS service, for `aws ecs` commands."
+  description = "Name of the ECS service."
   value       = aws_ecs_service.broker.name
 }
 
 output "token_secret_arns" {
-  description = "ARNs (not values) of the secrets with the track, admin and CSP tokens."
+  description = "ARNs of the secrets that hold the track, admin and CSP tokens."
   value       = { for name, secret in aws_secretsmanager_secret.token : name => secret.arn }
 }
 
 output "log_group_name" {
-  description = "CloudWatch log group of the broker."
+  description = "Name of the broker's CloudWatch log group."
   value       = aws_cloudwatch_log_group.broker.name
 }
 
 output "alarm_topic_arn" {
-  description = "SNS topic that every alarm goes to."
+  description = "ARN of the SNS topic that receives every alarm."
   value       = aws_sns_topic.alarms.arn
 }
 
 output "dashboard_name" {
-  description = "CloudWatch dashboard."
+  description = "Name of the CloudWatch dashboard."
   value       = aws_cloudwatch_dashboard.broker.dashboard_name
 }
 
 output "task_definition_arn" {
-  description = "What the service shall run; await-rollout compares."
+  description = "ARN of the task definition that the service should run; await-rollout waits for it."
   value       = aws_ecs_task_definition.broker.arn
 }

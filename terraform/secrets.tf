@@ -1,11 +1,11 @@
-# The tokens. Their values are write-only arguments: neither state nor plan nor output ever holds one.
+# The tokens. Their values are write-only arguments, so no state, plan or output holds them.
 #
-# Without a value here the track and the admin token are made from 244 random bits, once. Rotation needs no Terraform:
-# README.md tells how a second token is put beside the first. Who passes values in raises tokens_version with them.
+# Track and admin tokens that are not passed in are generated once, from 244 random bits. Rotation needs no Terraform;
+# README.md has the steps. To write tokens that are passed in, raise tokens_version.
 
 resource "aws_secretsmanager_secret" "token" {
-  # checkov:skip=CKV_AWS_149:A customer's own key is an option (kms_key_arn); by default it is the key that AWS manages for Secrets Manager.
-  # checkov:skip=CKV2_AWS_57:Rotation means two valid tokens for a while and a change at every caller, which a schedule cannot know; README.md tells the steps.
+  # checkov:skip=CKV_AWS_149:A customer-managed key is an option (kms_key_arn); the default is the key that AWS manages for Secrets Manager.
+  # checkov:skip=CKV2_AWS_57:Rotation needs two valid tokens for some time and a change at every caller, which no schedule can do. README.md has the steps.
   for_each = {
     api   = "Tokens of the track API, comma-separated"
     admin = "Tokens of the admin API, comma-separated"

@@ -1,13 +1,13 @@
 # Deployment
 
 variable "name" {
-  description = "Name of this deployment; every resource carries it."
+  description = "Name of this deployment; part of the name of every resource."
   type        = string
   default     = "sandbox-broker"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,22}[a-z0-9]$", var.name))
-    error_message = "name takes 3 to 24 lower-case letters, digits and hyphens, beginning with a letter; load balancers allow no more."
+    error_message = "name takes 3 to 24 lower-case letters, digits and hyphens, starts with a letter and does not end with a hyphen."
   }
 }
 
@@ -23,7 +23,7 @@ variable "region" {
 }
 
 variable "tags" {
-  description = "Further tags of every resource."
+  description = "Additional tags of every resource."
   type        = map(string)
   default     = {}
 
@@ -34,7 +34,7 @@ variable "tags" {
 }
 
 variable "deletion_protection" {
-  description = "Whether table, load balancer and images are protected from `terraform destroy`; false for trials."
+  description = "Whether table, load balancer and images are protected against `terraform destroy`; false for trials."
   type        = bool
   default     = true
   nullable    = false
@@ -46,20 +46,20 @@ variable "deletion_protection" {
 }
 
 variable "kms_key_arn" {
-  description = "ARN of a KMS key of your own for table, secrets, images, log and alarms; null for the keys that AWS manages. Its policy must let those services use it."
+  description = "ARN of a customer-managed KMS key for table, secrets, images, log and alarms; null for the keys that AWS manages. The key's policy must allow these services to use it."
   type        = string
   default     = null
 
   validation {
     condition     = var.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/", var.kms_key_arn))
-    error_message = "kms_key_arn takes the ARN of a key (not of an alias)."
+    error_message = "kms_key_arn takes the ARN of a key, not of an alias."
   }
 }
 
 # Network
 
 variable "vpc_cidr" {
-  description = "Address range of the VPC, a /16 to a /22; each of the four subnets gets a sixteenth."
+  description = "Address range of the VPC, from /16 to /22; each of the four subnets gets a sixteenth of it."
   type        = string
   default     = "10.60.0.0/16"
 
@@ -70,7 +70,7 @@ variable "vpc_cidr" {
 }
 
 variable "availability_zones" {
-  description = "The two zones of the subnets; null for the region's first two."
+  description = "The two availability zones of the subnets; null for the region's first two."
   type        = list(string)
   default     = null
 
@@ -81,7 +81,7 @@ variable "availability_zones" {
 }
 
 variable "nat_gateway_count" {
-  description = "NAT gateways: 1 is cheaper; with 2 the loss of a zone does not cut the other one off from the CSP. Allocation goes on without either."
+  description = "Number of NAT gateways: 1 costs less; with 2 the loss of a zone does not cut the other zone off from the CSP. Allocation needs neither."
   type        = number
   default     = 1
 
@@ -103,7 +103,7 @@ variable "allowed_cidr_blocks" {
 }
 
 variable "certificate_arn" {
-  description = "ARN of the ACM certificate of the load balancer; null makes a plain HTTP listener, for trials only: tokens travel readable."
+  description = "ARN of the load balancer's ACM certificate; null creates a plain HTTP listener, for trials only, because tokens are sent unencrypted."
   type        = string
   default     = null
 
@@ -114,7 +114,7 @@ variable "certificate_arn" {
 }
 
 variable "access_logs_bucket" {
-  description = "S3 bucket for the load balancer's access logs, which must let the service write; null for none."
+  description = "S3 bucket for the load balancer's access logs; null for none. Its policy must allow the service to write."
   type        = string
   default     = null
 
@@ -125,7 +125,7 @@ variable "access_logs_bucket" {
 }
 
 variable "waf_enabled" {
-  description = "Whether a web application firewall stands before the load balancer."
+  description = "Whether a web application firewall (WAF) protects the load balancer."
   type        = bool
   default     = false
   nullable    = false
@@ -137,7 +137,7 @@ variable "waf_enabled" {
 }
 
 variable "waf_rate_limit" {
-  description = "Requests that the firewall lets one address make in five minutes; classes share one."
+  description = "Requests per five minutes that the firewall allows from one address. A class may share one address."
   type        = number
   default     = 30000
 
@@ -181,18 +181,18 @@ variable "index_names" {
 # Tasks
 
 variable "container_image" {
-  description = "Image to run; null for image_tag in this deployment's own repository."
+  description = "Image to run; null for image_tag in this deployment's repository."
   type        = string
   default     = null
 
   validation {
     condition     = var.container_image == null || can(regex("^[^\\s]+[:@][^\\s]+$", var.container_image))
-    error_message = "container_image takes an image with its tag or digest."
+    error_message = "container_image takes an image with a tag or digest."
   }
 }
 
 variable "image_tag" {
-  description = "Tag of the image in this deployment's own repository; required without container_image. No tag ever changes its image."
+  description = "Tag of the image in this deployment's repository; required without container_image. Tags are immutable."
   type        = string
   default     = null
 
@@ -203,7 +203,7 @@ variable "image_tag" {
 }
 
 variable "image_count" {
-  description = "Images that the repository keeps."
+  description = "Number of images that the repository keeps."
   type        = number
   default     = 30
 
@@ -214,7 +214,7 @@ variable "image_count" {
 }
 
 variable "cpu_architecture" {
-  description = "Processor of the tasks: ARM64 costs a fifth less."
+  description = "Processor architecture of the tasks; ARM64 costs a fifth less."
   type        = string
   default     = "ARM64"
 
@@ -225,7 +225,7 @@ variable "cpu_architecture" {
 }
 
 variable "task_cpu" {
-  description = "CPU units of a task; 1024 are one core."
+  description = "CPU units of a task; 1024 units are one core."
   type        = number
   default     = 256
 
@@ -236,7 +236,7 @@ variable "task_cpu" {
 }
 
 variable "task_memory" {
-  description = "Memory of a task in MiB; Fargate takes two to eight times task_cpu, and 512 with 256."
+  description = "Memory of a task in MiB: two to eight times task_cpu."
   type        = number
   default     = 512
 
@@ -250,7 +250,7 @@ variable "task_memory" {
 }
 
 variable "min_tasks" {
-  description = "Tasks that always run; two are over two zones."
+  description = "Least number of tasks. Two tasks run in two zones."
   type        = number
   default     = 2
 
@@ -261,7 +261,7 @@ variable "min_tasks" {
 }
 
 variable "max_tasks" {
-  description = "Tasks that autoscaling may start."
+  description = "Largest number of tasks that autoscaling starts."
   type        = number
   default     = 10
 
@@ -272,7 +272,7 @@ variable "max_tasks" {
 }
 
 variable "requests_per_task" {
-  description = "Requests a minute of one task that autoscaling aims at."
+  description = "Requests per minute and task that autoscaling aims for."
   type        = number
   default     = 6000
 
@@ -283,7 +283,7 @@ variable "requests_per_task" {
 }
 
 variable "otel_collector_enabled" {
-  description = "Whether a collector beside each broker takes its traces over OTLP and sends them to X-Ray."
+  description = "Whether a collector next to each broker receives its traces over OTLP and sends them to X-Ray."
   type        = bool
   default     = false
   nullable    = false
@@ -301,14 +301,38 @@ variable "otel_collector_image" {
 
   validation {
     condition     = can(regex("^[^\\s]+[:@][^\\s]+$", var.otel_collector_image))
-    error_message = "otel_collector_image takes an image with its tag or digest."
+    error_message = "otel_collector_image takes an image with a tag or digest."
   }
 }
 
-# Tokens: neither in the state nor in a plan
+# Broker; variables_broker.tf has its settings
+
+variable "csp_base_url" {
+  description = "Base URL of the CSP's API; required unless settings.csp_mode is sim."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.csp_base_url == null ? var.settings.csp_mode == "sim" : can(regex("^https?://[^/\\s]+", var.csp_base_url))
+    error_message = "csp_base_url takes an http or https URL, and is required unless settings.csp_mode is sim."
+  }
+}
+
+variable "cors_allowed_origins" {
+  description = "Origins that browsers may call from, each as scheme://host:port."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for origin in var.cors_allowed_origins : can(regex("^https?://[^/,\\s]+$", origin))])
+    error_message = "cors_allowed_origins takes origins such as https://labs.example.com."
+  }
+}
+
+# Tokens. Neither the state nor a plan holds them.
 
 variable "api_tokens" {
-  description = "Tokens of the track API, comma-separated, 32 visible characters or more each; null makes one."
+  description = "Tokens of the track API, comma-separated, at least 32 visible characters each; null generates one."
   type        = string
   default     = null
   sensitive   = true
@@ -316,12 +340,12 @@ variable "api_tokens" {
 
   validation {
     condition     = var.api_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.api_tokens))
-    error_message = "api_tokens takes tokens of 32 visible characters or more, comma-separated without blanks."
+    error_message = "api_tokens takes tokens of at least 32 visible characters, comma-separated, without spaces."
   }
 }
 
 variable "admin_tokens" {
-  description = "Tokens of the admin API, comma-separated, 32 visible characters or more each; null makes one."
+  description = "Tokens of the admin API, comma-separated, at least 32 visible characters each; null generates one."
   type        = string
   default     = null
   sensitive   = true
@@ -329,7 +353,7 @@ variable "admin_tokens" {
 
   validation {
     condition     = var.admin_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.admin_tokens))
-    error_message = "admin_tokens takes tokens of 32 visible characters or more, comma-separated without blanks."
+    error_message = "admin_tokens takes tokens of at least 32 visible characters, comma-separated, without spaces."
   }
 }
 
@@ -341,12 +365,12 @@ variable "csp_api_token" {
 
   validation {
     condition     = can(regex("^[!-~]+$", var.csp_api_token))
-    error_message = "csp_api_token takes the token that the CSP gave out: visible characters only."
+    error_message = "csp_api_token takes the CSP's token, in visible ASCII characters."
   }
 }
 
 variable "tokens_version" {
-  description = "Raise it to write the tokens that are passed in; Secrets Manager keeps what it holds until then."
+  description = "Version of the tokens that are passed in. Raise it to write them; until then Secrets Manager keeps its tokens."
   type        = number
   default     = 1
 
@@ -359,18 +383,18 @@ variable "tokens_version" {
 # Alarms
 
 variable "log_retention_days" {
-  description = "Days that the log is kept."
+  description = "Retention of the log in days."
   type        = number
   default     = 30
 
   validation {
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], var.log_retention_days)
-    error_message = "log_retention_days takes a retention that CloudWatch knows, such as 14, 30 or 90."
+    error_message = "log_retention_days takes a retention that CloudWatch supports, such as 14, 30 or 90."
   }
 }
 
 variable "alarm_emails" {
-  description = "Addresses that get every alarm; each must confirm the mail that AWS sends."
+  description = "E-mail addresses that receive every alarm. Each must confirm the message that AWS sends."
   type        = set(string)
   default     = []
 
@@ -381,7 +405,7 @@ variable "alarm_emails" {
 }
 
 variable "alarm_thresholds" {
-  description = "When alarms ring: share of 5xx answers in percent, p99 of the answer time in seconds, available sandboxes (rings below), CPU and memory in percent."
+  description = "Thresholds of the alarms: share of 5xx answers in percent, p99 of the response time in seconds, available sandboxes (fires below), CPU and memory in percent."
   type = object({
     error_rate_percent = optional(number, 1)
     p99_seconds        = optional(number, 0.5)
@@ -393,6 +417,6 @@ variable "alarm_thresholds" {
 
   validation {
     condition     = alltrue([for threshold in values(var.alarm_thresholds) : threshold > 0])
-    error_message = "alarm_thresholds takes numbers above 0."
+    error_message = "alarm_thresholds takes numbers greater than 0."
   }
 }

@@ -1,31 +1,10 @@
-# The broker's own settings. `sandbox-broker --help` is their manual; names are the environment variables' in lower
-# case, null leaves the broker's default. tests/terraform.rs holds this list, its ranges and its defaults against the
-# program's.
-
-variable "csp_base_url" {
-  description = "Base URL of the CSP's API; required unless settings.csp_mode is sim."
-  type        = string
-  default     = null
-
-  validation {
-    condition     = var.csp_base_url == null ? var.settings.csp_mode == "sim" : can(regex("^https?://[^/\\s]+", var.csp_base_url))
-    error_message = "csp_base_url takes an http or https URL, and is required unless settings.csp_mode is sim."
-  }
-}
-
-variable "cors_allowed_origins" {
-  description = "Origins that browsers may call from, each as scheme://host:port."
-  type        = list(string)
-  default     = []
-
-  validation {
-    condition     = alltrue([for origin in var.cors_allowed_origins : can(regex("^https?://[^/,\\s]+$", origin))])
-    error_message = "cors_allowed_origins takes origins such as https://labs.example.com."
-  }
-}
+# Printed by `sandbox-broker reference ranges`. Change src/config.rs or src/reference/, not this file.
+#
+# The broker's own settings by the names of their environment variables in lower case; null leaves the broker's default.
+# docs/reference/settings.md is their manual.
 
 locals {
-  # What numbers the broker takes; it checks again at its start.
+  # The broker checks the ranges again when it starts.
   setting_ranges = {
     allocate_timeout_ms           = [100, 60000]
     auto_expiry_interval_sec      = [1, 604800]
@@ -57,11 +36,17 @@ locals {
     sync_max_stale_percent        = [0, 100]
     trusted_proxies               = [0, 16]
   }
-  fractional_settings = ["cleanup_per_sandbox_delay_sec", "deleted_retention_hours", "grace_period_minutes", "lab_duration_hours", "stale_grace_hours"]
+  fractional_settings = [
+    "cleanup_per_sandbox_delay_sec",
+    "deleted_retention_hours",
+    "grace_period_minutes",
+    "lab_duration_hours",
+    "stale_grace_hours",
+  ]
 }
 
 variable "settings" {
-  description = "Settings of the broker by the names of its environment variables in lower case; null is the broker's default."
+  description = "Settings of the broker by the names of its environment variables in lower case; null leaves the broker's default."
   type = object({
     allocate_timeout_ms           = optional(number)
     auto_expiry_interval_sec      = optional(number, 900)
@@ -95,8 +80,7 @@ variable "settings" {
     stale_interval_sec            = optional(number, 86400)
     sync_interval_sec             = optional(number, 300)
     sync_max_stale_percent        = optional(number)
-    # The load balancer is one proxy.
-    trusted_proxies = optional(number, 1)
+    trusted_proxies               = optional(number, 1)
   })
   default = {}
 
@@ -107,7 +91,14 @@ variable "settings" {
         (floor(var.settings[name]) == var.settings[name] || contains(local.fractional_settings, name))
       )
     ])
-    error_message = "settings: each number has its range: ${join(", ", [for name, range in local.setting_ranges : "${name} ${range[0]} to ${range[1]}" if var.settings[name] == null ? false : (var.settings[name] < range[0] || var.settings[name] > range[1] || floor(var.settings[name]) != var.settings[name])])}."
+    error_message = "settings has numbers out of range: ${join("; ", [
+      for name, range in local.setting_ranges :
+      "${name} takes ${contains(local.fractional_settings, name) ? "a number" : "a whole number"} from ${range[0]} to ${range[1]}"
+      if var.settings[name] == null ? false : !(
+        var.settings[name] >= range[0] && var.settings[name] <= range[1] &&
+        (floor(var.settings[name]) == var.settings[name] || contains(local.fractional_settings, name))
+      )
+    ])}."
   }
 
   validation {
@@ -117,7 +108,7 @@ variable "settings" {
 
   validation {
     condition     = var.settings.log_level == null || can(regex("^[A-Za-z0-9_=,:]+$", var.settings.log_level))
-    error_message = "settings.log_level takes a level (error, warn, info, debug, trace) or a filter; alarms need info or more."
+    error_message = "settings.log_level takes a level (error, warn, info, debug, trace) or a filter. Alarms need info or more."
   }
 
   validation {

@@ -1,5 +1,5 @@
 terraform {
-  # Write-only arguments, by which tokens stay out of the state, need 1.11.
+  # Write-only arguments, which keep tokens out of the state, need 1.11.
   required_version = ">= 1.11"
 
   required_providers {

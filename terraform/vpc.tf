@@ -1,7 +1,7 @@
-# Two public subnets for the load balancer and the NAT gateways, two private ones for the tasks, over two zones.
+# Two public subnets for the load balancer and the NAT gateways, and two private subnets for the tasks, in two zones.
 
 data "aws_availability_zones" "available" {
-  # checkov:skip=CKV_AWS_394:availability_zones pins the zones; by default the first two are taken, and a new one sorts behind them or shows in the plan.
+  # checkov:skip=CKV_AWS_394:availability_zones pins the zones. The default is the first two; a new zone comes after them or shows in the plan.
   state = "available"
 
   filter {
@@ -15,7 +15,7 @@ locals {
 }
 
 resource "aws_vpc" "main" {
-  # checkov:skip=CKV2_AWS_11:Flow logs cost by the gigabyte and the load balancer's access logs tell who called; add them where a policy asks for them.
+  # checkov:skip=CKV2_AWS_11:Flow logs are billed by the gigabyte, and the load balancer's access logs name the callers. Add flow logs where a policy requires them.
   cidr_block           = var.vpc_cidr
   enable_dns_support   = true
   enable_dns_hostnames = true
@@ -23,7 +23,7 @@ resource "aws_vpc" "main" {
   tags = { Name = var.name }
 }
 
-# Without rules, so that nothing works by accident of the default.
+# Without rules, so that no traffic depends on the default group.
 resource "aws_default_security_group" "closed" {
   vpc_id = aws_vpc.main.id
 
@@ -56,7 +56,7 @@ resource "aws_subnet" "private" {
   tags = { Name = "${var.name}-private-${local.zones[count.index]}" }
 }
 
-# The way to the CSP. Its address is what the CSP may have to allow.
+# The route to the CSP. The CSP may have to allow these addresses.
 resource "aws_eip" "nat" {
   count = var.nat_gateway_count
 
@@ -103,7 +103,7 @@ resource "aws_route_table" "private" {
   tags = { Name = "${var.name}-private-${local.zones[count.index]}" }
 }
 
-# With one gateway both zones share it.
+# With one gateway, both zones share it.
 resource "aws_route" "nat" {
   count = 2
 

@@ -1,8 +1,8 @@
-# What tasks in the private subnets need of AWS, without the way over the NAT gateway.
+# The AWS services that tasks in the private subnets need, without the NAT gateway.
 
 locals {
   interface_endpoints = toset(["secretsmanager", "ecr.api", "ecr.dkr", "logs"])
-  # The gateways cost nothing. Image layers come from S3.
+  # Gateway endpoints are free. Image layers come from S3.
   gateway_endpoints = toset(["dynamodb", "s3"])
 }
 

@@ -1,10 +1,10 @@
-# Optional: the common rules against well-known attacks, and a bound on the requests of one address.
+# Optional: rules against well-known attacks, and a rate limit for each address.
 
 resource "aws_wafv2_web_acl" "broker" {
   count = var.waf_enabled ? 1 : 0
 
   # checkov:skip=CKV_AWS_192:Log4j is a Java library; this program is written in Rust.
-  # checkov:skip=CKV2_AWS_31:Sampled requests and metrics are on; full logs cost by the gigabyte.
+  # checkov:skip=CKV2_AWS_31:Sampled requests and metrics are on. Full logs are billed by the gigabyte.
   name        = var.name
   description = "Common attacks and floods"
   scope       = "REGIONAL"
@@ -26,7 +26,7 @@ resource "aws_wafv2_web_acl" "broker" {
         vendor_name = "AWS"
         name        = "AWSManagedRulesCommonRuleSet"
 
-        # A lab script without a User-Agent is no attack.
+        # Lab scripts may send no User-Agent.
         rule_action_override {
           name = "NoUserAgent_HEADER"
 

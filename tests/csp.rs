@@ -1,4 +1,4 @@
-//! The CSP's client against the simulator with its faults, and against servers that are no CSP.
+//! The CSP's client against the simulator with its faults, and against servers that are not a CSP.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ fn client(base_url: &str, token: &str) -> HttpCsp {
     HttpCsp::new(Url::parse(base_url).unwrap(), &SecretString::from(token), second, second / 2).unwrap()
 }
 
-/// A server that answers every request with this body.
+/// The URL of a server that answers every request with this body.
 async fn always(body: String) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -69,12 +69,12 @@ async fn active_sandboxes_are_listed_and_nothing_else() {
     assert_eq!(names, ["lab-00001", "lab-00002", "lab-00003"]);
     let first = &listing.accounts[0];
     assert_eq!((first.sandbox_id.as_str(), first.created_at.unwrap().0), ("2000001", 1_743_094_427));
-    // A base URL may have a path, and end in a slash or not.
+    // A base URL may have a path and a final slash.
     assert!(client(&format!("http://{}/", sim.address), TOKEN).list().await.is_ok());
 }
 
 #[actix_web::test]
-async fn a_deleted_account_is_replaced_and_gone_the_second_time() {
+async fn a_deleted_account_is_replaced_and_a_second_deletion_finds_nothing() {
     let sim = Sim::start(2, None);
     let id = sim.client().list().await.unwrap().accounts[0].external_id.clone();
     assert_eq!(sim.client().delete(&id).await.unwrap(), CspDeletion::Deleted);
@@ -85,7 +85,7 @@ async fn a_deleted_account_is_replaced_and_gone_the_second_time() {
 }
 
 #[actix_web::test]
-async fn what_was_deleted_stays_deleted_over_a_restart() {
+async fn deleted_accounts_stay_deleted_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let state_file = directory.path().join("sim.json");
     let sim = Sim::start(2, Some(state_file.clone()));
@@ -97,7 +97,7 @@ async fn what_was_deleted_stays_deleted_over_a_restart() {
 }
 
 #[actix_web::test]
-async fn each_fault_is_the_error_that_it_should_be() {
+async fn each_fault_becomes_its_error() {
     let sim = Sim::start(2, None);
     let csp = sim.client();
     let listed = async |faults| {
@@ -134,7 +134,7 @@ async fn each_fault_is_the_error_that_it_should_be() {
 }
 
 #[actix_web::test]
-async fn a_wrong_token_is_told_and_no_token_is_shown() {
+async fn a_wrong_token_is_reported_and_no_token_is_shown() {
     let sim = Sim::start(1, None);
     let csp = client(&format!("http://{}", sim.address), "another-secret");
     let refused = csp.list().await.unwrap_err();
@@ -144,14 +144,14 @@ async fn a_wrong_token_is_told_and_no_token_is_shown() {
 }
 
 #[actix_web::test]
-async fn a_csp_that_is_not_there_is_unavailable() {
+async fn a_csp_that_does_not_listen_is_unavailable() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let failed = client(&format!("http://{free}"), TOKEN).list().await;
     assert!(matches!(failed, Err(CspError::Unavailable(_))), "{failed:?}");
 }
 
 #[actix_web::test]
-async fn records_that_lack_what_is_kept_are_skipped_and_counted() {
+async fn records_without_the_required_fields_are_skipped_and_counted() {
     let sandbox = |change: serde_json::Value| {
         let mut record = json!({
             "account_type": "sandbox", "state": "active", "id": "identity/accounts/0a-1b", "name": "lab", "csp_id": 1,

@@ -10,7 +10,6 @@ macro_rules! actor_names {
     ($($(#[$doc:meta])* $variant:ident => $name:literal),* $(,)?) => {
         /// An actor that operators can command.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub enum ActorName {
             $($(#[$doc])* #[serde(rename = $name)] $variant,)*
         }
@@ -60,7 +59,6 @@ impl fmt::Display for ActorName {
 /// The state that operators want an actor to be in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum DesiredState {
     /// The actor works.
     #[default]
@@ -80,7 +78,6 @@ impl fmt::Display for DesiredState {
 
 /// A control item: the last operator command for one actor, on every replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Control {
     /// The commanded actor.
     pub actor: ActorName,
@@ -100,7 +97,6 @@ pub struct Control {
 /// What an actor is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Activity {
     /// Waiting for its next run, or for requests.
     Idle,
@@ -114,7 +110,6 @@ pub enum Activity {
 
 /// How one run of a job went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct RunRecord {
     /// The replica that ran it.
     pub replica: ReplicaId,
@@ -130,7 +125,6 @@ pub struct RunRecord {
 
 /// The status of an actor, as operators see it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ActorStatus {
     /// The actor.
     pub name: ActorName,

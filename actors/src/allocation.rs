@@ -308,6 +308,8 @@ impl Shared {
                 NextStep::TryNextAfterMiss => misses += 1,
             }
             if misses >= MISSES_WITHOUT_WAIT {
+                // What this replica knows about the pool is out of date.
+                self.pool.request_refresh();
                 sleep_until(deadline.min(Instant::now() + waits.next_wait())).await;
             }
             if Instant::now() >= deadline {

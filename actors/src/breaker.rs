@@ -54,7 +54,6 @@ pub enum Outcome {
 /// The state of the breaker, as operators see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum BreakerState {
     /// Calls go through.
     Closed,
@@ -77,7 +76,6 @@ impl BreakerState {
 
 /// The breaker, as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct BreakerSnapshot {
     /// The state.
     pub state: BreakerState,

@@ -152,6 +152,15 @@ impl Broker {
         Ok(statuses)
     }
 
+    /// The status of every actor, as far as this replica knows it without reading the table.
+    pub async fn local_actors(&self) -> Vec<ActorStatus> {
+        let mut statuses = Vec::new();
+        for name in ActorName::ALL {
+            statuses.push(self.0.cluster.local_status(*name).await);
+        }
+        statuses
+    }
+
     /// The status of one actor.
     ///
     /// # Errors
@@ -185,7 +194,7 @@ impl Broker {
     /// # Errors
     ///
     /// See [`JobError`].
-    pub async fn run(&self, name: ActorName, force: bool) -> Result<ActorStatus, JobError> {
+    pub async fn run(&self, name: ActorName, force: bool) -> Result<(), JobError> {
         let actors = &self.0.cluster.actors;
         match actors.job(name) {
             Some(job) => job.run_now(force).await?,
@@ -197,7 +206,7 @@ impl Broker {
                 let _ = timeout(REFRESH_TIMEOUT, refreshes.changed()).await;
             }
         }
-        Ok(self.actor(name).await?)
+        Ok(())
     }
 
     /// What this replica needs to serve, check by check.

@@ -134,18 +134,27 @@ impl Cluster {
         self.status(actor).await
     }
 
-    /// The status of one actor here, completed by what the job's lease says about other replicas.
+    /// The status of one actor, with what the job's lease says about other replicas.
     pub(crate) async fn status(&self, name: ActorName) -> Result<ActorStatus, StoreError> {
-        let Some(job) = self.actors.job(name) else { return Ok(self.actors.pool_status().await) };
-        let mut status = job.status().await.unwrap_or_else(|| ActorStatus::dead(name));
-        if let Some(lease) = self.store.read_lease(name).await? {
-            status.last_run = lease.last_run.and_then(|record| serde_json::from_str(&record).ok()).or(status.last_run);
+        let mut status = self.local_status(name).await;
+        if self.actors.job(name).is_some()
+            && let Some(lease) = self.store.read_lease(name).await?
+        {
+            status.last_run = lease.record().or(status.last_run);
             status.leader = Some(lease.holder);
         }
+        Ok(status)
+    }
+
+    /// The status of one actor, as far as this replica knows it. Its last look at the lease, when a run was due, showed
+    /// what other replicas did.
+    pub(crate) async fn local_status(&self, name: ActorName) -> ActorStatus {
+        let Some(job) = self.actors.job(name) else { return self.actors.pool_status().await };
+        let mut status = job.status().await.unwrap_or_else(|| ActorStatus::dead(name));
         if matches!(name, ActorName::CspSync | ActorName::Cleanup) {
             status.details = Some(serde_json::json!({ "circuit_breaker": self.csp.snapshot() }));
         }
-        Ok(status)
+        status
     }
 
     /// Applies commands and counts, and sends heartbeats, until the broker stops.

@@ -115,7 +115,12 @@ impl Broker {
             _liveness: liveness.guard("pool refresh"),
         };
 
-        let reaper = Reaper { store: Arc::clone(&store), clock: Arc::clone(&clock), grace: settings.grace };
+        let reaper = Reaper {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            grace: settings.grace,
+            jitter: jitter.clone(),
+        };
         let pool_stats = PoolStats { store: Arc::clone(&store), clock: Arc::clone(&clock) };
         let csp_sync = CspSync {
             store: Arc::clone(&store),

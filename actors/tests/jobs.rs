@@ -7,7 +7,7 @@ use broker_actors::actor::{Activity, ActorName, DesiredState};
 use broker_actors::error::cause;
 use broker_actors::jobs::JobError;
 use broker_actors::jobs::csp_sync::SyncOptions;
-use broker_actors::ports::{Coordination as _, CspError, JobLease, LeaseOutcome, SandboxStore as _};
+use broker_actors::ports::{Coordination as _, CspError, JobLease, LeaseOutcome, LeaseRequest, SandboxStore as _};
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status, Timestamp, TrackId};
 use broker_actors::testing::{FakeCsp, Fault, ModelStore, PausedClock, TestBroker};
 use tokio::time::sleep;
@@ -344,6 +344,10 @@ async fn bulk_deletion_takes_stale_and_failed_ones_only() {
 
 // ---- the driver
 
+fn lease_request(holder: &str, until: Timestamp, stale: Option<JobLease>) -> LeaseRequest {
+    LeaseRequest { job: ActorName::CspSync, holder: ReplicaId::new(holder), until, stale, due: None }
+}
+
 #[actix::test]
 async fn over_all_replicas_a_job_runs_once_in_its_interval() {
     let broker = TestBroker::with_sandboxes(5).await;
@@ -360,14 +364,13 @@ async fn over_all_replicas_a_job_runs_once_in_its_interval() {
 async fn a_dead_leader_is_replaced_within_the_lease() {
     let broker = TestBroker::with_sandboxes(5).await;
     // A replica that took the lease and died with it in its hands.
-    let (now, until) = (Timestamp(PausedClock::BEGIN.0 + 301), Timestamp(PausedClock::BEGIN.0 + 331));
+    let until = Timestamp(PausedClock::BEGIN.0 + 331);
     sleep(MINUTE * 5 - Duration::from_secs(1)).await;
-    let taken =
-        broker.store.acquire_lease(ActorName::CspSync, &ReplicaId::new("dead"), now, until, None).await.unwrap();
+    let taken = broker.store.acquire_lease(&lease_request("dead", until, None)).await.unwrap();
     assert!(matches!(taken, LeaseOutcome::Acquired(_)), "{taken:?}");
     let before = broker.csp.lists();
-    sleep(Duration::from_secs(25)).await;
-    assert_eq!(broker.csp.lists(), before, "while the lease lasts nobody runs the job");
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(broker.csp.lists(), before, "while the lease lasts no one runs the job");
     assert_eq!(broker.broker.actor(ActorName::CspSync).await.unwrap().leader, Some(ReplicaId::new("dead")));
     sleep(Duration::from_secs(10)).await;
     assert_eq!(broker.csp.lists(), before + 1, "taken over");
@@ -401,7 +404,8 @@ async fn a_run_whose_lease_is_lost_is_broken_off() {
     // Another replica believes that the lease has expired: its clock is an hour ahead.
     let ahead = Timestamp(PausedClock::BEGIN.0 + 3600);
     let thief = ReplicaId::new("thief");
-    broker.store.acquire_lease(ActorName::CspSync, &thief, ahead, Timestamp(ahead.0 + 30), None).await.unwrap();
+    let held = broker.store.read_lease(ActorName::CspSync).await.unwrap();
+    broker.store.acquire_lease(&lease_request("thief", Timestamp(ahead.0 + 30), held)).await.unwrap();
     assert!(matches!(run.await.unwrap(), Err(JobError::LeaseLost)));
     let lease: JobLease = broker.store.read_lease(ActorName::CspSync).await.unwrap().unwrap();
     assert_eq!(lease.holder, thief, "the thief's lease was not given back by the loser");
@@ -425,7 +429,7 @@ async fn a_panicking_run_is_reported_and_the_job_runs_again() {
     broker.csp.panic_next();
     let panicked = broker.broker.sync(SyncOptions::default()).await;
     assert!(
-        matches!(&panicked, Err(JobError::Panicked(message)) if message.contains("as it was told")),
+        matches!(&panicked, Err(JobError::Panicked(message)) if message.contains("as the test asked")),
         "{panicked:?}"
     );
     let status = broker.broker.actor(ActorName::CspSync).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_actors::ports::{SandboxStore, StoreError};
-use broker_actors::sandbox::{Event, Status};
+use broker_actors::sandbox::{Event, ReplicaId, Status};
 use broker_actors::store_contract;
 use broker_actors::testing::{Connection, Fault, Flaw, ModelStore, contract};
 
@@ -79,14 +79,14 @@ async fn what_a_dead_replica_has_sent_arrives_and_it_hears_and_sends_no_more() {
     let statuses: Vec<_> = store.sandboxes().iter().map(|sandbox| sandbox.status).collect();
     assert_eq!(statuses, [Status::Stale, Status::Available]);
     assert!(!life.is_finished(), "no answer came");
-    store.ping().await.expect("others reach the store");
+    store.check(&ReplicaId::new("replica")).await.expect("others reach the store");
 }
 
 #[tokio::test]
 async fn a_store_that_is_down_answers_nothing() {
     let store = ModelStore::with_sandboxes(1);
     store.set_down(true);
-    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.check(&ReplicaId::new("replica")).await, Err(StoreError::Unavailable(_))));
     store.set_down(false);
-    store.ping().await.unwrap();
+    store.check(&ReplicaId::new("replica")).await.unwrap();
 }

@@ -1,6 +1,5 @@
-// What the scripts share: the broker's calls, each with checks of its answer. Settings come from the environment:
-// BROKER_URLS (comma-separated; the virtual users are spread over them), TRACK_TOKEN, ADMIN_TOKEN, RUN (makes the
-// names of this run's tracks unlike those of any other).
+// The broker's calls, each with checks of its answer. Environment: BROKER_URLS (comma-separated; virtual users are spread
+// over them), TRACK_TOKEN, ADMIN_TOKEN, RUN (a prefix that makes this run's track names unique).
 
 import http from 'k6/http';
 import { check, fail } from 'k6';
@@ -16,26 +15,26 @@ const url = (path) => `${URLS[exec.vu.idInTest % URLS.length]}${path}`;
 function asTrack(track, name, headers = {}, expected = [200, 201]) {
   return {
     headers: { Authorization: `Bearer ${TRACK_TOKEN}`, 'X-Track-ID': track, ...headers },
-    // Without a name each sandbox's URL would become a series of its own.
+    // Without a name, k6 makes a series of each sandbox's URL.
     tags: { name },
     responseCallback: http.expectedStatuses(...expected),
   };
 }
 
-/** The name of a student that no other iteration of this or another run has. */
+/** A name for a student, unique over iterations and runs. */
 export const newTrack = () => `${RUN}-${exec.scenario.name}-${exec.scenario.iterationInTest}`;
 
-/** Asks for a sandbox; the answer is one of the statuses that are expected. */
+/** Allocates a sandbox and checks that the status is an expected one. */
 export function allocate(track, expected = [201], headers = {}) {
   const answer = http.post(url('/v1/allocate'), null, asTrack(track, 'allocate', headers, expected));
   check(answer, {
     'allocate: status': ({ status }) => expected.includes(status),
-    'allocate: a whole answer': (answer) => answer.status >= 400 || isWhole(answer.json()),
+    'allocate: a complete answer': (answer) => answer.status >= 400 || isComplete(answer.json()),
   });
   return answer;
 }
 
-/** The same request twice, each to a broker of its own if there are several, for `http.batch`. */
+/** The same request twice, to different brokers if there are several, for `http.batch`. */
 export const twinAllocations = (track) =>
   [0, 1].map((twin) => ({
     method: 'POST',
@@ -52,11 +51,11 @@ export function read(track, sandboxId) {
 export function release(track, sandboxId) {
   const path = `/v1/sandboxes/${sandboxId}/mark-for-deletion`;
   const answer = http.post(url(path), null, asTrack(track, 'release'));
-  check(answer, { 'release: waits for its deletion': (answer) => answer.json('status') === 'pending_deletion' });
+  check(answer, { 'release: pending deletion': (answer) => answer.json('status') === 'pending_deletion' });
   return answer;
 }
 
-/** How many sandboxes of each status there are. */
+/** The number of sandboxes by status. */
 export function stats() {
   const answer = http.get(url('/v1/admin/stats'), {
     headers: { Authorization: `Bearer ${ADMIN_TOKEN}` },
@@ -68,5 +67,5 @@ export function stats() {
   return answer.json();
 }
 
-const isWhole = ({ sandbox_id, name, external_id, allocated_at, expires_at }) =>
+const isComplete = ({ sandbox_id, name, external_id, allocated_at, expires_at }) =>
   [sandbox_id, name, external_id].every((text) => typeof text === 'string' && text !== '') && expires_at > allocated_at;

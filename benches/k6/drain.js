@@ -1,5 +1,5 @@
-// To the last one: TRACKS (1000) students ask at the same moment for a pool of exactly as many; each gets one, nobody is
-// told that there is none, and then one more is. load.sh sees to the size of the pool.
+// Uses the pool up: TRACKS (1000) students ask at once for a pool of exactly that size. Each gets a sandbox and none is
+// refused; then one more student is. load.sh sets the size of the pool.
 
 import { check } from 'k6';
 import { allocate, newTrack, stats } from './broker.js';
@@ -16,12 +16,12 @@ export default function () {
   allocate(newTrack());
 }
 
-// As many allocated as asked says that all are distinct.
+// The number of allocated sandboxes shows that all are distinct.
 export function teardown() {
   check(stats(), {
     'all are allocated': ({ allocated }) => allocated === tracks,
     'none is left': ({ available }) => available === 0,
   });
   const answer = allocate('one-too-many', [409]);
-  check(answer, { 'and that is told': (answer) => answer.json('error.code') === 'NO_SANDBOXES_AVAILABLE' });
+  check(answer, { 'one more is refused': (answer) => answer.json('error.code') === 'NO_SANDBOXES_AVAILABLE' });
 }

@@ -1,5 +1,5 @@
-// The promise: RATE (1000) allocations a second for DURATION (60s), each for a new student, no error, p99 below 10 ms.
-// Needs a sandbox for each.
+// The target: RATE (1000) allocations a second for DURATION (60s), each for a new student, no error, p99 below 10 ms.
+// Needs one sandbox for each allocation.
 
 import { allocate, newTrack } from './broker.js';
 

@@ -1,5 +1,5 @@
-// A classroom: STUDENTS (200) at once, each through LABS (20) labs in a row, with impatient scripts that send every
-// request twice at the same time. Twins get one sandbox, and nobody sees another's.
+// A class: STUDENTS (200) at once, each with LABS (20) labs in a row and scripts that send every request twice at the same
+// time. Duplicates get one sandbox; no student gets another's.
 
 import http from 'k6/http';
 import { check } from 'k6';
@@ -22,10 +22,10 @@ export default function () {
   const track = newTrack();
   const twins = http.batch(twinAllocations(track)).map((answer) => answer.json());
   check(twins, {
-    'twins get one sandbox': ([one, other]) => one.sandbox_id !== undefined && one.sandbox_id === other.sandbox_id,
+    'duplicates get one sandbox': ([one, other]) => one.sandbox_id !== undefined && one.sandbox_id === other.sandbox_id,
   });
   const second = allocate(track, [201], { 'Idempotency-Key': `${track}-second` }).json();
-  check(second, { 'another key is another sandbox': ({ sandbox_id }) => sandbox_id !== twins[0].sandbox_id });
+  check(second, { 'another key gets another sandbox': ({ sandbox_id }) => sandbox_id !== twins[0].sandbox_id });
   for (const { sandbox_id } of [twins[0], second]) {
     read(track, sandbox_id);
     release(track, sandbox_id);

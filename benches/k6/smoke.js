@@ -1,4 +1,4 @@
-// A few students, one after another, through every call of the track API: does it all work?
+// A few students, one after another, use every call of the track API.
 
 import { check } from 'k6';
 import { allocate, newTrack, read, release, stats } from './broker.js';

@@ -1,5 +1,5 @@
-// Hours of lab life: RATE (50) students a second come, read, and give back, for DURATION (1h), while the broker deletes
-// and replaces what they leave. Memory must not grow; load.sh prints it at the start and at the end.
+// A long run: RATE (50) students a second allocate, read and release for DURATION (1h), while the broker deletes and
+// replaces the sandboxes. Memory must not grow; load.sh prints it at the start and at the end.
 
 import { sleep } from 'k6';
 import { allocate, newTrack, read, release } from './broker.js';

@@ -1,5 +1,5 @@
-// A class begins: from 50 allocations a second to PEAK (2000) within 5 s, for 10 s, and back. What cannot be served at once
-// is served late or told to come again, and nobody gets anything else; afterwards it is as quick as before.
+// A class starts: from 50 allocations a second to PEAK (2000) within 5 s, for 10 s, and back. Requests are served, late if
+// need be, or refused with 503; afterwards latency is as before.
 
 import { allocate, newTrack } from './broker.js';
 

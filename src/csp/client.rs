@@ -1,4 +1,4 @@
-//! The CSP's two calls over HTTP.
+//! The CSP's two calls over HTTP: list the accounts, delete one.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -17,35 +17,41 @@ use url::Url;
 
 use crate::telemetry;
 
-/// The largest listing that is read (I8): more than a hundred thousand accounts.
+/// The largest listing that is read (I8). It holds more than a hundred thousand accounts.
 const MAX_LISTING_BYTES: usize = 64 * 1024 * 1024;
 
-/// The longest that a `Retry-After` of the CSP is honoured.
+/// The longest `Retry-After` of the CSP that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// So many ids of skipped records are logged.
+/// Number of ids of skipped records in the log line.
 const SKIPPED_SAMPLE: usize = 5;
 
-/// Why no client can be made of the settings.
+/// Why the settings make no client.
 #[derive(Debug, thiserror::Error)]
 pub enum CspConfigError {
-    /// The token has characters that no HTTP header may have.
+    /// An HTTP header cannot carry the token.
     #[error("CSP_API_TOKEN has characters that an HTTP header cannot carry")]
     Token,
-    /// The HTTP client cannot be set up.
-    #[error("the HTTP client for the CSP cannot be set up: {0}")]
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client for the CSP cannot be built")]
     Client(#[source] reqwest::Error),
 }
 
-/// The client.
+/// A client for the CSP's API.
 #[derive(Clone, Debug)]
 pub struct HttpCsp {
+    /// Sends the token with every request.
     http: reqwest::Client,
     base_url: Url,
 }
 
 impl HttpCsp {
-    /// A client of the CSP at `base_url`, with bounds on connecting and on each wait for the answer to go on.
+    /// A client for the CSP at `base_url`. `connect_timeout` bounds the connecting, `read_timeout` each wait for more of
+    /// the answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`CspConfigError`].
     pub fn new(
         base_url: Url,
         token: &SecretString,
@@ -59,9 +65,9 @@ impl HttpCsp {
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
             .connect_timeout(connect_timeout)
             .read_timeout(read_timeout)
-            // A CSP that sends a byte now and then must not hold a job for ever.
+            // Otherwise a CSP that sends one byte at a time would hold a job forever.
             .timeout((connect_timeout + read_timeout) * 4)
-            // A redirect would carry the token elsewhere.
+            // A redirect would send the token to another host.
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(CspConfigError::Client)?;
@@ -111,7 +117,7 @@ impl CspClient for HttpCsp {
     }
 }
 
-/// The errors that mean the same for both calls.
+/// Turns the statuses that mean the same for both calls into errors.
 fn check(answer: Response) -> Result<Response, CspError> {
     match answer.status() {
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
@@ -123,7 +129,7 @@ fn check(answer: Response) -> Result<Response, CspError> {
     }
 }
 
-/// The seconds that the CSP asks us to wait. Its other form, a date, is left to our own backoff.
+/// The wait that the CSP asks for, in its form in seconds. With the other form, a date, the job's own backoff applies.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
@@ -149,7 +155,7 @@ struct ListingBody {
     results: Vec<serde_json::Value>,
 }
 
-/// The fields of a record that are looked at; all others are ignored.
+/// The fields of a record that are read. All others are ignored.
 #[derive(Deserialize)]
 struct Record {
     id: String,
@@ -179,12 +185,17 @@ fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
     }
     if listing.skipped > 0 {
         skipped_ids.truncate(SKIPPED_SAMPLE);
-        tracing::warn!(skipped = listing.skipped, sample = ?skipped_ids, "the CSP lists records that cannot be kept");
+        tracing::warn!(
+            event = "csp_records_skipped",
+            skipped = listing.skipped,
+            sample = ?skipped_ids,
+            "the CSP's listing has records that cannot be used"
+        );
     }
     Ok(listing)
 }
 
-/// The account, if the record has what is kept: a whole number, a name, and an id that a deletion can name.
+/// The account, if the record has a whole number, a name, and an id that fits into the path of a deletion.
 fn read_record(record: serde_json::Value) -> Option<CspAccount> {
     let record: Record = serde_json::from_value(record).ok()?;
     let uuid = record.id.strip_prefix("identity/accounts/")?;

@@ -1,4 +1,4 @@
-//! The cloud provider: the client of its two calls, and a simulator that answers them.
+//! The cloud service provider (CSP): a client for its two calls, and a simulator of them.
 
 mod client;
 pub mod simulator;

@@ -1,72 +1,72 @@
-//! A CSP to try the broker with, over real HTTP.
+//! A simulated CSP over real HTTP, for trials and tests.
 //!
-//! It answers the tenant's two calls, with `lab-00001` and on as sandboxes, and replaces each one that is deleted,
-//! as the real tenant does. Beside them:
+//! It answers the CSP's two calls. Its sandboxes are named `lab-00001` and on, and a new one replaces each one that is
+//! deleted, as the real CSP does. It also answers:
 //!
-//! - `GET`, `PUT`, `DELETE /sim/faults`: the faults that are on ([`Faults`]); what is not named in a `PUT` is off.
-//! - `GET /sim/stats`: how often each call came, and how often each account was deleted.
+//! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits.
+//! - `GET /sim/stats`: the number of listings, and of deletions by account.
 //!
-//! Its state can be kept in a file, so that what was deleted stays deleted over a restart.
+//! A file can keep its state, so that a deleted account stays deleted over a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
 
-/// `csp_id`s of the simulated accounts begin above this.
+/// The `csp_id` of an account is its number plus this.
 const FIRST_CSP_ID: u64 = 2_000_000;
 
-/// How long a call hangs when hanging is on; longer than any client waits.
+/// How long a call hangs, which is longer than any client waits.
 const HANG: Duration = Duration::from_secs(600);
 
-/// How the simulator is set up.
+/// The settings of a simulator.
 #[derive(Clone, Debug)]
 pub struct SimulatorSettings {
-    /// Where it listens; port 0 is a free one.
+    /// Where it listens. Port 0 picks a free one.
     pub address: SocketAddr,
-    /// How many sandboxes it keeps.
+    /// The number of sandboxes that it keeps.
     pub sandboxes: u64,
-    /// The token that callers must present.
+    /// The token that callers must send.
     pub token: SecretString,
-    /// Where its state is kept; in memory only without.
+    /// The file that keeps its state. `None` keeps it in memory.
     pub state_file: Option<PathBuf>,
 }
 
-/// What goes wrong, until it is switched off.
+/// The faults that are active.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Faults {
-    /// Each call takes at least this long.
+    /// The least duration of a call, in milliseconds.
     pub latency_ms: u64,
-    /// So large a share of the calls fails (0 to 1) with `error_status`.
+    /// The share of calls that fail with `error_status`, from 0 to 1.
     pub error_rate: f64,
-    /// The status of those failures; 503 if it is not given.
+    /// The status of these failures. The default is 503.
     pub error_status: Option<u16>,
-    /// The `Retry-After` of those failures, in seconds.
+    /// The `Retry-After` of these failures, in seconds.
     pub retry_after: Option<u64>,
-    /// Calls get no answer.
+    /// True if calls get no answer.
     pub hang: bool,
-    /// The listing is not JSON.
+    /// True if the listing is not valid JSON.
     pub malformed_body: bool,
-    /// The listing is empty.
+    /// True if the listing is empty.
     pub empty_listing: bool,
-    /// Accounts that the listing lacks, by `csp_id`.
+    /// Accounts that are missing from the listing, by `csp_id`.
     pub missing: BTreeSet<u64>,
     /// Accounts whose deletion fails with 500, by `csp_id`.
     pub undeletable: BTreeSet<u64>,
 }
 
-/// A simulator that is bound to its port.
+/// A simulator that has its port.
 pub struct Simulator {
     address: SocketAddr,
     server: Server,
@@ -74,9 +74,9 @@ pub struct Simulator {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Accounts {
-    /// The numbers of the accounts that are there.
+    /// The numbers of the accounts that exist.
     present: BTreeSet<u64>,
-    /// The highest number ever given out.
+    /// The highest number that was ever used. A deleted number is not used again.
     last: u64,
 }
 
@@ -84,7 +84,9 @@ struct Accounts {
 struct State {
     accounts: Accounts,
     faults: Faults,
+    /// Number of listings.
     lists: u64,
+    /// Number of deletions by `csp_id`.
     deletes: BTreeMap<u64, u64>,
 }
 
@@ -95,7 +97,11 @@ struct Tenant {
 }
 
 impl Simulator {
-    /// Binds the simulator's port; it serves once [`Self::run`] is awaited.
+    /// Binds the port. Requests are served once [`Self::run`] is awaited.
+    ///
+    /// # Errors
+    ///
+    /// If the port is taken, or the state file cannot be read or written.
     pub fn bind(settings: SimulatorSettings) -> io::Result<Self> {
         let mut accounts = match &settings.state_file {
             Some(path) if path.exists() => serde_json::from_slice(&std::fs::read(path)?)?,
@@ -109,7 +115,7 @@ impl Simulator {
             token: settings.token,
             state_file: settings.state_file,
         });
-        tenant.save(&tenant.state().accounts)?;
+        tenant.save(&tenant.state.lock().accounts)?;
         let listener = TcpListener::bind(settings.address)?;
         let address = listener.local_addr()?;
         let server = HttpServer::new(move || App::new().app_data(tenant.clone()).configure(routes))
@@ -126,12 +132,16 @@ impl Simulator {
         self.address
     }
 
-    /// What stops it.
+    /// A handle that stops it.
     pub fn handle(&self) -> ServerHandle {
         self.server.handle()
     }
 
     /// Serves until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// If the server fails.
     pub async fn run(self) -> io::Result<()> {
         self.server.await
     }
@@ -145,11 +155,7 @@ impl Accounts {
 }
 
 impl Tenant {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Replaces the state file in one step, so that a crash leaves the old one or the new one.
+    /// Replaces the state file in one step, so that a crash leaves either the old or the new one.
     fn save(&self, accounts: &Accounts) -> io::Result<()> {
         let Some(path) = &self.state_file else { return Ok(()) };
         let draft = path.with_extension("draft");
@@ -157,9 +163,9 @@ impl Tenant {
         std::fs::rename(&draft, path)
     }
 
-    /// What every call of the tenant goes through: faults, then the token.
+    /// Applies the active faults to a call of the CSP, then checks its token.
     async fn admit(&self, request: &HttpRequest) -> Result<Faults, HttpResponse> {
-        let faults = self.state().faults.clone();
+        let faults = self.state.lock().faults.clone();
         tokio::time::sleep(Duration::from_millis(faults.latency_ms)).await;
         if faults.hang {
             tokio::time::sleep(HANG).await;
@@ -191,7 +197,7 @@ fn routes(services: &mut web::ServiceConfig) {
         .route("/sim/stats", web::get().to(stats));
 }
 
-/// An account's uuid, made of its number, so that a restart finds the same ones.
+/// The UUID of an account. It follows from the number, so that it is the same after a restart.
 fn uuid_of(number: u64) -> String {
     format!("00000000-0000-4000-8000-{number:012}")
 }
@@ -202,7 +208,7 @@ fn number_of(uuid: &str) -> Option<u64> {
 }
 
 async fn list(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
-    tenant.state().lists += 1;
+    tenant.state.lock().lists += 1;
     let faults = match tenant.admit(&request).await {
         Ok(faults) => faults,
         Err(answer) => return answer,
@@ -215,7 +221,7 @@ async fn list(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
         json!({ "account_type": "sandbox", "state": "suspended", "id": "identity/accounts/old", "name": "old" }),
     ];
     if !faults.empty_listing {
-        let state = tenant.state();
+        let state = tenant.state.lock();
         let listed = state.accounts.present.iter().filter(|number| !faults.missing.contains(&(FIRST_CSP_ID + *number)));
         results.extend(listed.map(|number| {
             json!({
@@ -235,13 +241,13 @@ async fn list(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
 async fn delete(tenant: web::Data<Tenant>, request: HttpRequest, uuid: web::Path<String>) -> HttpResponse {
     let number = number_of(&uuid);
     if let Some(number) = number {
-        *tenant.state().deletes.entry(FIRST_CSP_ID + number).or_default() += 1;
+        *tenant.state.lock().deletes.entry(FIRST_CSP_ID + number).or_default() += 1;
     }
     let faults = match tenant.admit(&request).await {
         Ok(faults) => faults,
         Err(answer) => return answer,
     };
-    let mut state = tenant.state();
+    let mut state = tenant.state.lock();
     match number {
         Some(number) if faults.undeletable.contains(&(FIRST_CSP_ID + number)) => {
             HttpResponse::InternalServerError().json(json!({ "detail": "simulated failure of this account" }))
@@ -258,7 +264,7 @@ async fn delete(tenant: web::Data<Tenant>, request: HttpRequest, uuid: web::Path
 }
 
 async fn show_faults(tenant: web::Data<Tenant>) -> HttpResponse {
-    HttpResponse::Ok().json(&tenant.state().faults)
+    HttpResponse::Ok().json(&tenant.state.lock().faults)
 }
 
 async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse {
@@ -269,17 +275,17 @@ async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse
     if !(0.0..=1.0).contains(&faults.error_rate) {
         return HttpResponse::BadRequest().json(json!({ "detail": "error_rate takes a number from 0 to 1" }));
     }
-    tenant.state().faults = faults.clone();
+    tenant.state.lock().faults = faults.clone();
     HttpResponse::Ok().json(faults)
 }
 
 async fn clear_faults(tenant: web::Data<Tenant>) -> HttpResponse {
-    tenant.state().faults = Faults::default();
+    tenant.state.lock().faults = Faults::default();
     HttpResponse::NoContent().finish()
 }
 
 async fn stats(tenant: web::Data<Tenant>) -> HttpResponse {
-    let state = tenant.state();
+    let state = tenant.state.lock();
     HttpResponse::Ok().json(json!({
         "accounts": state.accounts.present.len(),
         "lists": state.lists,

@@ -1,4 +1,4 @@
-//! The admin API, seen from the command line.
+//! A client for the admin API.
 
 use std::time::Duration;
 
@@ -8,44 +8,47 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use url::Url;
 
-/// A run of a job may take its time.
+/// How long a request may take. A job may run for minutes.
 const TIMEOUT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So often a read is asked again when the broker says "later".
+/// Attempts of a read while the broker answers with `Retry-After`.
 const MAX_ATTEMPTS: u32 = 4;
 
-/// The longest that a "later" of the broker is waited for.
+/// The longest `Retry-After` that is waited for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// The largest page that the API gives.
+/// The largest page that the API returns.
 const PAGE: u32 = 100;
 
-/// Why a command did not succeed.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CtlError {
-    /// The command cannot be carried out as it was given.
+    /// The command or the environment is not valid.
     #[error("{0}")]
     Usage(String),
+    /// The HTTP client cannot be built.
+    #[error("the HTTP client cannot be built")]
+    Client(#[source] reqwest::Error),
     /// The broker did not answer.
-    #[error("the broker does not answer: {0}")]
-    Unreachable(String),
+    #[error("the broker does not answer")]
+    Unreachable(#[source] reqwest::Error),
+    /// The answer is not from a broker.
+    #[error("HTTP {0} without JSON: is this the broker's address?")]
+    NotABroker(StatusCode),
     /// The broker answered with an error.
     #[error("{}", message(body))]
     Refused {
-        /// The HTTP status.
         status: StatusCode,
-        /// The error form.
+        /// The API's error body.
         body: Value,
     },
-    /// Some of many failed.
+    /// Some of several requests failed.
     #[error("{failed} of {total} failed; the first: {first}")]
     Partial {
-        /// How many failed.
         failed: usize,
-        /// Of how many.
         total: usize,
-        /// What the first failure said.
+        /// The first failure with its sandbox.
         first: String,
     },
 }
@@ -54,8 +57,8 @@ impl CtlError {
     /// The documented exit code.
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 2,
-            Self::Unreachable(_) => 6,
+            Self::Usage(_) | Self::Client(_) => 2,
+            Self::Unreachable(_) | Self::NotABroker(_) => 6,
             Self::Partial { .. } => 1,
             Self::Refused { status, .. } => match *status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => 3,
@@ -73,22 +76,23 @@ fn message(body: &Value) -> String {
     format!("{}: {} (request {})", part("code"), part("message"), part("request_id"))
 }
 
-/// The client.
+/// A client for the admin API.
 pub(super) struct AdminClient {
+    /// Sends token and operator with every request.
     http: reqwest::Client,
     url: Url,
 }
 
 impl AdminClient {
-    /// A client with the first of these tokens.
+    /// A client that sends the first of the comma-separated tokens.
     pub(super) fn new(url: Url, tokens: &SecretString, operator: Option<&str>) -> Result<Self, CtlError> {
         let usage = |text: &str| CtlError::Usage(text.to_owned());
         let token = tokens.expose_secret().split(',').next().unwrap_or_default().trim();
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| usage("BROKER_ADMIN_TOKEN has characters that no token has"))?;
+            .map_err(|_| usage("BROKER_ADMIN_TOKEN holds characters that an HTTP header cannot carry"))?;
         authorization.set_sensitive(true);
         let mut headers = HeaderMap::from_iter([(AUTHORIZATION, authorization)]);
-        // A name that the API would not take is left away; the broker then notes the address alone.
+        // A name that the API would refuse is omitted. The broker then records only the address.
         let is_fit = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
         if let Some(Ok(operator)) = operator.filter(is_fit).map(HeaderValue::from_str) {
             headers.insert(HeaderName::from_static("x-operator"), operator);
@@ -98,7 +102,7 @@ impl AdminClient {
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
             .build()
-            .map_err(|error| CtlError::Usage(error.to_string()))?;
+            .map_err(CtlError::Client)?;
         Ok(Self { http, url })
     }
 
@@ -110,8 +114,8 @@ impl AdminClient {
         self.send(Method::POST, path, None).await
     }
 
-    /// Sends a request to the admin API. A read that comes too early is repeated when the broker says so; an order is
-    /// not, since it may have been carried out.
+    /// Sends a request to the admin API. A read is repeated while the broker answers with `Retry-After`. A command is
+    /// not, because it may have taken effect.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CtlError> {
         let url = format!("{}/v1/admin/{path}", self.url.as_str().trim_end_matches('/'));
         let attempts = if method == Method::GET { MAX_ATTEMPTS } else { 1 };
@@ -120,8 +124,8 @@ impl AdminClient {
             if let Some(body) = &body {
                 request = request.json(body);
             }
-            let answer = request.send().await.map_err(|error| CtlError::Unreachable(error.to_string()))?;
-            match later(&answer) {
+            let answer = request.send().await.map_err(CtlError::Unreachable)?;
+            match requested_wait(&answer) {
                 Some(wait) if attempt < attempts => tokio::time::sleep(wait).await,
                 _ => return read(answer).await,
             }
@@ -129,7 +133,7 @@ impl AdminClient {
         unreachable!("the last attempt returns")
     }
 
-    /// All sandboxes of a status, over all pages.
+    /// The sandboxes of all pages, filtered by status and search text.
     pub(super) async fn sandboxes(&self, status: Option<&str>, search: Option<&str>) -> Result<Vec<Value>, CtlError> {
         let parameter =
             |name, value: Option<&str>| value.map_or(String::new(), |value| format!("&{name}={}", encode(value)));
@@ -149,21 +153,21 @@ impl AdminClient {
     }
 }
 
-fn later(answer: &Response) -> Option<Duration> {
-    let is_later = matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+/// The wait that the broker asks for before another attempt.
+fn requested_wait(answer: &Response) -> Option<Duration> {
+    let is_temporary = matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
     let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    is_later.then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+    is_temporary.then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
 async fn read(answer: Response) -> Result<Value, CtlError> {
     let status = answer.status();
-    let text = answer.text().await.map_err(|error| CtlError::Unreachable(error.to_string()))?;
-    let body: Value = serde_json::from_str(&text)
-        .map_err(|_| CtlError::Unreachable(format!("HTTP {status} and no JSON: is this the broker's address?")))?;
+    let text = answer.text().await.map_err(CtlError::Unreachable)?;
+    let body: Value = serde_json::from_str(&text).map_err(|_| CtlError::NotABroker(status))?;
     if status.is_success() { Ok(body) } else { Err(CtlError::Refused { status, body }) }
 }
 
-/// Makes a text fit to stand in a path or a query.
+/// Encodes a text for a path or a query.
 pub(super) fn encode(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }

@@ -1,7 +1,8 @@
-//! `ctl drain`: through many sandboxes, several at a time, with a progress bar.
+//! `ctl drain`: works through all sandboxes of a status, several at a time, with a progress bar.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
+use broker_actors::error::Chain;
 use clap::ValueEnum;
 use futures_util::StreamExt as _;
 use indicatif::ProgressBar;
@@ -10,18 +11,18 @@ use serde_json::{Value, json};
 use super::client::{AdminClient, CtlError};
 use super::sandbox_path;
 
-/// So many requests are under way at a time.
+/// Requests in flight.
 const CONCURRENCY: usize = 8;
 
-/// What can be drained; each status has one thing that can be done about it.
+/// The statuses that can be drained. Each has one remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(super) enum DrainStatus {
-    /// Take them from their owners and have them deleted
+    /// Release them for their owners; cleanup then deletes them
     Allocated,
-    /// Try their deletion again
+    /// Retry their deletion
     DeletionFailed,
-    /// Bury them in the table, without a call to the CSP
+    /// Turn them into tombstones without a call to the CSP
     Stale,
 }
 
@@ -43,27 +44,30 @@ impl DrainStatus {
     }
 }
 
-/// Works through all sandboxes of the status. Tells how many it did, or fails if it could not do all.
+/// Works through all sandboxes of the status and returns their number. Fails if any of them failed.
 pub(super) async fn drain(client: &AdminClient, status: DrainStatus, yes: bool) -> Result<Value, CtlError> {
     let sandboxes = client.sandboxes(Some(status.name()), None).await?;
     let total = sandboxes.len();
-    if total > 0 && !yes {
+    if total == 0 {
+        return Ok(json!({ "status": "completed", "drained": 0 }));
+    }
+    if !yes {
         confirm(total, status)?;
     }
     let action = match status {
-        DrainStatus::Stale if total > 0 => {
+        DrainStatus::Allocated => "release",
+        DrainStatus::DeletionFailed => "retry-deletion",
+        DrainStatus::Stale => {
             let report = client.post("bulk-delete?status=stale").await?;
             return Ok(json!({ "status": "completed", "drained": report["deleted"] }));
         }
-        DrainStatus::Allocated => "release",
-        DrainStatus::DeletionFailed | DrainStatus::Stale => "retry-deletion",
     };
-    // It draws itself only on a terminal.
+    // The bar draws itself only on a terminal.
     let progress = ProgressBar::new(total as u64);
     let mut outcomes = futures_util::stream::iter(sandboxes)
         .map(|sandbox| async move {
             let id = sandbox["sandbox_id"].as_str().unwrap_or_default();
-            client.post(&sandbox_path(id, action)).await.map_err(|error| format!("{id}: {error}"))
+            client.post(&sandbox_path(id, action)).await.map_err(|error| format!("{id}: {}", Chain(&error)))
         })
         .buffer_unordered(CONCURRENCY);
     let mut failures = Vec::new();
@@ -81,11 +85,11 @@ pub(super) async fn drain(client: &AdminClient, status: DrainStatus, yes: bool) 
 fn confirm(total: usize, status: DrainStatus) -> Result<(), CtlError> {
     let consequence = status.consequence();
     if !std::io::stdin().is_terminal() {
-        let text = format!("{total} {} sandboxes would be {consequence}; --yes says that you mean it", status.name());
+        let text = format!("{total} {} sandboxes would be {consequence}; confirm with --yes", status.name());
         return Err(CtlError::Usage(text));
     }
     let mut stderr = std::io::stderr().lock();
-    let _ = write!(stderr, "{total} {} sandboxes will be {consequence}. Go on? [y/N] ", status.name());
+    let _ = write!(stderr, "{total} {} sandboxes will be {consequence}. Continue? [y/N] ", status.name());
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
     if matches!(answer.trim(), "y" | "Y" | "yes") {

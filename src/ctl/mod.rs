@@ -1,4 +1,4 @@
-//! `sandbox-broker ctl`: the operator's command line over the admin API.
+//! `sandbox-broker ctl`: a command line for operators, over the admin API.
 
 mod client;
 mod drain;
@@ -8,6 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use broker_actors::error::Chain;
 use clap::{Args, Subcommand};
 use reqwest::Method;
 use secrecy::SecretString;
@@ -17,21 +18,22 @@ use url::Url;
 use self::client::{AdminClient, CtlError};
 use self::drain::DrainStatus;
 
-/// Steer a running broker over its admin API
+/// Control a running broker over its admin API
 ///
-/// The admin token comes from BROKER_ADMIN_TOKEN alone (the first, of several), because flags show in ps.
+/// The admin token comes only from the environment variable BROKER_ADMIN_TOKEN (the first one, if it holds several),
+/// because other users of the machine can see flags.
 ///
-/// Exit codes: 0 done; 1 the broker failed; 2 wrong usage; 3 the token is not accepted; 4 no such sandbox or actor;
-/// 5 refused in the present state (paused, busy, guarded, wrong status); 6 the broker is not reachable or not ready.
+/// Exit codes: 0 success; 1 the broker failed; 2 wrong usage; 3 the token is not accepted; 4 no such sandbox or actor;
+/// 5 refused in the current state (paused, busy, guarded, wrong status); 6 the broker is not reachable or not ready.
 #[derive(Args, Debug)]
 pub struct CtlArgs {
-    /// Where the broker is
+    /// URL of the broker
     #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true)]
     url: Url,
-    /// What to call yourself in the broker's records
+    /// Your name in the broker's records
     #[arg(long, env = "USER", global = true)]
     operator: Option<String>,
-    /// Print the API's JSON, for scripts
+    /// Print the API's JSON instead of tables
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -40,77 +42,78 @@ pub struct CtlArgs {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Count the sandboxes of each status
+    /// Count the sandboxes by status
     Stats,
     /// List sandboxes
     Sandboxes {
-        /// Only those of this status
+        /// Only sandboxes of this status
         #[arg(long)]
         status: Option<String>,
-        /// Only those with this text in their id, name, external id, owner or lab
+        /// Only sandboxes with this text in their id, name, external id, owner or lab
         #[arg(long)]
         search: Option<String>,
-        /// Print again and again, until Ctrl-C
+        /// Repeat until Ctrl-C
         #[arg(long)]
         watch: bool,
-        /// Seconds between two prints with --watch
+        /// Seconds between repetitions with --watch
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
         interval: u64,
     },
-    /// Show all actors, or one in full
+    /// Show all actors, or one in detail
     Actors {
-        /// Only this one
+        /// Name of the actor
         name: Option<String>,
     },
-    /// Let an actor rest, on every replica
+    /// Pause an actor on every replica
     Pause {
-        /// Which one
+        /// Name of the actor
         actor: String,
-        /// Why; others will read it
+        /// Reason, shown to other operators
         #[arg(long)]
         reason: String,
     },
-    /// Let an actor work again, on every replica
+    /// Resume a paused actor on every replica
     Resume {
-        /// Which one
+        /// Name of the actor
         actor: String,
     },
     /// Run an actor's job now
     Run {
-        /// Which one
+        /// Name of the actor
         actor: String,
     },
     /// Sync the pool with the CSP now
     Sync {
-        /// Tell the differences, write nothing
+        /// Report the differences without writing them
         #[arg(long)]
         dry_run: bool,
-        /// Do it even if the mass-stale guard objects
+        /// Sync even if the mass-stale guard refuses
         #[arg(long)]
         force: bool,
     },
-    /// Take a sandbox from its owner and have it deleted
+    /// Release a sandbox for its owner; cleanup then deletes it
     Release {
-        /// Which one
+        /// Id of the sandbox
         id: String,
     },
-    /// Try the deletion of a deletion_failed sandbox again
+    /// Retry the deletion of a deletion_failed sandbox
     RetryDeletion {
-        /// Which one
+        /// Id of the sandbox
         id: String,
     },
-    /// Work through all sandboxes of a status: release allocated ones, retry deletion_failed ones, bury stale ones
+    /// Work through all sandboxes of a status: release allocated ones, retry the deletion of deletion_failed ones, turn
+    /// stale ones into tombstones
     Drain {
-        /// Which ones
+        /// Status of the sandboxes
         #[arg(long, value_enum)]
         status: DrainStatus,
-        /// Do not ask
+        /// Skip the confirmation
         #[arg(long)]
         yes: bool,
     },
 }
 
-/// Runs the command; its data goes to standard output, everything else to standard error.
+/// Runs the command. Its result goes to standard output, everything else to standard error.
 pub async fn run(args: CtlArgs) -> ExitCode {
     let json = args.json;
     match execute(args).await {
@@ -135,7 +138,7 @@ async fn execute(args: CtlArgs) -> Result<(), CtlError> {
         Command::Sandboxes { status, search, watch, interval } => loop {
             let sandboxes = client.sandboxes(status.as_deref(), search.as_deref()).await?;
             if watch && !args.json && std::io::stdout().is_terminal() {
-                // Clears the screen and goes to its top left corner.
+                // Clear the screen and go to its top left corner.
                 print_out("\u{1b}[2J\u{1b}[H");
             }
             print(&json!({ "sandboxes": sandboxes }), tables::sandboxes);
@@ -176,7 +179,7 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 
-/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+/// Prints to standard output. A reader that closes the pipe, such as `head`, is not an error.
 fn print_out(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
@@ -184,7 +187,7 @@ fn print_out(text: &str) {
 fn report(error: &CtlError, json: bool) {
     let text = match error {
         CtlError::Refused { body, .. } if json => pretty(body),
-        error => format!("sandbox-broker ctl: {error}"),
+        error => format!("sandbox-broker ctl: {}", Chain(error)),
     };
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

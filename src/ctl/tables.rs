@@ -1,4 +1,4 @@
-//! The API's answers as tables for people. Times are RFC 3339, in UTC.
+//! Tables of the API's answers, for people. Times are RFC 3339 in UTC.
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub(super) fn actor(actor: &Value) -> String {
 }
 
 fn actor_table() -> Table {
-    new(&["ACTOR", "STATUS", "DESIRED", "LEADER", "LAST RUN", "RESULT", "NEXT LOOK", "REASON"])
+    new(&["ACTOR", "STATUS", "DESIRED", "LEADER", "LAST RUN", "RESULT", "NEXT RUN", "REASON"])
 }
 
 fn add_actor(table: &mut Table, actor: &Value) {
@@ -69,7 +69,7 @@ fn add_actor(table: &mut Table, actor: &Value) {
     ]);
 }
 
-/// Any answer, a field a line.
+/// Any answer, with one line for each field.
 pub(super) fn fields(answer: &Value) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -103,7 +103,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// What a report counts, without its zeros.
+/// The counts of a report that are not zero.
 fn summary(report: &Value) -> String {
     let counts = report.as_object().into_iter().flatten();
     let counts: Vec<_> = counts

@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{
     CancellationReason, Delete, Put, ReturnValuesOnConditionCheckFailure, Select, TransactWriteItem, Update,
 };
+use broker_actors::actor::ActorName;
 use broker_actors::error::cause;
 use broker_actors::ports::{ClaimOutcome, Cursor, Lookup, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
 use broker_actors::sandbox::{
@@ -22,10 +23,13 @@ use super::client::DynamoClient;
 use super::cursor;
 use super::errors::Kind;
 use super::item::{
-    Item, PK, SK, UpdateParts, claim_item, claim_key, number, read_claim, read_sandbox, replica_key, sandbox_item,
-    sandbox_key, status_shard, text, time, update_of,
+    Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, replica_key,
+    sandbox_item, sandbox_key, status_shard, text, time, update_of,
 };
 use super::table::TableForm;
+
+/// Connections that are open before the broker is ready.
+const WARM_CONNECTIONS: usize = 8;
 
 /// The table, through the SDK.
 #[derive(Clone, Debug)]
@@ -50,6 +54,13 @@ impl DynamoStore {
     #[must_use]
     pub fn with_small_pages(self) -> Self {
         Self { page_limit: 100, count_limit: 500, ..self }
+    }
+
+    /// Opens a few connections to the service, so that the first claims need not wait for name resolution and TLS.
+    pub async fn open_connections(&self) {
+        let reads = (0..WARM_CONNECTIONS).map(|_| self.get_item(control_key(ActorName::PoolManager)));
+        // A store that does not answer shows in the readiness check.
+        let _ = futures_util::future::join_all(reads).await;
     }
 
     fn sandbox_update(&self, update: &ConditionalUpdate) -> Update {

@@ -1,251 +1,251 @@
-//! The one error form of the API, and the one table that gives each error its status and code.
+//! The one table of error codes, and the one form in which the API answers an error.
 
+mod core_errors;
+
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
-use broker_actors::actor::ActorName;
-use broker_actors::allocation::AllocateError;
-use broker_actors::error::Chain;
-use broker_actors::jobs::JobError;
-use broker_actors::ports::{CspError, StoreError};
-use broker_actors::update::SandboxError;
-use serde_json::{Value, json};
+use broker_actors::error::{Cause, cause};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::auth::Role;
+/// Whether an error's answer carries `Retry-After`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// It does not.
+    Never,
+    /// Always this number of seconds.
+    Seconds(u64),
+    /// A number of seconds that each answer computes.
+    Computed,
+}
 
-/// An error as the API answers it.
-#[derive(Clone, Debug, PartialEq)]
+use RetryAfter::{Computed, Never, Seconds};
+
+macro_rules! error_codes {
+    ($($variant:ident, $code:literal, $status:ident, $retry_after:expr, $meaning:literal;)*) => {
+        /// The stable name of an error, for programs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum ErrorCode {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl ErrorCode {
+            /// Every code, by status.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name in answers and in logs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code),* }
+            }
+
+            /// The HTTP status of its answers.
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status),* }
+            }
+
+            /// Whether its answers carry `Retry-After`.
+            pub const fn retry_after(self) -> RetryAfter {
+                match self { $(Self::$variant => $retry_after),* }
+            }
+
+            /// What it means and what to do; the message of an answer that has nothing more specific to say.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning),* }
+            }
+        }
+    };
+}
+
+// variant, code, status, Retry-After, meaning
+error_codes! {
+    BadRequest, "BAD_REQUEST", BAD_REQUEST, Never, "the request cannot be parsed";
+    BadHeader, "BAD_HEADER", BAD_REQUEST, Never, "a header has a value that is not allowed";
+    MissingHeader, "MISSING_HEADER", BAD_REQUEST, Never, "a required header is missing";
+    BadSandboxId, "BAD_SANDBOX_ID", BAD_REQUEST, Never, "a sandbox id is 1 to 256 visible ASCII characters";
+    BadQuery, "BAD_QUERY", BAD_REQUEST, Never, "a query parameter is unknown or has a value that is not allowed";
+    BadCursor, "BAD_CURSOR", BAD_REQUEST, Never, "the cursor is not from this listing; omit it to start again";
+    BadBody, "BAD_BODY", BAD_REQUEST, Never, "the body does not have the required form";
+    Unauthorized, "UNAUTHORIZED", UNAUTHORIZED, Never, "send `Authorization: Bearer <token>` with a valid token";
+    Forbidden, "FORBIDDEN", FORBIDDEN, Never, "the token is valid, but not for this route";
+    NotSandboxOwner, "NOT_SANDBOX_OWNER", FORBIDDEN, Never, "the sandbox does not belong to this track";
+    NotFound, "NOT_FOUND", NOT_FOUND, Never, "there is no such route; GET / lists where to start";
+    SandboxNotFound, "SANDBOX_NOT_FOUND", NOT_FOUND, Never, "no sandbox has this id";
+    ActorNotFound, "ACTOR_NOT_FOUND", NOT_FOUND, Never, "no actor has this name";
+    MethodNotAllowed, "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED, Never,
+        "the route does not take this method; see the Allow header";
+    RequestTimeout, "REQUEST_TIMEOUT", REQUEST_TIMEOUT, Never, "the request took too long to arrive";
+    NoSandboxesAvailable, "NO_SANDBOXES_AVAILABLE", CONFLICT, Seconds(5),
+        "no matching sandbox is available; try again later";
+    WrongState, "WRONG_STATE", CONFLICT, Never, "the state of the sandbox does not allow this";
+    ActorPaused, "ACTOR_PAUSED", CONFLICT, Never, "the actor is paused; resume it first";
+    JobBusy, "JOB_BUSY", CONFLICT, Seconds(5), "the job is already running; try again later";
+    SyncRefused, "SYNC_REFUSED", CONFLICT, Never, "the sync would make too many sandboxes stale; force=true overrides";
+    BodyTooLarge, "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE, Never, "the body is larger than 64 KiB";
+    RateLimited, "RATE_LIMITED", TOO_MANY_REQUESTS, Computed, "too many requests from one address; slow down";
+    HeadTooLarge, "HEAD_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, Never,
+        "the request line and the headers are larger than 16 KiB";
+    InternalError, "INTERNAL_ERROR", INTERNAL_SERVER_ERROR, Never,
+        "the broker failed; its log explains why, under the request_id";
+    NoIndex, "NO_INDEX", NOT_IMPLEMENTED, Never,
+        "the table was made without the index that this search needs; see `table create`";
+    CspError, "CSP_ERROR", BAD_GATEWAY, Never, "the cloud provider failed";
+    StoreThrottled, "STORE_THROTTLED", SERVICE_UNAVAILABLE, Computed, "the store is throttling; try again";
+    StoreUnavailable, "STORE_UNAVAILABLE", SERVICE_UNAVAILABLE, Seconds(5), "the store does not answer; try again";
+    OutcomeUnknown, "OUTCOME_UNKNOWN", SERVICE_UNAVAILABLE, Seconds(1),
+        "it is unknown whether the request took effect; repeat it, with the same key, to find out";
+    Contended, "CONTENDED", SERVICE_UNAVAILABLE, Seconds(1), "other requests keep changing this sandbox; try again";
+    BrokerPaused, "BROKER_PAUSED", SERVICE_UNAVAILABLE, Seconds(5),
+        "an operator has paused allocation; try again later";
+    Overloaded, "OVERLOADED", SERVICE_UNAVAILABLE, Seconds(1), "too many allocations are in flight; try again";
+    PoolNotRead, "POOL_NOT_READ", SERVICE_UNAVAILABLE, Seconds(5),
+        "the pool is too large to be read in full, so it is unknown whether a sandbox matches; try again";
+    AllocationTimeout, "ALLOCATION_TIMEOUT", SERVICE_UNAVAILABLE, Seconds(1),
+        "no sandbox could be claimed in time; repeating the request is safe";
+    ShuttingDown, "SHUTTING_DOWN", SERVICE_UNAVAILABLE, Seconds(1), "this replica is stopping; try again";
+    RunInterrupted, "RUN_INTERRUPTED", SERVICE_UNAVAILABLE, Seconds(1), "the run ended before it was done; try again";
+    CspCircuitOpen, "CSP_CIRCUIT_OPEN", SERVICE_UNAVAILABLE, Computed,
+        "calls of the cloud provider failed repeatedly and are suspended; try again later";
+    TooManyStreams, "TOO_MANY_STREAMS", SERVICE_UNAVAILABLE, Seconds(5),
+        "this replica has reached its limit of event streams; close one";
+    TooManyConnections, "TOO_MANY_CONNECTIONS", SERVICE_UNAVAILABLE, Seconds(1),
+        "this replica has reached its limit of connections; try again";
+}
+
+impl ErrorCode {
+    /// The code for a status that the framework answered on its own.
+    fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::NotFound,
+            StatusCode::METHOD_NOT_ALLOWED => Self::MethodNotAllowed,
+            StatusCode::REQUEST_TIMEOUT => Self::RequestTimeout,
+            StatusCode::PAYLOAD_TOO_LARGE => Self::BodyTooLarge,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Self::HeadTooLarge,
+            status if status.is_client_error() => Self::BadRequest,
+            _ => Self::InternalError,
+        }
+    }
+}
+
+/// An error, as the API answers it.
+#[derive(Clone, Debug)]
 pub struct ApiError {
-    /// The HTTP status.
-    pub status: StatusCode,
-    /// A stable name for programs.
-    pub code: &'static str,
-    /// What happened and what to do, for people.
-    pub message: String,
-    /// When another attempt makes sense.
-    pub retry_after: Option<Duration>,
-    /// What only this error has to tell.
-    pub details: Option<Value>,
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    details: Option<Value>,
+    cause: Option<Cause>,
 }
 
 impl ApiError {
-    /// An error without more to tell.
-    pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, details: None }
+    /// An error with a message of its own.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        let retry_after = match code.retry_after() {
+            Seconds(seconds) => Some(Duration::from_secs(seconds)),
+            Never | Computed => None,
+        };
+        Self { code, message: message.into(), retry_after, details: None, cause: None }
     }
 
-    /// 400, with what is wrong.
-    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
+    /// The error for a status that the framework answered on its own.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        ErrorCode::of_status(status).into()
     }
 
-    /// The same error, which goes away after this time.
-    pub fn retry_after(self, wait: Duration) -> Self {
+    /// Sets the wait of an error whose wait is computed.
+    pub(super) fn retry_after(self, wait: Duration) -> Self {
         Self { retry_after: Some(wait), ..self }
     }
 
-    /// The same error, with more to tell.
-    pub fn details(self, details: Value) -> Self {
+    /// Adds what only this error has to say, for programs.
+    pub(super) fn details(self, details: Value) -> Self {
         Self { details: Some(details), ..self }
     }
 
-    /// The whole seconds of `retry_after`, at least one.
-    pub fn retry_after_seconds(&self) -> Option<u64> {
+    /// Adds the cause. It goes into the log line of the request and never to the client.
+    pub(super) fn caused_by(self, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { cause: Some(cause(error)), ..self }
+    }
+
+    /// The code.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The cause, if nothing else logs it.
+    pub(super) fn cause(&self) -> Option<&Cause> {
+        self.cause.as_ref()
+    }
+
+    /// The wait in whole seconds, at least one.
+    pub(super) fn retry_after_seconds(&self) -> Option<u64> {
         self.retry_after.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).map(|seconds| seconds.max(1))
     }
 
     /// The body of the answer.
-    pub fn body(&self, request_id: &str) -> Value {
-        let mut error = json!({ "code": self.code, "message": self.message, "request_id": request_id });
-        if let Some(seconds) = self.retry_after_seconds() {
-            error["retry_after"] = json!(seconds);
-        }
-        if let Some(details) = &self.details {
-            error["details"] = details.clone();
-        }
-        json!({ "error": error })
-    }
-
-    /// 403, for a token of the other kind.
-    pub fn forbidden(role: Role) -> Self {
-        let needs = if role == Role::Admin { "an admin" } else { "a track" };
-        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", format!("this route takes {needs} token"))
-    }
-
-    /// 429, for a client above this rate.
-    pub fn rate_limited(requests_per_second: u32, wait: Duration) -> Self {
-        let message = format!("more than {requests_per_second} requests a second from one address");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(wait)
-    }
-
-    /// 503, for one console too many.
-    pub fn too_many_streams() -> Self {
-        let message = "as many consoles as it takes follow this replica already; close one";
-        unavailable("TOO_MANY_STREAMS", message, LATER)
-    }
-
-    /// 503, for one connection too many.
-    pub fn too_many_connections() -> Self {
-        unavailable("TOO_MANY_CONNECTIONS", "this replica has as many connections as it takes; try again", SOON)
-    }
-
-    /// 502, for a cloud provider that does not do its part.
-    pub fn csp_error(error: &CspError) -> Self {
-        Self::new(StatusCode::BAD_GATEWAY, "CSP_ERROR", Chain(error).to_string())
-    }
-
-    /// The answer to a failure of the store. What it says of its inside stays here.
-    pub fn from_store(error: &StoreError) -> Self {
-        match error {
-            StoreError::Throttled(_) => unavailable("STORE_THROTTLED", "the store is busy; try again", SOON),
-            StoreError::Unavailable(_) => {
-                unavailable("STORE_UNAVAILABLE", "the store does not answer; try again", LATER)
-            }
-            StoreError::OutcomeUnknown(_) => unavailable(
-                "OUTCOME_UNKNOWN",
-                "whether this took effect is not known; the same request again, with the same key, finds out",
-                SOON,
-            ),
-            StoreError::BadCursor => Self::bad_request(
-                "BAD_CURSOR",
-                "the cursor is not one that this listing gave out; leave it away to start again",
-            ),
-            StoreError::NoIndex(_) => Self::new(StatusCode::NOT_IMPLEMENTED, "NO_INDEX", error.to_string()),
-            StoreError::Rejected(_) | StoreError::Corrupt { .. } | StoreError::TooLong => {
-                Self::of_status(StatusCode::INTERNAL_SERVER_ERROR)
-            }
+    pub(super) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        ErrorBody {
+            error: ErrorFields {
+                code: self.code.as_str(),
+                message: &self.message,
+                request_id,
+                retry_after: self.retry_after_seconds(),
+                details: self.details.as_ref(),
+            },
         }
     }
+}
 
-    /// The error for a status that the framework answered by itself.
-    pub fn of_status(status: StatusCode) -> Self {
-        let (code, message) = match status {
-            StatusCode::NOT_FOUND => ("NOT_FOUND", "there is no such route; GET / lists where to begin"),
-            StatusCode::METHOD_NOT_ALLOWED => {
-                ("METHOD_NOT_ALLOWED", "this route takes other methods; see the Allow header")
-            }
-            StatusCode::PAYLOAD_TOO_LARGE => ("BODY_TOO_LARGE", "the body is larger than this API ever needs (64 KiB)"),
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
-                ("HEAD_TOO_LARGE", "the request's head is larger than this API ever needs (16 KiB)")
-            }
-            StatusCode::REQUEST_TIMEOUT => ("REQUEST_TIMEOUT", "the request took too long to arrive"),
-            status if status.is_client_error() => ("BAD_REQUEST", "the request cannot be read"),
-            _ => ("INTERNAL_ERROR", "the broker failed; the request_id finds the reason in its log"),
-        };
-        Self::new(status, code, message)
+impl From<ErrorCode> for ApiError {
+    fn from(code: ErrorCode) -> Self {
+        Self::new(code, code.meaning())
     }
 }
 
 impl fmt::Display for ApiError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.code, self.message)
+        write!(formatter, "{}: {}", self.code.as_str(), self.message)
     }
 }
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.status
+        self.code.status()
     }
 
     fn error_response(&self) -> HttpResponse {
-        // The edge fills in the body, which needs the request's id.
-        HttpResponse::new(self.status)
+        // The body needs the request's id; `middleware::error_format` adds it.
+        HttpResponse::new(self.code.status())
     }
 }
 
-const SOON: Duration = Duration::from_secs(1);
-const LATER: Duration = Duration::from_secs(5);
-
-fn unavailable(code: &'static str, message: impl Into<String>, wait: Duration) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(wait)
+/// The form of every error
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub(super) struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
 }
 
-fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::CONFLICT, code, message)
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        if !matches!(error, StoreError::Throttled(_) | StoreError::BadCursor) {
-            tracing::error!(error = %Chain(&error), "the store failed");
-        }
-        Self::from_store(&error)
-    }
-}
-
-impl From<AllocateError> for ApiError {
-    fn from(error: AllocateError) -> Self {
-        match error {
-            AllocateError::NoneAvailable => {
-                conflict("NO_SANDBOXES_AVAILABLE", "the pool has no sandbox that fits; try again later")
-                    .retry_after(LATER)
-            }
-            AllocateError::Paused => {
-                unavailable("BROKER_PAUSED", "an operator has paused allocation; try again later", LATER)
-            }
-            AllocateError::Overloaded { .. } => {
-                unavailable("OVERLOADED", "more allocations are under way than this broker takes; try again", SOON)
-            }
-            AllocateError::TimedOut { .. } => unavailable(
-                "ALLOCATION_TIMEOUT",
-                "no sandbox could be claimed in time; the same request again is safe",
-                SOON,
-            ),
-            AllocateError::NotReadInFull => unavailable(
-                "POOL_NOT_READ",
-                "the pool is too large to be read in full, so it is not known whether a sandbox matches; try again",
-                LATER,
-            ),
-            AllocateError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
-            AllocateError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<SandboxError> for ApiError {
-    fn from(error: SandboxError) -> Self {
-        match error {
-            SandboxError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, "SANDBOX_NOT_FOUND", error.to_string()),
-            SandboxError::NotOwner(_) => Self::new(StatusCode::FORBIDDEN, "NOT_SANDBOX_OWNER", error.to_string()),
-            SandboxError::Refused(refused) => {
-                conflict("WRONG_STATE", refused.to_string()).details(json!({ "status": refused.status.as_str() }))
-            }
-            SandboxError::Contended(_) => {
-                unavailable("CONTENDED", "others keep changing this sandbox; try again", SOON)
-            }
-            SandboxError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<JobError> for ApiError {
-    fn from(error: JobError) -> Self {
-        let text = error.to_string();
-        match error {
-            JobError::Paused => conflict("ACTOR_PAUSED", "the actor is paused; resume it first"),
-            JobError::Busy { holder } => {
-                conflict("JOB_BUSY", text).details(json!({ "holder": holder })).retry_after(LATER)
-            }
-            JobError::GuardRefused(_) => conflict("SYNC_REFUSED", format!("{text}; force=true does it all the same")),
-            JobError::Csp(CspError::BreakerOpen { retry_in }) => unavailable("CSP_CIRCUIT_OPEN", text, retry_in),
-            JobError::Csp(error) => {
-                tracing::warn!(error = %Chain(&error), "the CSP failed");
-                Self::csp_error(&error)
-            }
-            JobError::Stopping => unavailable("SHUTTING_DOWN", "this broker is stopping; try again", SOON),
-            JobError::LeaseLost | JobError::CutOff { .. } => unavailable("RUN_INTERRUPTED", text, SOON),
-            JobError::Panicked(_) => Self::of_status(StatusCode::INTERNAL_SERVER_ERROR),
-            JobError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl ApiError {
-    /// 404, for a name that no actor has.
-    pub fn no_such_actor(name: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "ACTOR_NOT_FOUND", format!("no actor has the name `{name}`"))
-            .details(json!({ "actors": ActorName::ALL }))
-    }
+/// What an error says
+#[derive(Serialize, ToSchema)]
+struct ErrorFields<'a> {
+    /// The stable name of the error, for programs
+    code: &'a str,
+    /// What happened and what to do, for people
+    message: &'a str,
+    /// Finds the request in the broker's log
+    request_id: &'a str,
+    /// Seconds to wait before another attempt, as in `Retry-After`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    retry_after: Option<u64>,
+    /// Facts for programs; the fields depend on the code
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, required = false, value_type = Object)]
+    details: Option<&'a Value>,
 }

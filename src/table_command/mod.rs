@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 
 use self::progress_bar::Bar;
 use crate::app::{SystemClock, open_store};
-use crate::config::RawStoreSettings;
+use crate::config::StoreSettings;
 use crate::dynamo::DynamoClient;
 use crate::dynamo::embedded::OpenError;
 use crate::dynamo::table::adopt::{AdoptOptions, Adoption};
@@ -64,7 +64,7 @@ pub struct CreateArgs {
     #[arg(long)]
     without_lookup_indexes: bool,
     #[command(flatten)]
-    store: RawStoreSettings,
+    store: StoreSettings,
 }
 
 /// Arguments of `table adopt`.
@@ -100,7 +100,7 @@ pub struct CheckArgs {
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    store: RawStoreSettings,
+    store: StoreSettings,
 }
 
 /// Arguments of `table reshard`.
@@ -295,7 +295,7 @@ struct Table {
 }
 
 impl Table {
-    async fn open(settings: RawStoreSettings) -> Result<Self, OpenError> {
+    async fn open(settings: StoreSettings) -> Result<Self, OpenError> {
         let (client, engine) = open_store(&settings).await?;
         Ok(Self { client, names: settings.table_names(), _engine: engine })
     }

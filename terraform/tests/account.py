@@ -1,4 +1,5 @@
-"""What stands in an account, as AWS tells it: what the configuration has to build, and nothing after destroy."""
+"""Checks of what exists in an account, as AWS reports it: everything that the configuration builds, and nothing after
+destroy."""
 
 import datetime
 import json
@@ -55,32 +56,32 @@ def check_network() -> None:
         found = ec2.describe_vpc_attribute(VpcId=vpc["VpcId"], Attribute=attribute)
         expect(found[attribute[0].upper() + attribute[1:]], {"Value": True})
     zones = {subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in ec2.describe_subnets(Filters=OWN)["Subnets"]}
-    ways = []
+    routes = []
     for table in ec2.describe_route_tables(Filters=OWN)["RouteTables"]:
         (default,) = [route for route in table["Routes"] if route.get("DestinationCidrBlock") == "0.0.0.0/0"]
-        way = "NAT" if "NatGatewayId" in default else "internet"
-        ways += [(zones[association["SubnetId"]], way) for association in table["Associations"] if "SubnetId" in association]
+        target = "NAT" if "NatGatewayId" in default else "internet"
+        routes += [(zones[association["SubnetId"]], target) for association in table["Associations"] if "SubnetId" in association]
     first, second = sorted(set(zones.values()))
-    expect(sorted(ways), [(first, "NAT"), (first, "internet"), (second, "NAT"), (second, "internet")])
+    expect(sorted(routes), [(first, "NAT"), (first, "internet"), (second, "NAT"), (second, "internet")])
     endpoints = ec2.describe_vpc_endpoints(Filters=OWN)["VpcEndpoints"]
     services = {(endpoint["VpcEndpointType"], endpoint["ServiceName"].removeprefix(f"com.amazonaws.{REGION}.")) for endpoint in endpoints}
     interfaces = {("Interface", service) for service in ("secretsmanager", "ecr.api", "ecr.dkr", "logs")}
     expect(services, interfaces | {("Gateway", "dynamodb"), ("Gateway", "s3")})
     groups = {group["GroupId"]: group["GroupName"] for group in ec2.describe_security_groups(Filters=OWN)["SecurityGroups"]}
-    doors = set()
+    open_ports = set()
     for rule in ec2.describe_security_group_rules()["SecurityGroupRules"]:
         if rule["GroupId"] in groups and not rule["IsEgress"]:
             source = rule.get("CidrIpv4") or groups[rule["ReferencedGroupInfo"]["GroupId"]]
             expect(rule["FromPort"], rule["ToPort"])
-            doors.add((groups[rule["GroupId"]], source, rule["FromPort"]))
-    expect(doors, {
+            open_ports.add((groups[rule["GroupId"]], source, rule["FromPort"]))
+    expect(open_ports, {
         (f"{NAME}-alb", "0.0.0.0/0", 80), (f"{NAME}-alb", "0.0.0.0/0", 443),
         (f"{NAME}-tasks", f"{NAME}-alb", 8080), (f"{NAME}-endpoints", vpc["CidrBlock"], 443),
     })  # fmt: skip
 
 
 def check_table(name: str) -> None:
-    """Beyond what `table create` is compared in."""
+    """What `table create` leaves at its default, so that the comparison of the tables does not cover it."""
     dynamodb = boto3.client("dynamodb")
     table = dynamodb.describe_table(TableName=name)["Table"]
     expect((table["SSEDescription"]["Status"], table["DeletionProtectionEnabled"]), ("ENABLED", False))
@@ -130,7 +131,7 @@ def check_balancer(access_logs_bucket: str) -> None:
 
 
 def check_permissions(table: str) -> None:
-    """What the policies name; tests/terraform.rs holds the actions on the table against the code."""
+    """The resources in the policies. tests/terraform.rs compares the actions on the table with the code."""
     iam = boto3.client("iam")
     resources = {}
     for role, policy in (("execution", "start-tasks"), ("task", "use-the-pool")):
@@ -140,7 +141,7 @@ def check_permissions(table: str) -> None:
         resources |= {statement["Sid"]: statement["Resource"] for statement in document["Statement"]}
     arn = boto3.client("dynamodb").describe_table(TableName=table)["Table"]["TableArn"]
     expect((resources["UseTheTable"], resources["QueryItsIndexes"]), (arn, f"{arn}/index/*"))
-    # These two actions know no resource.
+    # The actions in these two statements support no resource.
     expect({sid for sid, named in resources.items() if named == "*"}, {"LogInToTheRegistry", "SendTraces"})
 
 
@@ -157,14 +158,14 @@ def check_alarms(outputs: dict) -> None:
     expect(group["retentionInDays"], 30)
     (subscription,) = boto3.client("sns").list_subscriptions_by_topic(TopicArn=outputs["alarm_topic_arn"])["Subscriptions"]
     expect(subscription["Endpoint"], "on-call@example.com")
-    # Autoscaling makes alarms of its own, under other names.
+    # Autoscaling creates its own alarms, under other names.
     cloudwatch = boto3.client("cloudwatch")
     alarms = cloudwatch.describe_alarms(AlarmNamePrefix=f"{NAME}-")["MetricAlarms"]
     actions = {alarm["AlarmName"].removeprefix(f"{NAME}-"): alarm["AlarmActions"] for alarm in alarms}
     expect(actions, dict.fromkeys(ALARMS, [outputs["alarm_topic_arn"]]))
     explained = DEPLOYMENT.read_text().partition("What to do for each alarm")[2]
     expect({alarm for alarm in ALARMS if f"`{alarm}`" not in explained}, set())
-    # Of the metrics that are made of log lines, alarms and graphs name none that no filter makes.
+    # Alarms and graphs name exactly the metrics that the log filters make.
     filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
     made = {(made["metricNamespace"], made["metricName"]) for found in filters for made in found["metricTransformations"]}
     dashboard = json.loads(cloudwatch.get_dashboard(DashboardName=outputs["dashboard_name"])["DashboardBody"])
@@ -204,7 +205,7 @@ def check_nothing_left() -> None:
         "firewalls": boto3.client("wafv2").list_web_acls(Scope="REGIONAL")["WebACLs"],
     }
     expect({kind: found for kind, found in left.items() if found}, {})
-    # But the tokens can be recovered for seven days.
+    # The tokens can still be recovered for seven days.
     secrets = boto3.client("secretsmanager").list_secrets(IncludePlannedDeletion=True)["SecretList"]
     now = datetime.datetime.now(datetime.timezone.utc)
     expect([round((secret["DeletedDate"] - now) / datetime.timedelta(days=1)) for secret in secrets], [7, 7, 7])

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Applies the whole configuration, with every option on, to an AWS emulator (moto) on this machine, and proves that
+"""Applies the whole configuration, with every option on, to an AWS emulator (moto) on this machine, and checks that
 
-- everything is created (account.py says what), and the outputs are right;
-- a second plan has no changes, also after a token was rotated;
-- neither state nor plan holds a token;
-- the table is the one that `sandbox-broker table create` makes;
-- the broker runs with the very environment and tokens of its task definition, on that table, and allocates;
-- the log lines that the metric filters look for are those that the broker writes, also with an open circuit breaker;
-- destroy leaves nothing but the tokens, for their seven days.
+- everything is created (see account.py) and the outputs are right;
+- a second plan has no changes, also after the rotation of a token;
+- neither the state nor a plan holds a token;
+- the table equals the one that `sandbox-broker table create` creates;
+- the broker runs on that table with the environment and the tokens of its task definition, and allocates;
+- the metric filters match the log lines that the broker writes, also with an open circuit breaker;
+- destroy leaves nothing except the tokens, for seven days.
 
 Usage: emulated_apply.py <sandbox-broker>, with moto and boto3 installed. TF_PLUGIN_DIR names a directory with the AWS
-provider; without it Terraform fetches it from its registry.
+provider; without it Terraform uses its registry.
 
-What the emulator cannot show: that ECS starts the tasks, that the load balancer reaches them, that alarms ring, and that
-IAM refuses what the policies do not allow; it only keeps records of these. The adapter's operations are held against the
-task's policy by tests/terraform.rs.
+The emulator only records tasks, targets, alarms and policies. It does not show that ECS starts the tasks, that the load
+balancer reaches them, that alarms fire, or that IAM refuses what the policies do not allow. tests/terraform.rs compares
+the operations of the adapter with the policy of the task.
 """
 
 import contextlib
@@ -36,18 +36,18 @@ import boto3
 from account import REGION, check_built, check_nothing_left, check_outputs, expect, step
 
 CONFIGURATION = Path(__file__).resolve().parent.parent
-# The broker counts its pool once a minute.
-PATIENCE = 120
-TERRAFORM_PATIENCE = 900
+# Seconds. The broker counts its pool once a minute.
+TIMEOUT = 120
+TERRAFORM_TIMEOUT = 900
 CSP_TOKEN = "csp-token-of-the-emulated-apply"
 TRACK_TOKEN = "track-token-passed-in-0000000000001"
 SECOND_TRACK_TOKEN = "track-token-put-beside-it-00000000002"
 ACCESS_LOGS_BUCKET = "emulated-access-logs"
 
-# What the emulator takes and does not give back, so that the plan would set it again; nothing else may differ.
+# Attributes that the emulator accepts and does not return, so that a plan would set them again. Nothing else may differ.
 FORGOTTEN_BY_THE_EMULATOR = {
     "aws_ecs_service.broker": {"availability_zone_rebalancing", "health_check_grace_period_seconds"},
-    # The descriptions of rules that name another security group.
+    # Descriptions of rules that refer to another security group.
     "aws_vpc_security_group_egress_rule.alb_to_tasks": {"description"},
     "aws_vpc_security_group_ingress_rule.tasks_from_alb": {"description"},
 }
@@ -66,7 +66,7 @@ def main() -> None:
             "AWS_SECRET_ACCESS_KEY": "emulated",
             "AWS_DEFAULT_REGION": REGION,
             "AWS_EC2_METADATA_DISABLED": "true",
-            # What the emulator cannot do it answers with 500, again and again.
+            # The emulator answers what it does not support with 500, which the SDK would retry.
             "AWS_MAX_ATTEMPTS": "2",
             "TF_IN_AUTOMATION": "1",
         }
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 class Terraform:
-    """The configuration in a directory of its own, so that no state stays behind."""
+    """A copy of the configuration in a temporary directory, so that no state is left behind."""
 
     def __init__(self, work: Path, environment: dict[str, str]):
         self.directory = work / "terraform"
@@ -111,7 +111,7 @@ class Terraform:
 
     def run(self, command: str, *arguments: str) -> str:
         line = ["terraform", command, "-no-color", *(["-input=false"] if command in ("init", "plan", "apply") else []), *arguments]
-        done = subprocess.run(line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=TERRAFORM_PATIENCE)
+        done = subprocess.run(line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=TERRAFORM_TIMEOUT)
         if done.returncode != 0:
             sys.exit(f"terraform {command} failed with exit code {done.returncode}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}")
         return done.stdout
@@ -121,7 +121,7 @@ class Terraform:
 
 
 def prepare_account() -> dict:
-    """What an operator brings along, and all options on."""
+    """Creates what an operator provides, and turns on all options."""
     certificate = boto3.client("acm").request_certificate(DomainName="broker.example.com")["CertificateArn"]
     boto3.client("s3").create_bucket(Bucket=ACCESS_LOGS_BUCKET)
     key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
@@ -138,14 +138,14 @@ def prepare_account() -> dict:
         "image_tag": "1.0.0",
         "csp_base_url": "https://csp.example.com/api",
         "csp_api_token": CSP_TOKEN,
-        # The admin token is made by Terraform.
+        # Terraform generates the admin token.
         "api_tokens": TRACK_TOKEN,
         "settings": {"lab_duration_hours": 2, "circuit_breaker_threshold": 1},
     }
 
 
 def rotate_track_token(outputs: dict) -> None:
-    """As docs/deployment.md says; the broker will run with both."""
+    """Adds a second track token, as docs/deployment.md describes. The broker runs with both."""
     boto3.client("secretsmanager").put_secret_value(SecretId=outputs["token_secret_arns"]["api"], SecretString=f"{TRACK_TOKEN},{SECOND_TRACK_TOKEN}")
 
 
@@ -165,7 +165,7 @@ def check_no_token(terraform: Terraform) -> None:
     step("no token in state or plan")
     made = boto3.client("secretsmanager").get_secret_value(SecretId="sandbox-broker/admin-token")["SecretString"]
     expect(len(made) >= 32, True)
-    # The raw files; what `show` prints would be masked. A plan is an archive.
+    # The raw files, because `show` masks secrets. A plan is a zip archive.
     kept = [(terraform.directory / "terraform.tfstate").read_bytes()]
     with zipfile.ZipFile(terraform.directory / "second.plan") as plan:
         kept += [plan.read(name) for name in plan.namelist()]
@@ -174,8 +174,8 @@ def check_no_token(terraform: Terraform) -> None:
 
 
 def check_tables(outputs: dict, broker: str, environment: dict[str, str]) -> None:
-    step("the table of `table create` is the same")
-    other = "made-by-the-broker"
+    step("`table create` creates an equal table")
+    other = "created-by-the-broker"
     subprocess.run(
         [broker, "table", "create"], check=True, stdout=subprocess.DEVNULL,
         env={**environment, "BROKER_STORE": "dynamodb", "DDB_TABLE_NAME": other, "AWS_REGION": REGION, "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"]},
@@ -185,7 +185,7 @@ def check_tables(outputs: dict, broker: str, environment: dict[str, str]) -> Non
 
 
 def shape(table: str) -> dict:
-    """What makes a table the broker's, whoever made it."""
+    """The properties of a table that the broker needs."""
     dynamodb = boto3.client("dynamodb")
     found = dynamodb.describe_table(TableName=table)["Table"]
     backups = dynamodb.describe_continuous_backups(TableName=table)["ContinuousBackupsDescription"]
@@ -200,7 +200,7 @@ def shape(table: str) -> dict:
 
 
 def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], work: Path) -> None:
-    step("the broker runs as its task definition says, and allocates")
+    step("the broker runs with the environment of its task definition, and allocates")
     csp_port, port = free_port(), free_port()
     csp = f"http://127.0.0.1:{csp_port}"
     start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": CSP_TOKEN}, work / "csp.log")
@@ -209,7 +209,7 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     secrets = boto3.client("secretsmanager")
     settings = {variable["name"]: variable["value"] for variable in container["environment"]}
     settings |= {secret["name"]: secrets.get_secret_value(SecretId=secret["valueFrom"])["SecretString"] for secret in container["secrets"]}
-    # What differs here from AWS: where things are.
+    # Only addresses differ from AWS.
     settings |= {
         "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
         "CSP_BASE_URL": csp,
@@ -237,11 +237,11 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the pool stats show the open breaker")
     check_metric_filters(outputs, log)
     process.terminate()
-    expect(process.wait(PATIENCE), 0)
+    expect(process.wait(TIMEOUT), 0)
 
 
 def check_metric_filters(outputs: dict, log: Path) -> None:
-    step("metric filters meet the lines that the broker writes")
+    step("the metric filters match the lines that the broker writes")
     filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
     expect(len(filters), 12)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -252,7 +252,7 @@ def check_metric_filters(outputs: dict, log: Path) -> None:
         value = found["metricTransformations"][0]["metricValue"]
         is_number = lambda line: not value.startswith("$.") or isinstance(line.get(value[2:]), (int, float))
         if not matches or not all(map(is_number, matches)):
-            sys.exit(f"no log line fits the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
+            sys.exit(f"no log line matches the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
 
 
 def start(cleanup: contextlib.ExitStack, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
@@ -288,11 +288,11 @@ def until_answers(url: str) -> None:
     until(answers, f"{url} answers")
 
 
-def until(is_so, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
+def until(condition, what: str) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
         if time.monotonic() > deadline:
-            sys.exit(f"waited in vain: {what}")
+            sys.exit(f"not within {TIMEOUT} s: {what}")
         time.sleep(0.2)
 
 

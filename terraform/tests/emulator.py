@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The AWS emulator moto, with the one thing added that this configuration needs and moto lacks: it keeps the tags of
-scalable targets, which the provider reads back. Takes the arguments of moto_server."""
+"""The AWS emulator moto, with one addition that this configuration needs: it keeps the tags of scalable targets, which the
+provider reads back. Takes the arguments of moto_server."""
 
 import json
 

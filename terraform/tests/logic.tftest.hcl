@@ -1,4 +1,4 @@
-# What the variables change, on a provider that makes nothing. emulated_apply.py makes everything.
+# The effect of the variables, on a mocked provider. emulated_apply.py creates the resources.
 
 mock_provider "aws" {
   mock_data "aws_availability_zones" {
@@ -63,17 +63,17 @@ variables {
 run "without_a_certificate_http_is_served" {
   assert {
     condition     = aws_lb_listener.http.default_action[0].type == "forward" && length(aws_lb_listener.https) == 0
-    error_message = "a trial needs a plain HTTP listener"
+    error_message = "without a certificate there must be a plain HTTP listener"
   }
 
   assert {
     condition     = startswith(output.url, "http://")
-    error_message = "the URL must be the one that answers"
+    error_message = "the URL must match the listener"
   }
 
   assert {
     condition     = length(aws_wafv2_web_acl.broker) == 0 && length(aws_wafv2_web_acl_association.broker) == 0
-    error_message = "the firewall is an option"
+    error_message = "the firewall must be optional"
   }
 }
 
@@ -88,7 +88,7 @@ run "with_a_certificate_http_is_redirected" {
       aws_lb_listener.http.default_action[0].redirect[0].status_code == "HTTP_301" &&
       aws_lb_listener.http.default_action[0].redirect[0].protocol == "HTTPS"
     )
-    error_message = "HTTP must answer 301 to HTTPS"
+    error_message = "HTTP must redirect to HTTPS with 301"
   }
 
   assert {
@@ -98,7 +98,7 @@ run "with_a_certificate_http_is_redirected" {
 
   assert {
     condition     = startswith(output.url, "https://")
-    error_message = "the URL must be the one that answers"
+    error_message = "the URL must match the listener"
   }
 }
 
@@ -113,7 +113,7 @@ run "with_the_firewall" {
       length(aws_wafv2_web_acl_association.broker) == 1 &&
       toset(aws_wafv2_web_acl.broker[0].rule[*].name) == toset(["common", "rate"])
     )
-    error_message = "the firewall has the common rules and a rate rule, and stands before the load balancer"
+    error_message = "the firewall must have the common rules and a rate rule, and protect the load balancer"
   }
 }
 
@@ -124,7 +124,7 @@ run "one_gateway_or_two" {
 
   assert {
     condition     = length(aws_nat_gateway.main) == 2 && length(aws_eip.nat) == 2 && length(aws_route.nat) == 2
-    error_message = "each zone has its own way out"
+    error_message = "each zone must have its own gateway"
   }
 }
 
@@ -140,7 +140,7 @@ run "the_task" {
       for container in jsondecode(aws_ecs_task_definition.broker.container_definitions) :
       container.readonlyRootFilesystem && container.user == "65532:65532" && container.linuxParameters.capabilities.drop == ["ALL"]
     ])
-    error_message = "no container may write to its disk, be root or have a capability"
+    error_message = "no container may write to its disk, run as root or have a capability"
   }
 
   assert {
@@ -159,27 +159,27 @@ run "the_task" {
     error_message = "settings must reach the broker"
   }
 
-  # The emulator does not tell of it.
+  # The emulator does not report it.
   assert {
     condition = alltrue([
-      for way_back in [aws_ecs_service.broker.deployment_circuit_breaker[0], aws_ecs_service.broker.alarms[0]] : way_back.enable && way_back.rollback
+      for safeguard in [aws_ecs_service.broker.deployment_circuit_breaker[0], aws_ecs_service.broker.alarms[0]] : safeguard.enable && safeguard.rollback
     ])
-    error_message = "a deployment that fails must go back"
+    error_message = "a failed deployment must roll back"
   }
 
   assert {
     condition     = toset([for secret in jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].secrets : secret.name]) == toset(["BROKER_ADMIN_TOKEN", "BROKER_API_TOKEN", "CSP_API_TOKEN"])
-    error_message = "ECS injects the tokens"
+    error_message = "ECS must inject the tokens"
   }
 
   assert {
     condition     = !can(regex("of-the-test", aws_ecs_task_definition.broker.container_definitions))
-    error_message = "no token may stand in the task definition"
+    error_message = "the task definition must not hold a token"
   }
 
   assert {
     condition     = length(jsondecode(aws_ecs_task_definition.broker.container_definitions)) == 2
-    error_message = "the collector runs beside the broker"
+    error_message = "the collector must run next to the broker"
   }
 }
 
@@ -194,19 +194,19 @@ run "a_csp_on_another_port" {
   }
 }
 
-run "rare_jobs_have_no_alarm_that_cloudwatch_would_refuse" {
+run "rare_jobs_have_no_alarm_that_cloudwatch_refuses" {
   variables {
     settings = { stale_interval_sec = 604800, sync_interval_sec = 90 }
   }
 
   assert {
     condition     = toset(keys(aws_cloudwatch_metric_alarm.job_overdue)) == toset(["cleanup", "csp-sync", "expiry-reaper"])
-    error_message = "three weeks are longer than an alarm can look back"
+    error_message = "an alarm cannot look back three weeks"
   }
 
   assert {
     condition     = aws_cloudwatch_metric_alarm.job_overdue["csp-sync"].period == 120
-    error_message = "an alarm's period is a whole number of minutes, not shorter than the interval"
+    error_message = "the period of an alarm must be a whole number of minutes, not shorter than the interval"
   }
 }
 
@@ -235,8 +235,8 @@ run "bad_values_are_refused" {
     requests_per_task    = 0
     otel_collector_image = "without-a-tag"
     api_tokens           = "short"
-    admin_tokens         = "long-enough-000000000000000000000001, after-a-blank-000000000000001"
-    csp_api_token        = "with a blank"
+    admin_tokens         = "long-enough-000000000000000000000001, after-a-space-000000000000001"
+    csp_api_token        = "with a space"
     tokens_version       = 0
     log_retention_days   = 31
     alarm_emails         = ["nobody"]
@@ -349,7 +349,7 @@ run "an_image_from_elsewhere_needs_no_tag" {
 
   assert {
     condition     = jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].image == "registry.example.com/sandbox-broker:1.0.0"
-    error_message = "the task runs the image that was named"
+    error_message = "the task must run the given image"
   }
 }
 

@@ -1,4 +1,4 @@
-//! Whatever is wrong with a request, the answer has a specified status and the one error form.
+//! Invalid requests get the specified status and an error of the one form.
 
 use reqwest::Method;
 use reqwest::header::HeaderValue;
@@ -29,7 +29,7 @@ async fn tokens() {
 }
 
 #[actix_web::test]
-async fn several_tokens_are_good_at_once() {
+async fn several_tokens_are_valid_at_once() {
     let flags = ["--broker-api-token=old-token, new-token", "--broker-admin-token=one,two"];
     let app = TestApp::start_empty(&flags).await;
     for token in ["old-token", "new-token"] {
@@ -131,7 +131,7 @@ async fn large_bodies() {
         assert_error(&answer, 413, "BODY_TOO_LARGE");
     }
     assert_error(&send(app.admin(Method::POST, "/v1/admin/sync").body(large.clone())).await, 413, "BODY_TOO_LARGE");
-    // Without a length in advance the body is cut off where it gets too large.
+    // A body without a length in advance is refused when it gets too large.
     let answer = raw(&app, &chunked(200 * 1024)).await;
     assert_error(&answer, 413, "BODY_TOO_LARGE");
     assert_eq!(app.stats().await.body["allocated"], 0, "nothing was allocated by any of these");
@@ -152,7 +152,7 @@ fn chunked(length: usize) -> Vec<u8> {
 async fn raw(app: &TestApp, bytes: &[u8]) -> Answer {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(app.address).await.unwrap();
-    // A server that has made up its mind need not read on.
+    // The server may answer before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
@@ -168,7 +168,7 @@ async fn raw(app: &TestApp, bytes: &[u8]) -> Answer {
 }
 
 #[actix_web::test]
-async fn a_request_that_is_no_http_is_refused() {
+async fn a_request_that_is_not_http_is_refused() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let app = TestApp::start_empty(&[]).await;
     let mut stream = tokio::net::TcpStream::connect(app.address).await.unwrap();

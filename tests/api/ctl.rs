@@ -1,4 +1,4 @@
-//! `sandbox-broker ctl` against a running broker: its output and its exit codes.
+//! The output and the exit codes of `sandbox-broker ctl` against a running broker.
 
 use std::process::Output;
 
@@ -22,7 +22,7 @@ impl Ctl {
         tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
     }
 
-    /// The output of a command that succeeds.
+    /// Runs a command that succeeds and returns its output.
     async fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
@@ -33,7 +33,7 @@ impl Ctl {
         serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat()).await).unwrap()
     }
 
-    /// What a command that fails with this exit code says.
+    /// Runs a command that fails with this exit code and returns its message.
     async fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
@@ -80,7 +80,7 @@ async fn people_get_tables_and_scripts_get_json() {
 }
 
 #[actix_web::test]
-async fn actors_are_steered() {
+async fn actors_are_paused_resumed_and_run() {
     let (_broker, ctl) = broker().await;
     let paused = ctl.ok(&["pause", "cleanup", "--reason", "freeze deletions"]).await;
     assert!(paused.contains("paused") && paused.contains("freeze deletions"), "{paused}");
@@ -92,7 +92,7 @@ async fn actors_are_steered() {
 }
 
 #[actix_web::test]
-async fn single_sandboxes_and_all_of_a_status_are_worked_on() {
+async fn single_sandboxes_and_all_of_a_status_are_processed() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-0").await.sandbox_id().to_owned();
     assert!(ctl.ok(&["release", &id]).await.contains("pending_deletion"));
@@ -108,12 +108,12 @@ async fn single_sandboxes_and_all_of_a_status_are_worked_on() {
 }
 
 #[actix_web::test]
-async fn exit_codes_tell_what_kind_of_failure_it_was() {
+async fn exit_codes_distinguish_the_kinds_of_failure() {
     let (mut broker, mut ctl) = broker().await;
     ctl.fails(2, &["pause", "cleanup"]).await;
     ctl.fails(2, &["drain", "--status", "available"]).await;
     assert!(ctl.fails(1, &["sandboxes", "--status", "lost"]).await.contains("BAD_QUERY"));
-    assert!(ctl.fails(4, &["run", "nobody"]).await.contains("ACTOR_NOT_FOUND"));
+    assert!(ctl.fails(4, &["run", "no-such-actor"]).await.contains("ACTOR_NOT_FOUND"));
     assert!(ctl.fails(4, &["release", "4040404"]).await.contains("SANDBOX_NOT_FOUND"));
     let error: Value = serde_json::from_str(&ctl.fails(4, &["release", "4040404", "--json"]).await).unwrap();
     assert_eq!(error["error"]["code"], "SANDBOX_NOT_FOUND");

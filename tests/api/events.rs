@@ -1,4 +1,4 @@
-//! The stream that consoles follow.
+//! The event stream of the consoles.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::helpers::{TestApp, assert_error, send, taken_apart};
 use crate::program::Broker;
 
-/// A console's view of the stream.
+/// The stream, as a console reads it.
 struct Stream {
     body: futures_util::stream::BoxStream<'static, reqwest::Result<actix_web::web::Bytes>>,
     text: String,
@@ -38,12 +38,12 @@ impl Stream {
                 self.text = rest.to_owned();
                 return Some(event);
             }
-            let bytes = timeout(Duration::from_secs(20), self.body.next()).await.expect("the stream is silent")?;
+            let bytes = timeout(Duration::from_secs(20), self.body.next()).await.expect("the stream sends nothing")?;
             self.text.push_str(std::str::from_utf8(&bytes.ok()?).unwrap());
         }
     }
 
-    /// Reads on until the data of an event of this name fits, and returns what was read of it.
+    /// Reads until the data of an event with this name fits, and returns that data.
     async fn until(&mut self, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
         loop {
             let (event, data) = self.next().await.expect("the stream goes on");
@@ -60,7 +60,7 @@ fn holds(events: &Value, action: &str, subject: &str) -> bool {
 }
 
 #[actix_web::test]
-async fn snapshots_and_events_tell_what_happens() {
+async fn snapshots_and_events_show_what_happens() {
     let app = TestApp::start(&[]).await;
     let mut stream = Stream::open(&app).await;
     let first = stream.until("snapshot", |snapshot| !snapshot["stats"].is_null()).await;
@@ -74,7 +74,7 @@ async fn snapshots_and_events_tell_what_happens() {
     assert!(snapshot["throughput"]["p99_ms"].as_f64().unwrap() >= snapshot["throughput"]["p50_ms"].as_f64().unwrap());
     stream.until("snapshot", |snapshot| snapshot["stats"]["allocated"] == 1).await;
 
-    // A stream of its own, from the start.
+    // A second stream starts at the first event that is kept.
     let mut late = Stream::open(&app).await;
     late.until("journal", |events| holds(events, "allocate", &id)).await;
 
@@ -88,7 +88,7 @@ async fn snapshots_and_events_tell_what_happens() {
 }
 
 #[actix_web::test]
-async fn whoever_comes_back_gets_what_was_missed_and_nothing_twice() {
+async fn a_reconnected_stream_sends_missed_events_and_nothing_twice() {
     let app = TestApp::start(&[]).await;
     app.allocate("before").await;
     let mut stream = Stream::open(&app).await;
@@ -106,7 +106,7 @@ async fn whoever_comes_back_gets_what_was_missed_and_nothing_twice() {
 }
 
 #[actix_web::test]
-async fn the_journal_keeps_the_last_events_only() {
+async fn the_journal_keeps_only_the_last_events() {
     let app = TestApp::start(&["--csp-sim-sandboxes=210"]).await;
     for number in 0..210 {
         app.allocate(&format!("student-{number}-")).await;
@@ -130,7 +130,7 @@ async fn streams_are_for_operators_and_bounded() {
     let refused = open(app.admin(Method::GET, "/v1/admin/events")).await;
     assert_error(&refused, 503, "TOO_MANY_STREAMS");
     drop(streams);
-    crate::helpers::eventually("a place is free again", async || {
+    crate::helpers::eventually("another stream is accepted", async || {
         let response = app.admin(Method::GET, "/v1/admin/events").send().await.unwrap();
         (response.status() == 200).then_some(())
     })

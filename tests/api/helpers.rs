@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use clap::Parser as _;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use sandbox_broker::app::Application;
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, RawSettings, Settings};
+use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -14,7 +14,7 @@ pub use crate::support::eventually;
 #[derive(clap::Parser)]
 struct Flags {
     #[command(flatten)]
-    settings: RawSettings,
+    settings: Settings,
 }
 
 /// A running broker, in this process or in one of its own. One in this process stops when this is dropped.

@@ -1,4 +1,4 @@
-//! The log, as a collector reads it: a line for each request, one for each run of a job, and never a secret.
+//! The log as a collector reads it: one line for each request, one for each run of a job, and no secrets.
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn lines(broker: &Broker) -> Vec<Value> {
     broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Sends the request and returns its line in the log, of which there is one.
+/// Sends the request and returns its log line. There is exactly one.
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
     let is_it = |line: &Value| line["event"] == "request" && line["request_id"] == id;
@@ -27,7 +27,7 @@ fn assert_fields(line: &Value, expected: &Value) {
 }
 
 #[actix_web::test]
-async fn each_request_is_one_line_that_says_who_what_and_how_it_went() {
+async fn each_request_is_one_line_with_caller_action_and_outcome() {
     let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
     broker.sync("").await;
     let allocate = || broker.track(Method::POST, "/v1/allocate", "student-1");
@@ -84,11 +84,42 @@ async fn each_run_of_a_job_is_one_line_with_its_report() {
     assert!(last["error"].is_string(), "{last}");
 }
 
-/// Even at the finest level, and with all that the libraries beneath have to say.
+#[actix_web::test]
+async fn a_sync_that_the_csp_fails_logs_its_error_once() {
+    let mut csp = CspSim::start(5).await;
+    let mut settings = csp.settings().map(|(name, value)| (name, value.to_owned())).to_vec();
+    settings.push(("BROKER_STORE", "memory".to_owned()));
+    let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let broker = Broker::start(&settings).await;
+    broker.sync("").await;
+    csp.process.kill();
+    let since = |before: usize| {
+        let mut lines = lines(&broker).split_off(before);
+        lines.retain(|line| line["level"] != "INFO");
+        lines
+    };
+
+    let before = lines(&broker).len();
+    let request = logged(&broker, "manual", broker.admin(Method::POST, "/v1/admin/sync")).await;
+    assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR", "error": null, "level": "WARN" }));
+    let [run, other] = &since(before)[..] else { panic!("not two lines: {:?}", since(before)) };
+    assert_fields(run, &json!({ "event": "job_run", "job": "csp-sync", "outcome": "csp_error", "level": "WARN" }));
+    assert!(run["error"].as_str().is_some_and(|error| error.contains("Connection refused")), "{run}");
+    assert_eq!(*other, request);
+
+    // No job driver runs a dry run, so its error is in the line of the request.
+    let before = lines(&broker).len();
+    let request = logged(&broker, "dry", broker.admin(Method::POST, "/v1/admin/sync?dry_run=true")).await;
+    assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR" }));
+    assert!(request["error"].as_str().is_some_and(|error| error.contains("Connection refused")), "{request}");
+    assert_eq!(since(before), [request]);
+}
+
+/// Not even at the finest level, which includes the lines of the libraries.
 #[actix_web::test]
 async fn no_secret_is_ever_logged() {
     const AWS_SECRET: &str = "aws-secret-access-key-of-this-test";
-    const GUESS: &str = "a-token-that-somebody-guessed";
+    const GUESS: &str = "a-token-that-an-attacker-guessed";
     let (server, csp) = (DynamoServer::start().await, CspSim::start(5).await);
     let mut settings = csp.settings().to_vec();
     settings.extend([("LOG_LEVEL", "trace"), ("AWS_SECRET_ACCESS_KEY", AWS_SECRET)]);
@@ -105,7 +136,7 @@ async fn no_secret_is_ever_logged() {
     assert!(broker.process.terminate().await.success());
 
     let log = broker.log();
-    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "it was listened to");
+    assert!(log.contains("\"level\":\"TRACE\"") && log.contains("student-1"), "the log must have trace lines");
     for secret in [TRACK_TOKEN, ADMIN_TOKEN, CspSim::TOKEN, AWS_SECRET, GUESS] {
         let line = log.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} in {line:?}");

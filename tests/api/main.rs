@@ -6,17 +6,18 @@
 mod admin;
 mod bad_input;
 mod ctl;
-mod edge;
 mod events;
 mod helpers;
 mod instruqt;
 mod logs;
 mod metrics;
+mod middleware;
 mod openapi;
 mod operations;
 mod processes;
 #[allow(dead_code, reason = "other tests use more of it")]
 mod program;
+mod reference;
 mod sandboxes;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "other tests use more of it")]

@@ -1,10 +1,11 @@
-//! The OpenAPI document: the snapshot in the tree, and every route of the table.
+//! The OpenAPI document: the snapshot in the repository, every endpoint, every error code.
 
 use std::collections::BTreeSet;
 
 use reqwest::Method;
 use sandbox_broker::http::ENDPOINTS;
 use sandbox_broker::http::auth::Role;
+use sandbox_broker::http::error::ErrorCode;
 use serde_json::Value;
 
 use crate::helpers::{TestApp, send};
@@ -19,18 +20,21 @@ async fn document(app: &TestApp) -> Value {
 }
 
 #[actix_web::test]
-async fn the_snapshot_in_the_tree_is_what_the_broker_serves() {
+async fn the_snapshot_is_what_the_broker_serves() {
     let served = document(&TestApp::start(&[]).await).await;
     let served = serde_json::to_string_pretty(&served).unwrap() + "\n";
     if std::env::var_os("BROKER_UPDATE_SNAPSHOT").is_some() {
         std::fs::write(SNAPSHOT, &served).unwrap();
     }
     let kept = std::fs::read_to_string(SNAPSHOT).unwrap_or_default();
-    assert!(kept == served, "the API changed: BROKER_UPDATE_SNAPSHOT=1 cargo test --test api openapi, and look at it");
+    assert!(
+        kept == served,
+        "the API changed: run BROKER_UPDATE_SNAPSHOT=1 cargo test --test api openapi and review the diff"
+    );
 }
 
 #[actix_web::test]
-async fn every_route_of_the_table_is_documented_and_none_besides() {
+async fn the_document_has_every_endpoint_and_no_other() {
     let document = document(&TestApp::start(&[]).await).await;
     assert_eq!(document["openapi"], "3.1.0");
     let mut documented = Vec::new();
@@ -40,18 +44,18 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
         }
     }
     let mut routes: Vec<_> =
-        ENDPOINTS.iter().map(|endpoint| (endpoint.method.to_owned(), endpoint.path.to_owned())).collect();
+        ENDPOINTS.iter().map(|endpoint| (endpoint.method.as_str().to_owned(), endpoint.path.to_owned())).collect();
     documented.sort();
     routes.sort();
     assert_eq!(documented, routes);
 
     for endpoint in ENDPOINTS {
-        let operation = &document["paths"][endpoint.path][endpoint.method.to_lowercase()];
+        let operation = &document["paths"][endpoint.path][endpoint.method.as_str().to_lowercase()];
         let what = format!("{} {}: {operation}", endpoint.method, endpoint.path);
         assert!(operation["summary"].as_str().is_some_and(|text| !text.starts_with('`')), "{what}");
         let tag = operation["tags"][0].as_str().unwrap();
         assert!(["Sandboxes", "Admin", "Observability"].contains(&tag), "{what}");
-        let is_order = endpoint.role == Role::Admin && endpoint.method == "POST";
+        let is_order = endpoint.role == Role::Admin && endpoint.method.as_str() == "POST";
         assert_eq!(operation["parameters"].to_string().contains("X-Operator"), is_order, "{what}");
         let statuses = operation["responses"].as_object().unwrap();
         for (status, response) in statuses {
@@ -85,7 +89,21 @@ async fn every_route_of_the_table_is_documented_and_none_besides() {
     }
 }
 
-/// Asserts that an answer in JSON has an example, with all fields that its schema has and no other; and a stream one.
+#[actix_web::test]
+async fn every_error_code_is_documented() {
+    let document = document(&TestApp::start_empty(&[]).await).await;
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.values().flat_map(|item| item.as_object().unwrap().values());
+    let responses = operations.flat_map(|operation| operation["responses"].as_object().unwrap().values());
+    let examples = responses.filter_map(|response| response["content"]["application/json"]["examples"].as_object());
+    let of_operations: BTreeSet<&str> = examples.flat_map(|examples| examples.keys()).map(String::as_str).collect();
+    let of_all_requests = document["info"]["description"].as_str().unwrap();
+    for code in ErrorCode::ALL.iter().map(|code| code.as_str()) {
+        assert!(of_operations.contains(code) || of_all_requests.contains(code), "{code}");
+    }
+}
+
+/// Asserts that a JSON answer has an example with exactly the fields of its schema, and that a stream has an example.
 fn assert_example(document: &Value, response: &Value, what: &str) {
     for (kind, content) in response["content"].as_object().unwrap() {
         match (kind.as_str(), &content["example"]) {

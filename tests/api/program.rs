@@ -1,4 +1,4 @@
-//! A broker as a process, with the methods of [`TestApp`].
+//! A broker in its own process, with the methods of [`TestApp`].
 
 use std::ops::Deref;
 use std::process::Command;
@@ -7,7 +7,7 @@ use crate::helpers::TestApp;
 pub use crate::support::processes::{ADMIN_TOKEN, CspSim, DynamoServer, TRACK_TOKEN, program};
 use crate::support::processes::{Process, listening_address};
 
-/// A broker in a process of its own.
+/// A broker in its own process.
 pub struct Broker {
     pub process: Process,
     app: TestApp,
@@ -23,12 +23,12 @@ impl Deref for Broker {
 }
 
 impl Broker {
-    /// Starts a broker with these settings and waits until it is ready.
+    /// Starts a broker with these settings. Returns when it is ready.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
         Self::run(program(&[]).envs(settings.iter().copied())).await
     }
 
-    /// The same with a command that ends in the broker.
+    /// Runs a command that becomes the broker. Returns when it is ready.
     pub async fn run(command: &mut Command) -> Self {
         let (process, output, address) = Process::listening(command, listening_address).await;
         let app = TestApp::at(address, TRACK_TOKEN, ADMIN_TOKEN);
@@ -36,12 +36,12 @@ impl Broker {
         Self { process, app, output }
     }
 
-    /// All that it has logged so far.
+    /// Everything that it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.output.path()).unwrap()
     }
 
-    /// Starts a broker whose table is at this server.
+    /// Starts a broker whose table is on this server.
     pub async fn on_server(server: &DynamoServer, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", server.url.as_str())];
         all.extend(settings);

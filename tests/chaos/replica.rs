@@ -11,7 +11,7 @@ use broker_actors::ports::Clock;
 use broker_actors::sandbox::Timestamp;
 use clap::Parser as _;
 use sandbox_broker::app::{Application, SystemClock};
-use sandbox_broker::config::{RawSettings, Settings};
+use sandbox_broker::config::Settings;
 use sandbox_broker::telemetry::Telemetry;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
@@ -211,7 +211,7 @@ impl Clock for SkewedClock {
 #[derive(clap::Parser)]
 struct Flags {
     #[command(flatten)]
-    settings: RawSettings,
+    settings: Settings,
 }
 
 /// The program, but for its clock, which production has no way to set. It serves until it is completion to end.
@@ -220,7 +220,7 @@ struct Flags {
 async fn broker_with_a_clock_of_its_own() {
     let skew = std::env::var(CLOCK_SKEW).expect("only the chaos test starts this");
     let settings = Settings::check(Flags::parse_from(["broker"]).settings).unwrap();
-    let _telemetry = Telemetry::init(&settings.raw.log_level, settings.raw.log_format, None).unwrap();
+    let _telemetry = Telemetry::init(&settings.server.log_filter, settings.server.log_format, None).unwrap();
     let application = Application::build_on(settings, Arc::new(SkewedClock(skew.parse().unwrap()))).await.unwrap();
     tracing::info!(address = %application.address(), "listening");
     let mut terminate = signal(SignalKind::terminate()).unwrap();

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use reqwest::Method;
-use sandbox_broker::config::{RawSettings, Settings};
+use sandbox_broker::config::Settings;
 use sandbox_broker::http::auth::{Role, Tokens};
 
 use crate::helpers::{Answer, assert_error, send};
@@ -87,7 +87,7 @@ fn a_token_is_known_if_and_only_if_it_is_one_of_the_settings() {
     #[derive(clap::Parser)]
     struct Flags {
         #[command(flatten)]
-        settings: RawSettings,
+        settings: Settings,
     }
     let token = || prop_oneof!["[!-+./-~-]{1,4}", "[a-b]{1,3}", "a{250,256}"];
     let tokens = vec(token(), 1..4);

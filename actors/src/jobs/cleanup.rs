@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::concurrency::for_each;
+use super::concurrency::{for_each, listed};
 use super::{Job, JobError};
 use crate::actor::ActorName;
 use crate::error::Chain;
@@ -29,7 +29,6 @@ const MAX_ERROR_CHARS: usize = 500;
 
 /// The result of a cleanup run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct CleanupReport {
     /// Deleted at the CSP, or already gone there.
     pub deleted: u64,
@@ -84,17 +83,27 @@ impl Job for Cleanup {
         let due = Listing::of(Status::PendingDeletion).until(self.clock.now());
         let pending = self.store.count_in(&[Status::PendingDeletion]).await?.pending_deletion;
         let mut report = CleanupReport { waiting: pending, ..CleanupReport::default() };
-        let mut pages = self.store.pages(due);
-        let mut first_error = None;
         // Cancelled also by an error that concerns every sandbox.
-        let stop = stop.child_token();
-        while !stop.is_cancelled()
-            && let Some(page) = pages.next().await?
-        {
-            report.waiting = report.waiting.saturating_sub(page.len() as u64);
-            first_error = first_error.or(self.delete_all(page, &mut report, &stop).await.err());
-        }
-        first_error.map_or(Ok(report), Err)
+        let stop = &stop.child_token();
+        let delete = |sandbox| async move {
+            sleep(self.settings.delay).await;
+            let deleted = self.delete(&sandbox).await;
+            if matches!(deleted, Err(JobError::Csp(_))) {
+                stop.cancel();
+            }
+            deleted
+        };
+        let tally = |outcome| {
+            report.waiting = report.waiting.saturating_sub(1);
+            match outcome {
+                Outcome::Deleted => report.deleted += 1,
+                Outcome::Failed => report.failed += 1,
+                Outcome::GaveUp => report.gave_up += 1,
+                Outcome::Superseded => {}
+            }
+        };
+        for_each(listed(self.store.pages(due)), self.settings.concurrency, stop, delete, tally).await?;
+        Ok(report)
     }
 
     fn measure(&self, outcome: &'static str, duration: Duration) {
@@ -104,29 +113,6 @@ impl Job for Cleanup {
 }
 
 impl Cleanup {
-    async fn delete_all(
-        &self,
-        due: Vec<Sandbox>,
-        report: &mut CleanupReport,
-        stop: &CancellationToken,
-    ) -> Result<(), JobError> {
-        let delete = |sandbox| async move {
-            sleep(self.settings.delay).await;
-            let deleted = self.delete(&sandbox).await;
-            if matches!(deleted, Err(JobError::Csp(_))) {
-                stop.cancel();
-            }
-            deleted
-        };
-        let tally = |outcome| match outcome {
-            Outcome::Deleted => report.deleted += 1,
-            Outcome::Failed => report.failed += 1,
-            Outcome::GaveUp => report.gave_up += 1,
-            Outcome::Superseded => {}
-        };
-        for_each(due, self.settings.concurrency, stop, delete, tally).await
-    }
-
     /// Deletes one sandbox.
     ///
     /// # Errors

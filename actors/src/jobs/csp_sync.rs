@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::concurrency::for_each;
+use super::concurrency::{all, for_each};
 use super::{Job, JobError};
 use crate::actor::ActorName;
 use crate::pool::Pool;
@@ -28,7 +28,6 @@ const ALWAYS_ALLOWED_STALE: usize = 5;
 
 /// What a sync did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct SyncReport {
     /// Sandboxes in the CSP's listing.
     pub synced: u64,
@@ -157,8 +156,9 @@ impl CspSync {
             }
         }
         accounts.retain(|sandbox_id, _| !known.contains(sandbox_id));
-        plan.new = self.without_tombstones(accounts.into_values().collect()).await?;
-        plan.new.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let mut new: Vec<_> = accounts.into_values().collect();
+        new.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        plan.new = self.without_tombstones(new).await?;
         Ok(plan)
     }
 
@@ -172,7 +172,7 @@ impl CspSync {
             let found = self.store.get(&account.sandbox_id).await?;
             Ok(found.is_none().then_some(account))
         };
-        for_each(accounts, CONCURRENCY, &CancellationToken::new(), look_up, |account| new.extend(account)).await?;
+        for_each(all(accounts), CONCURRENCY, &CancellationToken::new(), look_up, |account| new.extend(account)).await?;
         Ok(new)
     }
 
@@ -201,7 +201,8 @@ impl CspSync {
         let keep_until = now.plus(self.settings.deleted_retention);
         let create = |account| async move { self.store.create(&Sandbox::discovered(&account, millis)).await };
         report.added = 0;
-        let created = for_each(plan.new, CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await;
+        let created =
+            for_each(all(plan.new), CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await;
         let missing = Event::Missing { keep_until };
         // What can be written is written, whatever fails.
         let (revived, marked_stale, confirmed) =
@@ -235,7 +236,7 @@ impl CspSync {
             Ok(self.store.update(&update).await? == WriteOutcome::Done)
         };
         *changed = 0;
-        for_each(sandboxes, CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
+        for_each(all(sandboxes), CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Job, JobContext, JobError};
 use crate::actor::{Activity, ActorStatus, Control, DesiredState, RunRecord};
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
-use crate::ports::CspError;
+use crate::ports::{CspError, JobLease};
 use crate::retry::{RetryPolicy, Waits};
 use crate::sandbox::{ReplicaId, Timestamp};
 
@@ -211,13 +211,13 @@ impl<J: Job> Driver<J> {
                 (result, wait, wait)
             }
             Attempt::LeaseHeldElsewhere(lease) => {
-                self.set_leader(lease.holder.clone());
+                self.see_lease(&lease);
                 self.observed = Some(Observed::update(self.observed.take(), lease.clone(), now));
                 let recheck = extension_interval(self.job_context.lease).min(interval);
                 (Err(JobError::Busy { holder: lease.holder }), recheck, interval)
             }
             Attempt::NotDue(lease) => {
-                self.set_leader(lease.holder.clone());
+                self.see_lease(&lease);
                 self.observed = None;
                 let due_at = lease.ran_at.map_or(Timestamp(0), |at| at.plus(interval));
                 let wait = due_at.since(self.job_context.clock.now());
@@ -250,6 +250,12 @@ impl<J: Job> Driver<J> {
                 waits.next_wait().min(self.interval)
             }
         }
+    }
+
+    /// Learns from a refused lease what another replica did.
+    fn see_lease(&mut self, lease: &JobLease) {
+        self.set_leader(lease.holder.clone());
+        self.last_run = lease.record().or(self.last_run.take());
     }
 
     fn set_leader(&mut self, leader: ReplicaId) {

@@ -9,20 +9,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::concurrency::for_each;
+use super::concurrency::{for_each, listed};
 use super::{Job, JobError};
 use crate::actor::ActorName;
+use crate::error::cause;
 use crate::ports::{Clock, Listing, SandboxStore, StoreError, WriteOutcome};
-use crate::sandbox::{Claim, ConditionalUpdate, Event, Status, Timestamp};
+use crate::retry::{Jitter, RetryPolicy};
+use crate::sandbox::{Claim, ConditionalUpdate, Event, Sandbox, Status, Timestamp};
+
+/// Attempts to end a holding on which other transactions work.
+const MAX_CONFLICTS: u32 = 5;
+
+/// The waits between these attempts.
+const CONFLICT_WAITS: RetryPolicy = RetryPolicy { base: Duration::from_millis(20), max: Duration::from_millis(200) };
 
 /// Holdings that are ended concurrently.
 pub(super) const CONCURRENCY: usize = 16;
 
 /// The result of an expiry sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ExpiryReport {
     /// Holdings ended.
     pub expired: u64,
@@ -38,6 +46,7 @@ pub struct Reaper {
     pub(crate) clock: Arc<dyn Clock>,
     /// How long a holding lasts past its end.
     pub(crate) grace: Duration,
+    pub(crate) jitter: Jitter,
 }
 
 impl Reaper {
@@ -51,40 +60,42 @@ impl Reaper {
         self.due(claim.expires_at) <= self.clock.now()
     }
 
-    /// Ends an overdue holding that is still as the claim says. Returns whether this call ended it.
+    /// Ends an overdue holding that is still as the claim says. Returns whether this call ended it; if not, the sandbox is
+    /// not held as the claim says.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or another transaction keeps working on the items.
     pub(crate) async fn expire(&self, claim: &Claim) -> Result<bool, StoreError> {
         let due = self.due(claim.expires_at);
         let Ok(update) = ConditionalUpdate::of_holding(claim, Event::Expire { due }, self.clock.now()) else {
             return Ok(false);
         };
-        let outcome = self.store.end_holding(&update, &claim.claim_key).await;
-        if outcome.is_err() {
-            metrics::counter!("broker_expiry_total", "outcome" => "error").increment(1);
-        }
-        let is_ended = outcome? == WriteOutcome::Done;
-        let outcome = if is_ended { "expired" } else { "superseded" };
+        let result = self.end(&update, claim).await;
+        let outcome = match &result {
+            Ok(true) => "expired",
+            Ok(false) => "superseded",
+            Err(_) => "error",
+        };
         metrics::counter!("broker_expiry_total", "outcome" => outcome).increment(1);
-        if is_ended {
+        if let Ok(true) = result {
             metrics::counter!("broker_expiry_orphaned_total").increment(1);
             let (sandbox_id, track_id) = (&claim.sandbox_id, &claim.claim_key.track);
             tracing::info!(event = "holding_expired", %sandbox_id, %track_id, "holding expired");
         }
-        Ok(is_ended)
+        result
     }
 
-    /// Ends these holdings concurrently.
-    async fn expire_all(
-        &self,
-        claims: Vec<Claim>,
-        report: &mut ExpiryReport,
-        stop: &CancellationToken,
-    ) -> Result<(), StoreError> {
-        let expire = |claim| async move { self.expire(&claim).await };
-        let tally = |is_ended| match is_ended {
-            true => report.expired += 1,
-            false => report.superseded += 1,
-        };
-        for_each(claims, CONCURRENCY, stop, expire, tally).await
+    async fn end(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<bool, StoreError> {
+        let mut waits = CONFLICT_WAITS.waits(&self.jitter);
+        for _ in 0..MAX_CONFLICTS {
+            match self.store.end_holding(update, &claim.claim_key).await? {
+                WriteOutcome::Done => return Ok(true),
+                WriteOutcome::PreconditionFailed { .. } => return Ok(false),
+                WriteOutcome::Conflict | WriteOutcome::ClaimMismatch => sleep(waits.next_wait()).await,
+            }
+        }
+        Err(StoreError::Throttled(cause("other transactions keep working on the holding")))
     }
 }
 
@@ -97,15 +108,18 @@ impl Job for Reaper {
     async fn run(&self, stop: &CancellationToken) -> Result<ExpiryReport, JobError> {
         // Allocated sandboxes are sorted by the end of their holding.
         let overdue = Listing::of(Status::Allocated).until(self.clock.now().minus(self.grace));
-        let mut pages = self.store.pages(overdue);
         let mut report = ExpiryReport::default();
-        let mut first_error = None;
-        while !stop.is_cancelled()
-            && let Some(page) = pages.next().await?
-        {
-            let claims = page.iter().filter_map(Claim::held).collect();
-            first_error = first_error.or(self.expire_all(claims, &mut report, stop).await.err());
-        }
-        first_error.map_or(Ok(report), |error| Err(error.into()))
+        let expire = |sandbox: Sandbox| async move {
+            match Claim::held(&sandbox) {
+                Some(claim) => self.expire(&claim).await,
+                None => Ok(false),
+            }
+        };
+        let tally = |is_ended| match is_ended {
+            true => report.expired += 1,
+            false => report.superseded += 1,
+        };
+        for_each(listed(self.store.pages(overdue)), CONCURRENCY, stop, expire, tally).await?;
+        Ok(report)
     }
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::concurrency::for_each;
+use super::concurrency::{for_each, listed};
 use super::{Job, JobError};
 use crate::actor::ActorName;
 use crate::ports::{Clock, Listing, SandboxStore, StoreError, WriteOutcome};
@@ -19,7 +19,6 @@ const CONCURRENCY: usize = 16;
 
 /// The result of a run of the stale collector, or of a bulk delete.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DiscardReport {
     /// Sandboxes turned into tombstones.
     pub deleted: u64,
@@ -57,16 +56,10 @@ impl StaleCollector {
         stop: &CancellationToken,
     ) -> Result<DiscardReport, StoreError> {
         let mut report = DiscardReport::default();
-        let mut first_error = None;
-        let mut pages = self.store.pages(listing);
-        while !stop.is_cancelled()
-            && let Some(page) = pages.next().await?
-        {
-            let discard = |sandbox| async move { self.discard_one(&sandbox).await };
-            let tally = |is_discarded| report.deleted += u64::from(is_discarded);
-            first_error = first_error.or(for_each(page, CONCURRENCY, stop, discard, tally).await.err());
-        }
-        first_error.map_or(Ok(report), Err)
+        let discard = |sandbox| async move { self.discard_one(&sandbox).await };
+        let tally = |is_discarded| report.deleted += u64::from(is_discarded);
+        for_each(listed(self.store.pages(listing)), CONCURRENCY, stop, discard, tally).await?;
+        Ok(report)
     }
 
     async fn discard_one(&self, sandbox: &Sandbox) -> Result<bool, StoreError> {

@@ -1,9 +1,10 @@
 //! The pool manager's bookkeeping: what it knows about each sandbox. Pure: no actor, no I/O, no clock.
 //!
-//! A sandbox in the cache is free, in flight or of unknown outcome (see `Slot`); consumed epochs are remembered for a
-//! while. A refresh adds what the index lists. Because the index lags behind the table and is not monotonic, a free
-//! sandbox is dropped only when two full reads in a row do not list it, and a refresh says nothing about a sandbox that
-//! was in flight or of unknown outcome at any time while it read; these make "none available" indeterminate (I4).
+//! A sandbox in the cache is free, doubtful, in flight or of unknown outcome (see `Slot`); consumed epochs are remembered
+//! for a while. A refresh adds what the index lists. The index lags behind the table and is not monotonic. So a free
+//! sandbox that a full read does not list becomes doubtful, and is dropped only when the next one does not list it either;
+//! and a refresh says nothing about a sandbox that was in flight or of unknown outcome at any time while it read. As long
+//! as there are such sandboxes, "none available" is indeterminate (I4).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -18,9 +19,6 @@ pub(crate) const MAX_CACHED: usize = 100_000;
 
 /// How long a consumed epoch is remembered, longer than an index usually lags. After that the transaction decides.
 const CONSUMED_MEMORY: Duration = Duration::from_secs(60);
-
-/// The full reads in a row that must not list a free sandbox before it is dropped.
-const MISSES_TO_DROP: u8 = 2;
 
 /// Up to this many sandboxes of one prefix are compared directly. More are common enough to be found early in the
 /// candidate order.
@@ -57,8 +55,10 @@ pub(crate) struct Listed {
 
 #[derive(Debug)]
 enum Slot {
-    /// May be handed out. `misses` counts the full reads in a row that did not list it.
-    Free { key: OrderKey, epoch: Epoch, misses: u8 },
+    /// May be handed out.
+    Free { key: OrderKey, epoch: Epoch },
+    /// Was free, and the last full read did not list it.
+    Doubtful,
     /// Handed out; its `Candidate` reports the outcome.
     InFlight,
     /// Its claim has an unknown outcome. The first full refresh that starts after `last_started` shows its state.
@@ -89,6 +89,8 @@ pub(super) struct Cache {
     free_names: BTreeSet<(String, SandboxId)>,
     /// The sandboxes in flight or of unknown outcome.
     outstanding: HashMap<SandboxId, Arc<Sandbox>>,
+    /// The doubtful sandboxes.
+    doubtful: HashMap<SandboxId, Arc<Sandbox>>,
     /// Epochs at which sandboxes are known not to be available, whatever a lagging index lists, and since when they are
     /// known. The rate of claims bounds them.
     consumed: HashMap<SandboxId, (Epoch, Instant)>,
@@ -107,6 +109,7 @@ impl Cache {
             free: BTreeMap::new(),
             free_names: BTreeSet::new(),
             outstanding: HashMap::new(),
+            doubtful: HashMap::new(),
             consumed: HashMap::new(),
             indeterminate: Vec::new(),
             is_refreshing: false,
@@ -142,9 +145,10 @@ impl Cache {
     }
 
     /// True if the refresh of all shards that just ended proves that no sandbox matches `prefix` (I4): it listed none,
-    /// and none that matches was outstanding while it read. Callers hand out what it listed before they ask.
+    /// none that matches was outstanding while it read, and none is doubtful. Callers hand out what it listed before they ask.
     pub(super) fn shows_none(&self, prefix: Option<&str>) -> bool {
-        !self.indeterminate.iter().any(|sandbox| matches_prefix(sandbox, prefix))
+        let mut uncertain = self.indeterminate.iter().chain(self.doubtful.values());
+        !uncertain.any(|sandbox| matches_prefix(sandbox, prefix))
     }
 
     /// The scope of a refresh that shows every unknown outcome; `None` if all outcomes are known.
@@ -207,7 +211,7 @@ impl Cache {
             let is_cache_full = self.slots.len() >= MAX_CACHED;
             match self.slots.get_mut(&sandbox.sandbox_id) {
                 Some(Slot::InFlight) => {}
-                Some(Slot::Free { epoch, misses, .. }) if *epoch >= sandbox.epoch => *misses = 0,
+                Some(Slot::Free { epoch, .. }) if *epoch >= sandbox.epoch => {}
                 Some(Slot::Unknown { last_started }) if *last_started >= refresh.number => {}
                 None if is_cache_full => is_complete = false,
                 _ => self.put_free(Arc::new(sandbox)),
@@ -221,27 +225,25 @@ impl Cache {
 
     fn drop_unlisted(&mut self, refresh: &Refresh, seen: &HashSet<SandboxId>) {
         let shards: HashSet<Shard> = refresh.shards.iter().copied().collect();
-        let mut dropped = Vec::new();
-        for (sandbox_id, slot) in &mut self.slots {
-            if seen.contains(sandbox_id) || !shards.contains(&self.order.shard_of(sandbox_id)) {
-                continue;
-            }
-            let is_dropped = match slot {
-                Slot::InFlight => false,
-                Slot::Unknown { last_started } => *last_started < refresh.number,
-                Slot::Free { misses, .. } => {
-                    *misses += 1;
-                    *misses >= MISSES_TO_DROP
+        let is_unlisted =
+            |sandbox_id: &&SandboxId| !seen.contains(*sandbox_id) && shards.contains(&self.order.shard_of(sandbox_id));
+        let unlisted: Vec<SandboxId> = self.slots.keys().filter(is_unlisted).cloned().collect();
+        for sandbox_id in unlisted {
+            match self.slots.get(&sandbox_id) {
+                Some(Slot::Free { .. }) => {
+                    if let Some(sandbox) = self.remove_free(&sandbox_id) {
+                        self.slots.insert(sandbox_id.clone(), Slot::Doubtful);
+                        self.doubtful.insert(sandbox_id, sandbox);
+                    }
                 }
-            };
-            if is_dropped {
-                dropped.push(sandbox_id.clone());
+                Some(Slot::Unknown { last_started }) if *last_started >= refresh.number => {}
+                Some(Slot::Doubtful | Slot::Unknown { .. }) => {
+                    self.doubtful.remove(&sandbox_id);
+                    self.outstanding.remove(&sandbox_id);
+                    self.slots.remove(&sandbox_id);
+                }
+                Some(Slot::InFlight) | None => {}
             }
-        }
-        for sandbox_id in dropped {
-            self.remove_free(&sandbox_id);
-            self.outstanding.remove(&sandbox_id);
-            self.slots.remove(&sandbox_id);
         }
     }
 
@@ -274,9 +276,10 @@ impl Cache {
     fn put_free(&mut self, sandbox: Arc<Sandbox>) {
         let sandbox_id = sandbox.sandbox_id.clone();
         self.remove_free(&sandbox_id);
+        self.doubtful.remove(&sandbox_id);
         self.outstanding.remove(&sandbox_id);
         let key = self.order.key(&sandbox_id);
-        self.slots.insert(sandbox_id.clone(), Slot::Free { key, epoch: sandbox.epoch, misses: 0 });
+        self.slots.insert(sandbox_id.clone(), Slot::Free { key, epoch: sandbox.epoch });
         self.free_names.insert((sandbox.name.clone(), sandbox_id.clone()));
         self.free.insert((key, sandbox_id), sandbox);
     }

@@ -6,8 +6,8 @@
 //!
 //! A request that finds no candidate waits in the actor, until one is put back or a refresh ends. "None" is the answer
 //! only after a refresh of all shards that started after the request arrived, that listed nothing for it, and during
-//! which no matching candidate was in flight or of unknown outcome: then the pool was empty while the index was read
-//! (I4).
+//! which no matching candidate was in flight, of unknown outcome or doubtful: then the pool was empty while the index was
+//! read (I4).
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -6,4 +6,6 @@ pub mod manager;
 pub(crate) mod refresh;
 mod rendezvous;
 
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use self::cache::{Listed, Scope};
 pub use self::manager::{Candidate, Pool, PoolSnapshot, TakeError};

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
-use crate::actor::{ActorName, Control};
+use crate::actor::{ActorName, Control, RunRecord};
 use crate::sandbox::{ReplicaId, Status, Timestamp};
 
 /// The right to run one job, for a limited time.
@@ -25,6 +25,11 @@ pub struct JobLease {
 }
 
 impl JobLease {
+    /// The record of the last run.
+    pub fn record(&self) -> Option<RunRecord> {
+        self.last_run.as_ref().and_then(|record| serde_json::from_str(record).ok())
+    }
+
     /// Whether a replica holds it.
     pub fn is_held(&self) -> bool {
         self.expires_at > Timestamp(0)
@@ -67,7 +72,6 @@ pub struct DueCondition {
 
 /// The number of sandboxes in each status, without tombstones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// The sum of all statuses below.
     pub total: u64,

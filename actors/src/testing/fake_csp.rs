@@ -139,7 +139,7 @@ impl FakeCsp {
             (state.delay, state.next_errors.pop_front().or_else(|| state.down.clone()))
         };
         let panics = std::mem::take(&mut self.state().panics_next);
-        assert!(!panics, "the fake CSP panics as it was told to");
+        assert!(!panics, "the fake CSP panics as the test asked");
         tokio::time::sleep(delay).await;
         error.map_or(Ok(()), Err)
     }

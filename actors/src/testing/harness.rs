@@ -48,6 +48,7 @@ impl TestBroker {
             cleanup_interval: Duration::from_secs(300),
             cleanup: CleanupSettings { concurrency: 4, delay: Duration::ZERO, max_attempts: 3, deleted_retention: day },
             expiry_interval: Duration::from_secs(900),
+            stats_interval: Duration::from_secs(60),
             stale_interval: day,
             stale_grace: day,
             job_lease: Duration::from_secs(30),

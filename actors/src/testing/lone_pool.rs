@@ -2,8 +2,8 @@ use actix::ArbiterHandle;
 
 use super::ModelStore;
 use crate::liveness::LivenessMonitor;
-use crate::pool::Pool;
-use crate::sandbox::{ReplicaId, Sandbox};
+use crate::pool::{Listed, Pool, Scope};
+use crate::sandbox::{ReplicaId, Sandbox, ShardCount};
 
 /// A pool manager without a broker around it, to measure it alone.
 #[derive(Debug)]
@@ -17,7 +17,8 @@ impl LonePool {
     /// A pool manager in `arbiter` that holds `n` candidates.
     pub async fn filled(arbiter: &ArbiterHandle, n: u32) -> Self {
         let monitor = LivenessMonitor::default();
-        let pool = Pool::start(arbiter, ReplicaId::new("lone"), 0, monitor.guard("pool-manager"));
+        let pool =
+            Pool::start(arbiter, ReplicaId::new("lone"), ShardCount::default(), 0, monitor.guard("pool-manager"));
         let lone = Self { pool, _monitor: monitor };
         lone.refill((1..=n).map(ModelStore::sandbox).collect()).await;
         lone
@@ -31,7 +32,8 @@ impl LonePool {
 
     /// A whole refresh that has read these sandboxes.
     pub async fn refill(&self, listed: Vec<Sandbox>) {
-        let number = self.pool.start_refresh().await.expect("the pool manager lives");
-        self.pool.end_refresh(number, Ok(listed)).await.expect("the pool manager lives");
+        let refresh = self.pool.start_refresh(Scope::All).await.expect("the pool manager lives");
+        let listed = Listed { sandboxes: listed, is_truncated: false };
+        self.pool.end_refresh(refresh, Ok(listed)).await.expect("the pool manager lives");
     }
 }

@@ -14,9 +14,12 @@ use super::watch::Watch;
 use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
-    ClaimOutcome, Coordination, Cursor, JobLease, LeaseOutcome, Listing, Page, SandboxStore, StoreError, WriteOutcome,
+    ClaimOutcome, ClusterState, Coordination, Cursor, JobLease, LeaseOutcome, LeaseRequest, Lookup, Page, PageRequest,
+    SandboxStore, Stats, StoreError, StoredStats, WriteOutcome,
 };
-use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Status, Timestamp};
+use crate::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp,
+};
 
 /// What the store should be, as simply as it can be said, with faults to inject.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +34,7 @@ struct Contents {
     tables: Tables,
     leases: BTreeMap<ActorName, JobLease>,
     controls: BTreeMap<ActorName, Control>,
+    stats: StoredStats,
     replicas: BTreeMap<ReplicaId, Timestamp>,
     /// What the status index shows while it lags.
     lagging_index: Option<Tables>,
@@ -275,29 +279,57 @@ impl Contents {
     }
 }
 
+/// The shards of the model: fewer than of a table, so that tests have several sandboxes in one.
+fn shards() -> ShardCount {
+    ShardCount::new(4).expect("4 is a number of shards")
+}
+
+/// The largest page, in sandboxes.
+const PAGE: usize = 100;
+
+/// One page of `listed`, which are sorted by their position.
+fn page(mut listed: Vec<(Position, &Sandbox)>, limit: usize, after: Option<&Position>) -> Page {
+    listed.retain(|(position, _)| after.is_none_or(|after| position > after));
+    listed.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let is_cut = listed.len() > limit;
+    listed.truncate(limit);
+    let next = listed.last().filter(|_| is_cut).map(|(position, _)| write_cursor(position));
+    Page { sandboxes: listed.into_iter().map(|(_, sandbox)| sandbox.clone()).collect(), next }
+}
+
 #[async_trait]
 impl SandboxStore for ModelStore {
-    async fn claim(&self, write: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
-        let (write, claim) = (write.clone(), claim.clone());
-        self.write("claim", Ok(ClaimOutcome::Conflict), move |contents| contents.tables.claim(&write, &claim)).await
+    fn shards(&self) -> ShardCount {
+        shards()
+    }
+
+    async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
+        let (update, claim) = (update.clone(), claim.clone());
+        self.write("claim", Ok(ClaimOutcome::CandidateConflict), move |contents| contents.tables.claim(&update, &claim))
+            .await
     }
 
     async fn find_claim(&self, claim_key: &ClaimKey) -> Result<Option<Claim>, StoreError> {
         self.read("find_claim", |contents| Ok(contents.tables.find_claim(claim_key).cloned())).await
     }
 
-    async fn end_claim(&self, write: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
-        let (write, key) = (write.clone(), claim_key.clone());
-        self.write("end_claim", Ok(WriteOutcome::Conflict), move |contents| contents.tables.end_claim(&write, &key))
+    async fn end_claim(&self, update: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError> {
+        let (update, key) = (update.clone(), claim_key.clone());
+        self.write("end_claim", Ok(WriteOutcome::Conflict), move |contents| contents.tables.end_claim(&update, &key))
             .await
     }
 
-    async fn renew_claim(&self, write: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
-        let (write, renewed) = (write.clone(), renewed.clone());
+    async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
+        let (update, renewed) = (update.clone(), renewed.clone());
         self.write("renew_claim", Ok(WriteOutcome::Conflict), move |contents| {
-            contents.tables.renew_claim(&write, &renewed)
+            contents.tables.renew_claim(&update, &renewed)
         })
         .await
+    }
+
+    async fn delete_claim(&self, claim: &Claim) -> Result<bool, StoreError> {
+        let claim = claim.clone();
+        self.write("delete_claim", throttled(), move |contents| contents.tables.delete_claim(&claim)).await
     }
 
     async fn get(&self, sandbox_id: &SandboxId) -> Result<Option<Sandbox>, StoreError> {
@@ -309,65 +341,76 @@ impl SandboxStore for ModelStore {
         self.write("create", throttled(), move |contents| contents.tables.create(&sandbox)).await
     }
 
-    async fn update(&self, write: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
-        let write = write.clone();
-        self.write("update", Ok(WriteOutcome::Conflict), move |contents| contents.tables.update(&write)).await
+    async fn update(&self, update: &ConditionalUpdate) -> Result<WriteOutcome, StoreError> {
+        let update = update.clone();
+        self.write("update", Ok(WriteOutcome::Conflict), move |contents| contents.tables.update(&update)).await
     }
 
-    async fn list(&self, listing: &Listing) -> Result<Page, StoreError> {
-        let after = listing.after.as_ref().map(read_cursor).transpose()?;
+    async fn list(&self, request: &PageRequest) -> Result<Page, StoreError> {
+        let PageRequest { listing, shard, limit, after } = request;
+        let after = after.as_ref().map(read_cursor).transpose()?;
+        let limit = limit.map_or(PAGE, |limit| PAGE.min(limit as usize));
         self.read("list", |contents| {
-            let mut listed: Vec<_> = contents
+            let listed = contents
                 .index()
                 .sandboxes()
                 .filter(|sandbox| sandbox.status == listing.status)
-                .filter(|sandbox| listing.allocated_until.is_none_or(|until| sandbox.allocated_at <= until))
-                .map(|sandbox| ((sandbox.allocated_at, sandbox.sandbox_id.clone()), sandbox))
-                .filter(|(place, _)| after.as_ref().is_none_or(|after| place > after))
+                .filter(|sandbox| shards().shard_of(&sandbox.sandbox_id) == *shard)
+                .filter(|sandbox| listing.from.is_none_or(|from| sandbox.shard_at >= from))
+                .filter(|sandbox| listing.until.is_none_or(|until| sandbox.shard_at <= until))
+                .map(|sandbox| ((sandbox.shard_at.0, sandbox.sandbox_id.clone()), sandbox))
                 .collect();
-            listed.sort_by(|(one, _), (other, _)| one.cmp(other));
-            let is_cut = listed.len() > listing.limit as usize;
-            listed.truncate(listing.limit as usize);
-            let last = listed.last().map(|((at, sandbox_id), _)| Cursor(format!("{}#{sandbox_id}", at.0)));
-            let sandboxes = listed.into_iter().map(|(_, sandbox)| sandbox.clone()).collect();
-            Ok(Page { sandboxes, next: last.filter(|_| is_cut) })
+            Ok(page(listed, limit, after.as_ref()))
         })
         .await
     }
 
-    async fn count(&self, status: Status) -> Result<u64, StoreError> {
+    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError> {
         self.read("count", |contents| {
-            Ok(contents.index().sandboxes().filter(|sandbox| sandbox.status == status).count() as u64)
+            let of_shard = |sandbox: &&Sandbox| shards().shard_of(&sandbox.sandbox_id) == shard;
+            Ok(contents.index().sandboxes().filter(of_shard).filter(|sandbox| sandbox.status == status).count() as u64)
         })
         .await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.read("ping", |_| Ok(())).await
+    async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError> {
+        let after = after.map(read_cursor).transpose()?;
+        self.read("find", |contents| {
+            let is_match = |sandbox: &&Sandbox| match lookup {
+                Lookup::Track(track) => sandbox.allocated_to_track.as_ref() == Some(track),
+                Lookup::Key(key) => sandbox.idempotency_key.as_ref() == Some(key),
+            };
+            // The latest allocation first.
+            let position = |sandbox: &Sandbox| (u64::MAX - sandbox.allocated_at.0, sandbox.sandbox_id.clone());
+            let found = contents.index().sandboxes().filter(is_match).map(|sandbox| (position(sandbox), sandbox));
+            Ok(page(found.collect(), limit as usize, after.as_ref()))
+        })
+        .await
+    }
+
+    async fn check(&self, _: &ReplicaId) -> Result<(), StoreError> {
+        self.read("check", |_| Ok(())).await
     }
 }
 
 #[async_trait]
 impl Coordination for ModelStore {
-    async fn acquire_lease(
-        &self,
-        job: ActorName,
-        holder: &ReplicaId,
-        now: Timestamp,
-        until: Timestamp,
-        due_since: Option<Timestamp>,
-    ) -> Result<LeaseOutcome, StoreError> {
-        let holder = holder.clone();
+    async fn acquire_lease(&self, request: &LeaseRequest) -> Result<LeaseOutcome, StoreError> {
+        let LeaseRequest { job, holder, until, stale, due } = request.clone();
         self.write("acquire_lease", throttled(), move |contents| {
-            let found = contents.leases.get(&job).cloned();
-            if let Some(found) = &found {
-                let is_due = due_since.is_none_or(|since| found.ran_at.is_none_or(|ran_at| ran_at <= since));
-                if found.expires_at > now || !is_due {
-                    return LeaseOutcome::Refused(found.clone());
+            let current = contents.leases.get(&job).cloned();
+            if let Some(current) = &current {
+                let is_stale =
+                    stale.is_some_and(|stale| is_same_term(current, &stale) && current.expires_at == stale.expires_at);
+                let is_due = due.is_none_or(|due| {
+                    current.ran_at.is_none_or(|ran_at| ran_at <= due.ran_until || ran_at > due.not_after)
+                });
+                if (current.is_held() && !is_stale) || !is_due {
+                    return LeaseOutcome::Refused(current.clone());
                 }
             }
             let (term, ran_at, last_run) =
-                found.map_or((1, None, None), |found| (found.term + 1, found.ran_at, found.last_run));
+                current.map_or((1, None, None), |current| (current.term + 1, current.ran_at, current.last_run));
             let lease = JobLease { job, holder, expires_at: until, term, ran_at, last_run };
             contents.leases.insert(job, lease.clone());
             LeaseOutcome::Acquired(lease)
@@ -402,23 +445,36 @@ impl Coordination for ModelStore {
         self.read("read_lease", |contents| Ok(contents.leases.get(&job).cloned())).await
     }
 
-    async fn put_control(&self, control: &Control) -> Result<(), StoreError> {
+    async fn put_control(&self, control: &Control) -> Result<Option<Timestamp>, StoreError> {
         let control = control.clone();
         self.write("put_control", throttled(), move |contents| {
-            let is_newer =
-                contents.controls.get(&control.actor).is_none_or(|found| found.updated_at <= control.updated_at);
-            if is_newer {
-                contents.controls.insert(control.actor, control);
+            let current = contents.controls.get(&control.actor).map(|current| current.updated_at);
+            if let Some(newer) = current.filter(|current| *current > control.updated_at) {
+                return Some(newer);
             }
+            contents.controls.insert(control.actor, control);
+            None
         })
         .await
     }
 
-    async fn controls(&self, actors: &[ActorName]) -> Result<Vec<Control>, StoreError> {
-        self.read("controls", |contents| {
-            Ok(actors.iter().filter_map(|actor| contents.controls.get(actor).cloned()).collect())
+    async fn cluster_state(&self) -> Result<ClusterState, StoreError> {
+        self.read("cluster_state", |contents| {
+            Ok(ClusterState { controls: contents.controls.values().cloned().collect(), stats: contents.stats })
         })
         .await
+    }
+
+    async fn put_stats(&self, counted_at: Timestamp, stats: &Stats) -> Result<(), StoreError> {
+        let stats = *stats;
+        self.write("put_stats", throttled(), move |contents| {
+            contents.stats = StoredStats { counted_at: Some(counted_at), stats, ..contents.stats };
+        })
+        .await
+    }
+
+    async fn add_supply(&self, added: u64) -> Result<(), StoreError> {
+        self.write("add_supply", throttled(), move |contents| contents.stats.supply += added).await
     }
 
     async fn heartbeat(
@@ -448,8 +504,15 @@ fn is_same_term(found: &JobLease, lease: &JobLease) -> bool {
     found.holder == lease.holder && found.term == lease.term
 }
 
-fn read_cursor(cursor: &Cursor) -> Result<(Timestamp, SandboxId), StoreError> {
+/// A position in a listing.
+type Position = (u64, SandboxId);
+
+fn write_cursor((at, sandbox_id): &Position) -> Cursor {
+    Cursor(format!("{at}#{sandbox_id}"))
+}
+
+fn read_cursor(cursor: &Cursor) -> Result<Position, StoreError> {
     let (at, sandbox_id) = cursor.0.split_once('#').ok_or(StoreError::BadCursor)?;
     let at = at.parse().map_err(|_| StoreError::BadCursor)?;
-    Ok((Timestamp(at), SandboxId::new(sandbox_id)))
+    Ok((at, SandboxId::new(sandbox_id)))
 }

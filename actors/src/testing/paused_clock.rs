@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use tokio::time::Instant;
 
 use crate::ports::Clock;
-use crate::sandbox::Timestamp;
+use crate::sandbox::{Timestamp, UnixMillis};
 
 /// A time of day that passes as tokio's clock does, so that a test that pauses the one drives the other.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct PausedClock {
 impl PausedClock {
     /// The time of day at the beginning; any would do.
     pub const BEGIN: Timestamp = Timestamp(1_800_000_000);
+    /// The same in milliseconds.
+    pub const BEGIN_MILLIS: UnixMillis = UnixMillis(Self::BEGIN.0 * 1000);
 
     /// Starts now.
     #[allow(clippy::new_without_default, reason = "it reads the clock, which a default should not")]
@@ -35,9 +37,10 @@ impl PausedClock {
 }
 
 impl Clock for PausedClock {
-    fn now(&self) -> Timestamp {
-        assert!(!self.panics_next.swap(false, Ordering::Relaxed), "the clock panics as it was told to");
-        let right = Self::BEGIN.0 + self.began.elapsed().as_secs();
-        Timestamp(right.saturating_add_signed(self.skew_seconds.load(Ordering::Relaxed)))
+    fn now_millis(&self) -> UnixMillis {
+        assert!(!self.panics_next.swap(false, Ordering::Relaxed), "the clock panics as the test asked");
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).expect("a test is short");
+        let skew = self.skew_seconds.load(Ordering::Relaxed).saturating_mul(1000);
+        UnixMillis((Self::BEGIN_MILLIS.0 + elapsed).saturating_add_signed(skew))
     }
 }

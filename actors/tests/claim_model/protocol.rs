@@ -77,7 +77,8 @@ impl Protocol {
             Some(ClaimOutcome::Claimed) => (Slot::Consumed, told(claim.clone(), true)),
             Some(ClaimOutcome::AlreadyHeld(held)) => (Slot::Free, answer_held(held, state.now())),
             Some(ClaimOutcome::CandidateChanged { .. }) => (Slot::Consumed, Stage::Seeking),
-            Some(ClaimOutcome::Conflict) => (Slot::Unknown, Stage::Seeking),
+            Some(ClaimOutcome::CandidateConflict) => (Slot::Unknown, Stage::Seeking),
+            Some(ClaimOutcome::ClaimConflict) => (Slot::Free, Stage::Seeking),
             None => match self.variant {
                 Variant::UnknownIsSuccess => (Slot::Consumed, told(claim.clone(), true)),
                 Variant::UnknownPutBack => (Slot::Free, Stage::Resolving(Arc::new(claim.clone()))),

@@ -22,7 +22,7 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
             match order {
                 0 => _ = broker.pause(actor, "because", "simulation").await,
                 1..4 => _ = broker.resume(actor, "simulation").await,
-                4 => _ = broker.run(actor).await,
+                4 => _ = broker.run(actor, random.bool()).await,
                 5 => _ = broker.sync(SyncOptions { dry_run: random.bool(), force: random.bool() }).await,
                 6 => _ = broker.cleanup().await,
                 7 => _ = broker.expire().await,

@@ -12,11 +12,11 @@ async fn held(store: &Store) -> (Sandbox, Holding, Claim) {
 /// I3: what was answered as claimed is there, in every field.
 pub async fn claim_allocates_and_can_be_read_back(store: Store) {
     let (allocated, holding, claim) = held(&store).await;
+    assert_eq!(claim.epoch, allocated.epoch);
     assert_eq!(store.get(&allocated.sandbox_id).await.unwrap().as_ref(), Some(&allocated));
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim));
     assert_eq!(allocated.status, Status::Allocated);
     assert_eq!(allocated.allocated_to_track, Some(holding.track));
-    assert_eq!(allocated.epoch.0, 2);
 }
 
 /// I2: a key that holds a sandbox gets no second one.
@@ -98,7 +98,7 @@ pub async fn a_key_gets_one_sandbox_from_many_at_once(store: Store) {
 async fn claim_persistently(store: &Store, write: &ConditionalUpdate, claim: &Claim) -> ClaimOutcome {
     for _ in 0..200 {
         match store.claim(write, claim).await.unwrap() {
-            ClaimOutcome::Conflict => tokio::task::yield_now().await,
+            ClaimOutcome::CandidateConflict | ClaimOutcome::ClaimConflict => tokio::task::yield_now().await,
             outcome => return outcome,
         }
     }
@@ -171,4 +171,17 @@ pub async fn renewal_moves_sandbox_and_claim(store: Store) {
     assert_eq!(store.renew_claim(&renewal, &claim).await.unwrap(), WriteOutcome::Done);
     assert_eq!(store.find_claim(&key_of(&holding)).await.unwrap(), Some(claim));
     assert_eq!(store.get(&allocated.sandbox_id).await.unwrap(), Some(renewed));
+}
+
+/// A claim is deleted only while it is the one that was read.
+pub async fn delete_claim_is_fenced_by_sandbox_and_epoch(store: Store) {
+    let (_, _, claim) = held(&store).await;
+    let other_epoch = Claim { epoch: claim.epoch.next(), ..claim.clone() };
+    let other_sandbox = Claim { sandbox_id: fresh_sandbox().sandbox_id, ..claim.clone() };
+    for other in [other_epoch, other_sandbox] {
+        assert!(!store.delete_claim(&other).await.unwrap(), "{other:?}");
+    }
+    assert!(store.delete_claim(&claim).await.unwrap());
+    assert_eq!(store.find_claim(&claim.claim_key).await.unwrap(), None);
+    assert!(!store.delete_claim(&claim).await.unwrap(), "it is gone");
 }

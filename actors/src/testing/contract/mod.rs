@@ -13,6 +13,7 @@ pub use self::sandboxes::*;
 use crate::ports::SandboxStore;
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId,
+    UnixMillis,
 };
 
 /// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
@@ -33,24 +34,29 @@ macro_rules! store_contract {
                 end_claim_twice_changes_nothing_the_second_time
                 end_claim_leaves_another_sandboxes_claim_alone
                 renewal_moves_sandbox_and_claim
+                delete_claim_is_fenced_by_sandbox_and_epoch
                 create_never_overwrites
                 update_is_fenced_by_the_epoch
                 update_sets_and_removes_the_named_fields
                 attributes_round_trip
                 list_pages_without_loss_or_repetition
-                list_stops_at_the_time_given
+                pages_cover_all_shards
+                list_takes_a_range_of_positions
                 list_refuses_foreign_cursors
                 count_counts_all_pages
+                sandboxes_are_found_by_owner_and_by_key
                 a_missing_sandbox_is_none
                 a_lease_has_one_holder
-                a_lease_is_taken_over_once_it_expired
+                a_stale_lease_is_taken_over_unless_it_changed
                 a_lease_is_not_given_before_the_job_is_due
                 a_lost_lease_cannot_be_extended_or_released
-                a_released_lease_tells_of_the_run
-                many_ask_for_a_lease_and_one_gets_it
+                a_released_lease_keeps_the_record_of_the_run
+                one_of_many_concurrent_requests_gets_the_lease
                 the_newest_control_counts
+                counts_and_supply_are_kept_together
                 replicas_come_and_go
-                the_store_answers
+                dead_heartbeats_hide_no_live_one
+                a_working_store_passes_the_check
             );
         }
     };
@@ -81,7 +87,7 @@ fn fresh_sandbox() -> Sandbox {
         sfdc_account_id: None,
         created_at: None,
     };
-    Sandbox::discovered(&account, NOW)
+    Sandbox::discovered(&account, UnixMillis(NOW.0 * 1000))
 }
 
 async fn created(store: &Store) -> Sandbox {

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
-use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox};
-use crate::ports::{ClaimOutcome, Cursor, Listing, StoreError, WriteOutcome};
-use crate::sandbox::{Event, Sandbox, SandboxId, Status, Timestamp};
+use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, unique};
+use crate::ports::{ClaimOutcome, Cursor, Listing, Lookup, PageRequest, StoreError, WriteOutcome};
+use crate::sandbox::{Event, Holding, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId};
 
 /// I7: an item that is there is not overwritten.
 pub async fn create_never_overwrites(store: Store) {
@@ -60,26 +60,54 @@ pub async fn attributes_round_trip(store: Store) {
     assert_eq!(store.get(&full.sandbox_id).await.unwrap(), Some(full));
 }
 
+/// All pages of a listing with this largest page, over all shards.
+async fn pages_of(store: &Store, listing: Listing, limit: u32) -> Vec<Vec<Sandbox>> {
+    let mut pages = Vec::new();
+    for shard in store.shards().all() {
+        let mut request = PageRequest { listing, shard, limit: Some(limit), after: None };
+        loop {
+            let page = store.list(&request).await.unwrap();
+            assert!(page.sandboxes.iter().all(|sandbox| store.shards().shard_of(&sandbox.sandbox_id) == shard));
+            pages.push(page.sandboxes);
+            match page.next {
+                Some(next) => request.after = Some(next),
+                None => break,
+            }
+        }
+    }
+    pages
+}
+
+async fn ids_of(store: &Store, listing: Listing) -> BTreeSet<SandboxId> {
+    let pages = pages_of(store, listing, 500).await;
+    pages.into_iter().flatten().map(|sandbox| sandbox.sandbox_id).collect()
+}
+
 /// Small pages together are the whole, each sandbox once.
 pub async fn list_pages_without_loss_or_repetition(store: Store) {
     let mine: BTreeSet<SandboxId> = stale_ones(&store, 25).await;
     for limit in [1, 7, 500] {
-        let mut listing = Listing { limit, ..Listing::of(Status::Stale) };
-        let mut seen = Vec::new();
-        loop {
-            let page = store.list(&listing).await.unwrap();
-            assert!(page.sandboxes.len() <= limit as usize);
-            assert!(page.sandboxes.iter().all(|sandbox| sandbox.status == Status::Stale));
-            seen.extend(page.sandboxes.into_iter().map(|sandbox| sandbox.sandbox_id));
-            match page.next {
-                Some(next) => listing.after = Some(next),
-                None => break,
-            }
-        }
+        let pages = pages_of(&store, Listing::of(Status::Stale), limit).await;
+        assert!(pages.iter().all(|page| page.len() <= limit as usize));
+        assert!(pages.iter().flatten().all(|sandbox| sandbox.status == Status::Stale));
+        let seen: Vec<_> = pages.into_iter().flatten().map(|sandbox| sandbox.sandbox_id).collect();
         let distinct: BTreeSet<_> = seen.iter().cloned().collect();
         assert_eq!(distinct.len(), seen.len(), "none twice with pages of {limit}");
         assert!(mine.is_subset(&distinct), "none lost with pages of {limit}");
     }
+}
+
+/// The helper over all shards returns the same.
+pub async fn pages_cover_all_shards(store: Store) {
+    let mine = stale_ones(&store, 40).await;
+    let mut pages = store.pages(Listing::of(Status::Stale));
+    let mut seen = BTreeSet::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        for sandbox in page {
+            assert!(seen.insert(sandbox.sandbox_id), "none twice");
+        }
+    }
+    assert!(mine.is_subset(&seen));
 }
 
 async fn stale_ones(store: &Store, count: usize) -> BTreeSet<SandboxId> {
@@ -92,31 +120,37 @@ async fn stale_ones(store: &Store, count: usize) -> BTreeSet<SandboxId> {
     ids
 }
 
-/// The range key cuts a listing off.
-pub async fn list_stops_at_the_time_given(store: Store) {
+/// A listing takes both ends of a range of positions, and each change moves the sandbox to its new position.
+pub async fn list_takes_a_range_of_positions(store: Store) {
     let sandbox = created(&store).await;
-    let (write, claim) = claim_writes(&sandbox, &fresh_holding());
-    assert_eq!(store.claim(&write, &claim).await.unwrap(), ClaimOutcome::Claimed);
-    for (until, is_listed) in [(NOW, true), (Timestamp(NOW.0 - 1), false)] {
-        let mut listing = Listing { allocated_until: Some(until), ..Listing::of(Status::Allocated) };
-        let mut found = false;
-        loop {
-            let page = store.list(&listing).await.unwrap();
-            found |= page.sandboxes.iter().any(|listed| listed.sandbox_id == sandbox.sandbox_id);
-            match page.next {
-                Some(next) => listing.after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!(found, is_listed, "allocated at {NOW:?}, listed until {until:?}");
+    let at = |seconds: u64| Timestamp(NOW.0 + seconds);
+    let available = |from, until| Listing { status: Status::Available, from, until };
+    for (from, until, is_listed) in [
+        (None, None, true),
+        (Some(NOW), None, true),
+        (Some(at(1)), None, false),
+        (None, Some(NOW), true),
+        (None, Some(NOW.minus(std::time::Duration::from_secs(1))), false),
+        (Some(NOW), Some(NOW), true),
+    ] {
+        let ids = ids_of(&store, available(from, until)).await;
+        assert_eq!(ids.contains(&sandbox.sandbox_id), is_listed, "from {from:?} until {until:?}");
     }
+    let holding = fresh_holding();
+    let (update, claim) = claim_writes(&sandbox, &holding);
+    assert_eq!(store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
+    let ends_then = Listing::of(Status::Allocated).from(holding.expires_at).until(holding.expires_at);
+    assert!(ids_of(&store, ends_then).await.contains(&sandbox.sandbox_id), "by the end of the holding");
+    assert!(!ids_of(&store, available(None, None)).await.contains(&sandbox.sandbox_id));
 }
 
-/// What is not a cursor is told so.
+/// A string that is not a cursor is refused.
 pub async fn list_refuses_foreign_cursors(store: Store) {
+    let shard = Shard(0);
     for garbage in ["", "garbage", "%%%", "bm90LWEtY3Vyc29y", "x#y", "🦀"] {
-        let listing = Listing { after: Some(Cursor(garbage.to_owned())), ..Listing::of(Status::Available) };
-        let refused = store.list(&listing).await;
+        let after = Some(Cursor(garbage.to_owned()));
+        let request = PageRequest { listing: Listing::of(Status::Available), shard, limit: None, after };
+        let refused = store.list(&request).await;
         assert!(matches!(refused, Err(StoreError::BadCursor)), "{garbage:?} gives {refused:?}");
     }
 }
@@ -124,7 +158,37 @@ pub async fn list_refuses_foreign_cursors(store: Store) {
 /// A count grows by what was added.
 pub async fn count_counts_all_pages(store: Store) {
     stale_ones(&store, 12).await;
-    assert!(store.count(Status::Stale).await.unwrap() >= 12);
+    let stats = store.count_all().await.unwrap();
+    assert!(stats.stale >= 12 && stats.total >= 12, "{stats:?}");
+}
+
+/// A sandbox is found by its owner and by its key, now and after it was given back, the latest allocation first.
+pub async fn sandboxes_are_found_by_owner_and_by_key(store: Store) {
+    let holding = fresh_holding();
+    let mut ids = Vec::new();
+    for number in 0..5 {
+        let sandbox = created(&store).await;
+        let key = IdempotencyKey::new(format!("{}-{number}", holding.key));
+        let (update, claim) = sandbox.claim(Holding { key, ..holding.clone() }, Timestamp(NOW.0 + number)).unwrap();
+        assert_eq!(store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
+        ids.push(claim.sandbox_id);
+    }
+    let lookup = Lookup::Track(holding.track.clone());
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.find(&lookup, 2, after.as_ref()).await.unwrap();
+        assert!(page.sandboxes.len() <= 2);
+        found.extend(page.sandboxes.into_iter().map(|sandbox| sandbox.sandbox_id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, ids.iter().rev().cloned().collect::<Vec<_>>());
+    let by_key = Lookup::Key(IdempotencyKey::new(format!("{}-3", holding.key)));
+    let page = store.find(&by_key, 10, None).await.unwrap();
+    assert_eq!(page.sandboxes.iter().map(|sandbox| &sandbox.sandbox_id).collect::<Vec<_>>(), [&ids[3]]);
+    assert_eq!(store.find(&Lookup::Track(TrackId::new(unique("track"))), 10, None).await.unwrap().sandboxes, []);
 }
 
 /// What is not there is not there.

@@ -1,0 +1,96 @@
+//! When and how the background jobs run.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::values::{YEAR_HOURS, fractional_seconds, hours, number, seconds};
+
+/// A week in seconds: the longest interval of a job.
+const WEEK: u64 = 7 * 86_400;
+
+/// The background jobs. Intervals run from the end of one run to the start of the next.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Background jobs")]
+pub struct JobSettings {
+    /// Seconds between syncs with the CSP
+    #[arg(
+        long = "sync-interval-sec",
+        env = "SYNC_INTERVAL_SEC",
+        default_value = "300",
+        value_parser = seconds(1..=WEEK),
+    )]
+    pub sync_interval: Duration,
+    /// Seconds between cleanups
+    #[arg(
+        long = "cleanup-interval-sec",
+        env = "CLEANUP_INTERVAL_SEC",
+        default_value = "300",
+        value_parser = seconds(1..=WEEK),
+    )]
+    pub cleanup_interval: Duration,
+    /// Seconds between expiry sweeps
+    #[arg(
+        long = "auto-expiry-interval-sec",
+        env = "AUTO_EXPIRY_INTERVAL_SEC",
+        default_value = "900",
+        value_parser = seconds(1..=WEEK),
+    )]
+    pub expiry_interval: Duration,
+    /// Seconds between collections of stale sandboxes
+    #[arg(
+        long = "stale-interval-sec",
+        env = "STALE_INTERVAL_SEC",
+        default_value = "86400",
+        value_parser = seconds(1..=WEEK),
+    )]
+    pub stale_interval: Duration,
+    /// Seconds between counts of the sandboxes; with BROKER_STORE=dynamodb the default is 60
+    #[arg(
+        long = "pool-stats-interval-sec",
+        env = "POOL_STATS_INTERVAL_SEC",
+        default_value = "2",
+        default_value_if("kind", "dynamodb", "60"),
+        value_parser = seconds(1..=3600),
+    )]
+    pub stats_interval: Duration,
+    /// Deletions at the CSP that run at once
+    #[arg(long, env, default_value = "4", value_parser = number::<usize>(1..=100))]
+    pub cleanup_concurrency: usize,
+    /// Seconds that each deletion waits before it calls the CSP
+    #[arg(
+        long = "cleanup-per-sandbox-delay-sec",
+        env = "CLEANUP_PER_SANDBOX_DELAY_SEC",
+        default_value = "0",
+        value_parser = fractional_seconds(0.0..=3600.0),
+    )]
+    pub cleanup_delay: Duration,
+    /// Failed deletions after which a sandbox becomes deletion_failed
+    #[arg(long, env, default_value = "3", value_parser = number::<u32>(1..=100))]
+    pub deletion_retry_max_attempts: u32,
+    /// Largest share of the available sandboxes that one sync may make stale, in percent
+    #[arg(long, env, default_value = "50", value_parser = number::<u32>(0..=100))]
+    pub sync_max_stale_percent: u32,
+    /// Hours that a sandbox stays stale before it becomes a tombstone
+    #[arg(
+        long = "stale-grace-hours",
+        env = "STALE_GRACE_HOURS",
+        default_value = "24",
+        value_parser = hours(0.0..=YEAR_HOURS),
+    )]
+    pub stale_grace: Duration,
+    /// Hours that a tombstone is kept
+    #[arg(
+        long = "deleted-retention-hours",
+        env = "DELETED_RETENTION_HOURS",
+        default_value = "24",
+        value_parser = hours(0.0..=YEAR_HOURS),
+    )]
+    pub deleted_retention: Duration,
+    /// Seconds that a job's lease lasts without extension
+    #[arg(long = "job-lease-sec", env = "JOB_LEASE_SEC", default_value = "30", value_parser = seconds(3..=3600))]
+    pub job_lease: Duration,
+    /// Seconds between reads of the operators' commands
+    #[arg(long = "control-poll-sec", env = "CONTROL_POLL_SEC", default_value = "3", value_parser = seconds(1..=4))]
+    pub control_poll: Duration,
+}

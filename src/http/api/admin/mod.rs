@@ -1,0 +1,5 @@
+//! The admin API.
+
+pub(crate) mod actors;
+pub(crate) mod jobs;
+pub(crate) mod pool;

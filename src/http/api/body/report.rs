@@ -1,0 +1,164 @@
+//! What the runs of jobs report.
+
+use std::time::Duration;
+
+use actix_web::body::BoxBody;
+use actix_web::{HttpRequest, HttpResponse, Responder};
+use broker_actors::jobs::{cleanup, csp_sync, expiry_reaper, stale_collector};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::http::operation::{OperationParts, Output};
+
+/// What a sync did or, in a dry run, would do
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SyncReport {
+    /// Sandboxes in the cloud provider's listing
+    synced: u64,
+    /// New sandboxes, now available
+    added: u64,
+    /// Stale sandboxes that are listed again, now available
+    revived: u64,
+    /// Available sandboxes that are no longer listed, now stale
+    marked_stale: u64,
+    /// Sandboxes with a failed deletion that are no longer listed, now deleted
+    confirmed_deleted: u64,
+    /// Allocated sandboxes that are no longer listed; they are not changed
+    allocated_missing: u64,
+    /// Records in the listing that lack a required field
+    skipped: u64,
+    /// Whether this was a dry run, which writes nothing
+    dry_run: bool,
+}
+
+impl From<csp_sync::SyncReport> for SyncReport {
+    fn from(report: csp_sync::SyncReport) -> Self {
+        Self {
+            synced: report.synced,
+            added: report.added,
+            revived: report.revived,
+            marked_stale: report.marked_stale,
+            confirmed_deleted: report.confirmed_deleted,
+            allocated_missing: report.allocated_missing,
+            skipped: report.skipped,
+            dry_run: report.dry_run,
+        }
+    }
+}
+
+/// What a cleanup did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CleanupReport {
+    /// Sandboxes that are deleted at the cloud provider
+    deleted: u64,
+    /// Failed deletions that will be attempted again
+    failed: u64,
+    /// Failed deletions that were given up
+    gave_up: u64,
+    /// Sandboxes whose next attempt is not yet due
+    waiting: u64,
+}
+
+impl From<cleanup::CleanupReport> for CleanupReport {
+    fn from(report: cleanup::CleanupReport) -> Self {
+        let cleanup::CleanupReport { deleted, failed, gave_up, waiting } = report;
+        Self { deleted, failed, gave_up, waiting }
+    }
+}
+
+/// What an expiry sweep did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ExpiryReport {
+    /// Holdings that were ended
+    expired: u64,
+    /// Holdings that were renewed or released before the sweep reached them
+    superseded: u64,
+}
+
+impl From<expiry_reaper::ExpiryReport> for ExpiryReport {
+    fn from(report: expiry_reaper::ExpiryReport) -> Self {
+        let expiry_reaper::ExpiryReport { expired, superseded } = report;
+        Self { expired, superseded }
+    }
+}
+
+/// What a removal of sandboxes did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DiscardReport {
+    /// Sandboxes that were removed
+    deleted: u64,
+}
+
+impl From<stale_collector::DiscardReport> for DiscardReport {
+    fn from(report: stale_collector::DiscardReport) -> Self {
+        let stale_collector::DiscardReport { deleted } = report;
+        Self { deleted }
+    }
+}
+
+/// A completed run
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Completed<R> {
+    /// Always `completed`
+    status: &'static str,
+    #[serde(flatten)]
+    report: R,
+    duration_ms: u64,
+}
+
+impl<R> Completed<R> {
+    pub(crate) fn new(report: impl Into<R>, took: Duration) -> Self {
+        let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        Self { status: "completed", report: report.into(), duration_ms }
+    }
+}
+
+impl<R: Serialize> Responder for Completed<R> {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::Ok().json(self)
+    }
+}
+
+impl<R: Serialize + ToSchema> Output for Completed<R>
+where
+    Self: ToSchema,
+{
+    fn document(parts: &mut OperationParts) {
+        let name = format!("{}_{}", Self::name(), R::name());
+        parts.answers_json_named::<Self>(200, "The run completed", name, None);
+        // The schema of a generic type refers to those of its parameters, but does not add them.
+        parts.mentions::<R>();
+    }
+}
+
+impl<R> Completed<R> {
+    pub(crate) fn example(report: R) -> Self {
+        Self::new(report, Duration::from_millis(412))
+    }
+}
+
+impl SyncReport {
+    pub(crate) fn example() -> Self {
+        csp_sync::SyncReport { synced: 400, added: 12, ..csp_sync::SyncReport::default() }.into()
+    }
+}
+
+impl CleanupReport {
+    pub(crate) fn example() -> Self {
+        Self { deleted: 12, failed: 1, gave_up: 0, waiting: 2 }
+    }
+}
+
+impl ExpiryReport {
+    pub(crate) fn example() -> Self {
+        Self { expired: 3, superseded: 0 }
+    }
+}
+
+impl DiscardReport {
+    pub(crate) fn example() -> Self {
+        Self { deleted: 4 }
+    }
+}

@@ -1,0 +1,297 @@
+//! Sandboxes and their counts.
+
+use std::time::Duration;
+
+use broker_actors::{sandbox, stats};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::values::{EXAMPLE_NOW, Epoch, IdempotencyKey, SandboxId, Timestamp, TrackId};
+
+/// The state of a sandbox
+///
+/// `available`: free to be allocated. `allocated`: held by a track. `pending_deletion`: released or expired, not yet
+/// deleted at the cloud provider. `stale`: missing from the cloud provider's listing. `deletion_failed`: its deletion was
+/// given up. `deleted`: gone; the record is kept for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    Available,
+    Allocated,
+    PendingDeletion,
+    Stale,
+    DeletionFailed,
+    Deleted,
+}
+
+impl From<sandbox::Status> for Status {
+    fn from(status: sandbox::Status) -> Self {
+        match status {
+            sandbox::Status::Available => Self::Available,
+            sandbox::Status::Allocated => Self::Allocated,
+            sandbox::Status::PendingDeletion => Self::PendingDeletion,
+            sandbox::Status::Stale => Self::Stale,
+            sandbox::Status::DeletionFailed => Self::DeletionFailed,
+            sandbox::Status::Deleted => Self::Deleted,
+        }
+    }
+}
+
+impl From<Status> for sandbox::Status {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Available => Self::Available,
+            Status::Allocated => Self::Allocated,
+            Status::PendingDeletion => Self::PendingDeletion,
+            Status::Stale => Self::Stale,
+            Status::DeletionFailed => Self::DeletionFailed,
+            Status::Deleted => Self::Deleted,
+        }
+    }
+}
+
+/// A sandbox, as its owner uses it
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Claim {
+    sandbox_id: SandboxId,
+    /// The name for people
+    name: String,
+    /// The account's path at the cloud provider, `identity/accounts/<uuid>`
+    external_id: String,
+    /// When the holding started
+    allocated_at: Timestamp,
+    /// When the holding ends
+    expires_at: Option<Timestamp>,
+    /// The CRM account, if the cloud provider names one
+    sfdc_account_id: Option<String>,
+}
+
+impl From<sandbox::Claim> for Claim {
+    fn from(claim: sandbox::Claim) -> Self {
+        Self {
+            sandbox_id: claim.sandbox_id.into(),
+            name: claim.name,
+            external_id: claim.external_id,
+            allocated_at: claim.allocated_at.into(),
+            expires_at: Some(claim.expires_at.into()),
+            sfdc_account_id: claim.sfdc_account_id,
+        }
+    }
+}
+
+/// A sandbox of the calling track, with its state
+#[derive(Serialize, ToSchema)]
+pub(crate) struct OwnSandbox {
+    #[serde(flatten)]
+    claim: Claim,
+    status: Status,
+    /// The owner
+    allocated_to_track: Option<TrackId>,
+    /// The lab's slug
+    track_name: Option<String>,
+}
+
+impl From<sandbox::Sandbox> for OwnSandbox {
+    fn from(sandbox: sandbox::Sandbox) -> Self {
+        Self {
+            claim: Claim {
+                sandbox_id: sandbox.sandbox_id.into(),
+                name: sandbox.name,
+                external_id: sandbox.external_id,
+                allocated_at: sandbox.allocated_at.into(),
+                expires_at: sandbox.expires_at.map(Timestamp::from),
+                sfdc_account_id: sandbox.sfdc_account_id,
+            },
+            status: sandbox.status.into(),
+            allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
+            track_name: sandbox.track_name,
+        }
+    }
+}
+
+/// A sandbox that was given back
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Released {
+    sandbox_id: SandboxId,
+    /// Always `pending_deletion`
+    status: Status,
+    /// When it was first given back
+    deletion_requested_at: Timestamp,
+}
+
+impl Released {
+    pub(crate) fn new(sandbox_id: sandbox::SandboxId, deletion_requested_at: sandbox::Timestamp) -> Self {
+        Self {
+            sandbox_id: sandbox_id.into(),
+            status: Status::PendingDeletion,
+            deletion_requested_at: deletion_requested_at.into(),
+        }
+    }
+}
+
+/// A sandbox, as operators see it
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Sandbox {
+    sandbox_id: SandboxId,
+    /// The name for people. Its prefix selects a kind of sandbox
+    name: String,
+    /// The account's path at the cloud provider, `identity/accounts/<uuid>`
+    external_id: String,
+    /// The CRM account, if the cloud provider names one
+    sfdc_account_id: Option<String>,
+    status: Status,
+    /// When it was last allocated; 0 if never
+    allocated_at: Timestamp,
+    /// When the holding ends, without the grace period
+    expires_at: Option<Timestamp>,
+    /// The owner, or the last owner of a released sandbox
+    allocated_to_track: Option<TrackId>,
+    /// The lab's slug
+    track_name: Option<String>,
+    /// The idempotency key of the allocation
+    idempotency_key: Option<IdempotencyKey>,
+    /// When it was released or expired
+    deletion_requested_at: Option<Timestamp>,
+    /// The number of failed deletions
+    deletion_retry_count: u32,
+    /// The earliest time of the next attempt to delete it
+    next_attempt_at: Option<Timestamp>,
+    /// The error of the last failed deletion
+    last_error: Option<String>,
+    /// When the record of a deleted sandbox may be removed
+    ttl: Option<Timestamp>,
+    /// When the account was created at the cloud provider or, if that is unknown, when it was first seen
+    created_at: Timestamp,
+    /// When the record last changed
+    updated_at: Timestamp,
+    /// When csp-sync last wrote the record
+    last_synced: Timestamp,
+    epoch: Epoch,
+}
+
+impl From<sandbox::Sandbox> for Sandbox {
+    fn from(sandbox: sandbox::Sandbox) -> Self {
+        Self {
+            sandbox_id: sandbox.sandbox_id.into(),
+            name: sandbox.name,
+            external_id: sandbox.external_id,
+            sfdc_account_id: sandbox.sfdc_account_id,
+            status: sandbox.status.into(),
+            allocated_at: sandbox.allocated_at.into(),
+            expires_at: sandbox.expires_at.map(Timestamp::from),
+            allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
+            track_name: sandbox.track_name,
+            idempotency_key: sandbox.idempotency_key.map(IdempotencyKey::from),
+            deletion_requested_at: sandbox.deletion_requested_at.map(Timestamp::from),
+            deletion_retry_count: sandbox.deletion_retry_count,
+            next_attempt_at: sandbox.next_attempt_at.map(Timestamp::from),
+            last_error: sandbox.last_error,
+            ttl: sandbox.ttl.map(Timestamp::from),
+            created_at: sandbox.created_at.into(),
+            updated_at: sandbox.updated_at.into(),
+            last_synced: sandbox.last_synced.into(),
+            epoch: sandbox.epoch.into(),
+        }
+    }
+}
+
+/// A page of sandboxes
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SandboxPage {
+    sandboxes: Vec<Sandbox>,
+    /// The number of sandboxes on this page
+    count: usize,
+    /// Where the next page starts; null on the last page
+    cursor: Option<String>,
+}
+
+impl SandboxPage {
+    pub(crate) fn new(sandboxes: Vec<sandbox::Sandbox>, cursor: Option<String>) -> Self {
+        let sandboxes: Vec<_> = sandboxes.into_iter().map(Sandbox::from).collect();
+        Self { count: sandboxes.len(), sandboxes, cursor }
+    }
+}
+
+/// The number of sandboxes in each state, without deleted ones
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Stats {
+    /// The sum of all states below
+    total: u64,
+    /// Free to be allocated
+    available: u64,
+    /// Held by a track
+    allocated: u64,
+    /// Waiting for their deletion at the cloud provider
+    pending_deletion: u64,
+    /// Missing from the cloud provider's listing
+    stale: u64,
+    /// Not deleted after the last attempt
+    deletion_failed: u64,
+}
+
+impl From<stats::Stats> for Stats {
+    fn from(stats: stats::Stats) -> Self {
+        let stats::Stats { total, available, allocated, pending_deletion, stale, deletion_failed } = stats;
+        Self { total, available, allocated, pending_deletion, stale, deletion_failed }
+    }
+}
+
+impl Claim {
+    pub(crate) fn example() -> Self {
+        OwnSandbox::example().claim
+    }
+}
+
+impl OwnSandbox {
+    pub(crate) fn example() -> Self {
+        allocated_example().into()
+    }
+}
+
+impl Released {
+    pub(crate) fn example() -> Self {
+        Self::new(allocated_example().sandbox_id, EXAMPLE_NOW)
+    }
+}
+
+impl Sandbox {
+    pub(crate) fn released_example() -> Self {
+        after(&allocated_example(), sandbox::Event::Release).into()
+    }
+}
+
+impl SandboxPage {
+    pub(crate) fn example() -> Self {
+        Self::new(vec![allocated_example()], Some("allocated.ZXhhbXBsZQ".to_owned()))
+    }
+}
+
+impl Stats {
+    pub(crate) fn example() -> Self {
+        Self { total: 400, available: 253, allocated: 140, pending_deletion: 5, stale: 1, deletion_failed: 1 }
+    }
+}
+
+fn allocated_example() -> sandbox::Sandbox {
+    let account = sandbox::CspAccount {
+        sandbox_id: sandbox::SandboxId::new("2000013"),
+        name: "lab-00013".to_owned(),
+        external_id: "identity/accounts/00000000-0000-4000-8000-000000000013".to_owned(),
+        sfdc_account_id: Some("crm-00013".to_owned()),
+        created_at: Some(sandbox::Timestamp(1_795_400_000)),
+    };
+    let holding = sandbox::Holding {
+        track: sandbox::TrackId::new("student-1"),
+        track_name: Some("first-steps".to_owned()),
+        key: sandbox::IdempotencyKey::new("student-1"),
+        expires_at: EXAMPLE_NOW.plus(Duration::from_secs(4 * 3600)),
+    };
+    after(
+        &sandbox::Sandbox::discovered(&account, sandbox::UnixMillis(1_795_400_100_000)),
+        sandbox::Event::Claim(holding),
+    )
+}
+
+fn after(sandbox: &sandbox::Sandbox, event: sandbox::Event) -> sandbox::Sandbox {
+    sandbox.after(&sandbox::transition(sandbox.status, event, EXAMPLE_NOW).expect("the example follows the states"))
+}

@@ -1,0 +1,101 @@
+//! The track API: allocate, read, renew, give back.
+
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Responder, web};
+use broker_actors::allocation::{AllocateError, AllocateRequest, Allocation};
+use broker_actors::broker::Broker;
+use tokio::time::Instant;
+
+use super::body::{Claim, OwnSandbox, Released};
+use super::events::EventFeed;
+use super::headers::{AllocateHeaders, OwnPath};
+use super::input::Head;
+use crate::http::error::ApiError;
+use crate::http::operation::{OperationParts, Output};
+use crate::http::request_context::RequestContext;
+
+pub(crate) async fn allocate(
+    broker: web::Data<Broker>,
+    feed: web::Data<EventFeed>,
+    request: HttpRequest,
+    Head(headers): Head<AllocateHeaders>,
+) -> Result<Allocated, ApiError> {
+    let AllocateHeaders { track, track_name, key, name_prefix } = headers;
+    let started = Instant::now();
+    let answer = broker.allocator().allocate(AllocateRequest { track, track_name, key, name_prefix }).await;
+    let outcome = outcome_of(&answer);
+    metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
+    metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
+        .record(started.elapsed().as_secs_f64());
+    if outcome == "replayed" {
+        metrics::counter!("broker_allocate_idempotent_hits_total").increment(1);
+    }
+    RequestContext::add(&request, |context| {
+        context.outcome = Some(outcome);
+        context.sandbox_id = answer.as_ref().ok().map(|allocation| allocation.claim.sandbox_id.to_string());
+    });
+    let allocation = answer?;
+    feed.record_allocation(started.elapsed());
+    Ok(Allocated(allocation))
+}
+
+/// A new sandbox, or the one that the key already holds.
+pub(crate) struct Allocated(Allocation);
+
+impl Responder for Allocated {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        let status = if self.0.replayed { StatusCode::OK } else { StatusCode::CREATED };
+        HttpResponseBuilder::new(status).json(Claim::from(self.0.claim))
+    }
+}
+
+impl Output for Allocated {
+    fn document(parts: &mut OperationParts) {
+        parts.answers_json::<Claim>(201, "A new sandbox, which only this track holds");
+        parts.answers_json::<Claim>(200, "The sandbox that this key already holds");
+    }
+}
+
+pub(crate) async fn read(
+    broker: web::Data<Broker>,
+    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+) -> Result<web::Json<OwnSandbox>, ApiError> {
+    let sandbox = broker.allocator().read(&sandbox_id, &track).await?;
+    Ok(web::Json(sandbox.into()))
+}
+
+pub(crate) async fn renew(
+    broker: web::Data<Broker>,
+    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+) -> Result<web::Json<Claim>, ApiError> {
+    let claim = broker.allocator().renew(&sandbox_id, &track).await?;
+    Ok(web::Json(claim.into()))
+}
+
+pub(crate) async fn mark_for_deletion(
+    broker: web::Data<Broker>,
+    Head(OwnPath { sandbox_id, track }): Head<OwnPath>,
+) -> Result<web::Json<Released>, ApiError> {
+    let released = broker.allocator().release(&sandbox_id, &track).await;
+    let outcome = if released.is_ok() { "ok" } else { "error" };
+    metrics::counter!("broker_deletion_marked_total", "outcome" => outcome).increment(1);
+    let released = released?;
+    Ok(web::Json(Released::new(released.sandbox_id, released.deletion_requested_at)))
+}
+
+fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
+    match answer {
+        Ok(allocation) if allocation.replayed => "replayed",
+        Ok(_) => "allocated",
+        Err(AllocateError::NoneAvailable) => "none_available",
+        Err(AllocateError::Paused) => "paused",
+        Err(AllocateError::Overloaded { .. }) => "overloaded",
+        Err(AllocateError::TimedOut { .. }) => "timed_out",
+        Err(AllocateError::NotReadInFull) => "not_read_in_full",
+        Err(AllocateError::Stopping) => "stopping",
+        Err(AllocateError::Store(_)) => "store_error",
+    }
+}

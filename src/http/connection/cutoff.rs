@@ -1,0 +1,66 @@
+//! Why a connection is cut off, and the client's last answer.
+
+use actix_web::rt::net::TcpStream;
+
+use crate::http::error::{ApiError, ErrorCode};
+use crate::http::middleware::request_id;
+use crate::http::middleware::security_headers::SECURITY_HEADERS;
+
+/// A reason to cut a connection off.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cutoff {
+    TooMany,
+    SlowHead,
+    LargeHead,
+    SlowBody,
+    Idle,
+    NotReading,
+}
+
+impl Cutoff {
+    const ALL: [Self; 6] =
+        [Self::TooMany, Self::SlowHead, Self::LargeHead, Self::SlowBody, Self::Idle, Self::NotReading];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::TooMany => "too_many",
+            Self::SlowHead => "slow_head",
+            Self::LargeHead => "large_head",
+            Self::SlowBody => "slow_body",
+            Self::Idle => "idle",
+            Self::NotReading => "not_reading",
+        }
+    }
+
+    pub(super) fn count(self, times: u64) {
+        metrics::counter!("broker_connections_cut_total", "reason" => self.label()).increment(times);
+    }
+
+    /// Creates all counters: a rate needs a zero to start from.
+    pub(super) fn create_counters() {
+        Self::ALL.iter().for_each(|reason| reason.count(0));
+    }
+
+    /// Answers the client if it is owed an answer, as far as the socket takes it at once.
+    pub(super) fn answer(self, socket: &TcpStream) {
+        let code = match self {
+            Self::TooMany => ErrorCode::TooManyConnections,
+            Self::SlowHead => ErrorCode::RequestTimeout,
+            Self::LargeHead => ErrorCode::HeadTooLarge,
+            Self::SlowBody | Self::Idle | Self::NotReading => return,
+        };
+        let error = ApiError::from(code);
+        let request_id = request_id::new();
+        let body = serde_json::to_string(&error.body(&request_id)).unwrap_or_default();
+        let retry_after = error.retry_after_seconds().map(|seconds| format!("retry-after: {seconds}\r\n"));
+        let security: String = SECURITY_HEADERS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let answer = format!(
+            "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+             x-request-id: {request_id}\r\n{}{security}\r\n{body}",
+            code.status(),
+            body.len(),
+            retry_after.unwrap_or_default(),
+        );
+        let _ = socket.try_write(answer.as_bytes());
+    }
+}

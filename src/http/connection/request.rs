@@ -1,0 +1,68 @@
+//! Reports to the connection's state what its request is doing.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use actix_http::ConnectionType;
+use actix_web::body::MessageBody;
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpMessage as _};
+use futures_util::{Stream as _, stream};
+use tokio::task::yield_now;
+
+use super::answer::PiecewiseBody;
+use super::state::ConnectionState;
+
+/// The middleware around the whole application.
+pub(super) async fn track<B: MessageBody + 'static>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<PiecewiseBody<RequestInProgress>>, Error> {
+    let state = request.conn_data::<Rc<ConnectionState>>().expect("every connection shares its state");
+    let state = Rc::clone(state);
+    let has_body = has_body(request.headers());
+    let is_pipelined = state.start_request(has_body);
+    let in_progress = RequestInProgress(Rc::clone(&state));
+    if has_body {
+        let payload = watched(request.take_payload(), Rc::clone(&state));
+        request.set_payload(payload);
+    }
+    if is_pipelined {
+        // One connection with many requests must not starve the others on this worker.
+        yield_now().await;
+    }
+    let mut response = next.call(request).await?;
+    if state.start_answer() {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
+    Ok(response.map_body(|_, body| PiecewiseBody::new(body.boxed(), in_progress)))
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
+}
+
+/// The same payload, whose end the connection's state learns of.
+fn watched(mut payload: Payload, state: Rc<ConnectionState>) -> Payload {
+    let watched = stream::poll_fn(move |context| {
+        let next = Pin::new(&mut payload).poll_next(context);
+        if matches!(next, Poll::Ready(None)) {
+            state.body_read();
+        }
+        next
+    });
+    Payload::Stream { payload: Box::pin(watched) }
+}
+
+/// A request that is handled or whose answer is being sent. Dropping it ends the request.
+#[derive(Debug)]
+pub(super) struct RequestInProgress(Rc<ConnectionState>);
+
+impl Drop for RequestInProgress {
+    fn drop(&mut self) {
+        self.0.end_request();
+    }
+}

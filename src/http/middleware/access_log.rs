@@ -1,0 +1,107 @@
+//! What is recorded of every answered request: its span, the latency metric, one log line, and the journal's entry.
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
+use actix_web::middleware::Next;
+use actix_web::{Error, web};
+use broker_actors::error::Chain;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::request_id;
+use crate::http::api::events::EventFeed;
+use crate::http::error::ApiError;
+use crate::http::request_context::RequestContext;
+use crate::http::routes;
+use crate::telemetry;
+
+/// The endpoint and the action of a request that no endpoint answers.
+const UNMATCHED: &str = "unmatched";
+
+/// The middleware.
+pub(crate) async fn record<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<B>, Error> {
+    let started = Instant::now();
+    let span = telemetry::request_span(&request);
+    let response = next.call(request).instrument(span.clone()).await?;
+    span.record("http.response.status_code", response.status().as_u16());
+    record_answer(&response, started);
+    Ok(response)
+}
+
+fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
+    let request = response.request();
+    let status = response.status();
+    let matched = request.match_pattern();
+    let row = matched.as_deref().and_then(|path| routes::find(request.method(), path));
+    let action = row.map_or(UNMATCHED, |endpoint| endpoint.action);
+    let endpoint = matched.unwrap_or_else(|| UNMATCHED.to_owned());
+    let latency = started.elapsed().as_secs_f64();
+    metrics::histogram!(
+        "broker_request_latency_seconds",
+        "method" => method_label(request.method()),
+        "endpoint" => endpoint.clone(),
+        "status" => status.as_str().to_owned(),
+    )
+    .record(latency);
+
+    let extensions = response.response().extensions();
+    let failure = extensions.get::<ApiError>();
+    let code = failure.map(|failure| failure.code().as_str());
+    let context = RequestContext::of(request);
+    let outcome = context.as_ref().and_then(|context| context.outcome);
+    let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
+    if let (true, Some(context)) = (row.is_some_and(|endpoint| endpoint.audited), &context)
+        && let Some(feed) = request.app_data::<web::Data<EventFeed>>()
+    {
+        feed.record_request(action, context, outcome, code);
+    }
+
+    let RequestContext { track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
+    let error = failure.and_then(ApiError::cause).map(|cause| Chain(&**cause).to_string());
+    let (request_id, latency_ms) = (request_id::of(request), latency * 1000.0);
+    let (method, status) = (request.method().as_str(), status.as_u16());
+    macro_rules! log_line {
+        ($level:ident) => {
+            tracing::$level!(
+                event = "request",
+                request_id,
+                method,
+                endpoint,
+                status,
+                action,
+                outcome,
+                code,
+                error,
+                latency_ms,
+                track_id,
+                sandbox_id,
+                operator,
+                "request"
+            )
+        };
+    }
+    match status {
+        // A defect, or an item of the table that cannot be read.
+        500 => log_line!(error),
+        501.. => log_line!(warn),
+        _ => log_line!(info),
+    }
+}
+
+/// The method, as a label that clients cannot make up.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}

@@ -1,0 +1,345 @@
+//! The one table of endpoints. The routes of the server, the OpenAPI document, the operators' journal, the names in the
+//! log and the methods that browsers may use follow from it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use actix_web::middleware::from_fn;
+use actix_web::{HttpResponse, web};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::api::body::{
+    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, ExpiryReport, OwnSandbox, Released,
+    Sandbox, SandboxPage, Stats, SyncReport,
+};
+use super::api::{admin, events, probes, sandboxes};
+use super::error::ErrorCode::{self, *};
+use super::middleware::auth::Role::{self, Admin, Public, Track};
+use super::middleware::{auth, body, rate_limit};
+use super::operation::{Handler, OperationParts, handler};
+use super::ui::{console, docs};
+
+/// A method of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Changes something.
+    Post,
+}
+
+impl Method {
+    /// The method as HTTP writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl From<Method> for actix_web::http::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Get => Self::GET,
+            Method::Post => Self::POST,
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Endpoint {
+    /// The method.
+    pub method: Method,
+    /// The path, with `{placeholders}`.
+    pub path: &'static str,
+    /// The name in the log and in the operators' journal.
+    pub action: &'static str,
+    /// Who may call it.
+    pub role: Role,
+    /// Whether each request gets an entry in the operators' journal.
+    pub(super) audited: bool,
+    operation_id: Option<&'static str>,
+    pub(super) summary: &'static str,
+    pub(super) description: &'static str,
+    /// The errors that the handler answers, beyond those of its inputs and of the middleware.
+    pub(super) errors: &'static [&'static [ErrorCode]],
+    /// A success, for the OpenAPI document.
+    pub(super) example: Option<fn() -> Value>,
+    handler: fn() -> Handler,
+}
+
+impl Endpoint {
+    const fn new(
+        method: Method,
+        path: &'static str,
+        action: &'static str,
+        role: Role,
+        handler: fn() -> Handler,
+    ) -> Self {
+        Self {
+            method,
+            path,
+            action,
+            role,
+            audited: false,
+            operation_id: None,
+            summary: "",
+            description: "",
+            errors: &[],
+            example: None,
+            handler,
+        }
+    }
+
+    const fn summary(self, summary: &'static str) -> Self {
+        Self { summary, ..self }
+    }
+
+    const fn description(self, description: &'static str) -> Self {
+        Self { description, ..self }
+    }
+
+    const fn errors(self, errors: &'static [&'static [ErrorCode]]) -> Self {
+        Self { errors, ..self }
+    }
+
+    const fn example(self, example: fn() -> Value) -> Self {
+        Self { example: Some(example), ..self }
+    }
+
+    const fn audited(self) -> Self {
+        Self { audited: true, ..self }
+    }
+
+    /// Sets an operation id that is not the action.
+    const fn identified_as(self, operation_id: &'static str) -> Self {
+        Self { operation_id: Some(operation_id), ..self }
+    }
+
+    /// What the handler documents.
+    pub(super) fn parts(&self) -> OperationParts {
+        let mut parts = OperationParts::default();
+        ((self.handler)().document)(&mut parts);
+        parts
+    }
+
+    /// The operation's id in the OpenAPI document.
+    pub(super) fn operation_id(&self) -> String {
+        self.operation_id.map_or_else(|| self.action.replace('-', "_"), str::to_owned)
+    }
+}
+
+const fn get(path: &'static str, action: &'static str, role: Role, handler: fn() -> Handler) -> Endpoint {
+    Endpoint::new(Method::Get, path, action, role, handler)
+}
+
+const fn post(path: &'static str, action: &'static str, role: Role, handler: fn() -> Handler) -> Endpoint {
+    Endpoint::new(Method::Post, path, action, role, handler)
+}
+
+fn json(example: impl Serialize) -> Value {
+    serde_json::to_value(example).expect("the API's answers are JSON")
+}
+
+const STORE: &[ErrorCode] = &[StoreThrottled, StoreUnavailable];
+const OWN: &[ErrorCode] = &[SandboxNotFound, NotSandboxOwner];
+const WRITE: &[ErrorCode] = &[OutcomeUnknown];
+const UPDATE: &[ErrorCode] = &[OutcomeUnknown, Contended];
+const RUN: &[ErrorCode] = &[OutcomeUnknown, ActorPaused, JobBusy, RunInterrupted, ShuttingDown];
+const CSP: &[ErrorCode] = &[CspCircuitOpen, CspError];
+
+/// Every endpoint.
+pub const ENDPOINTS: &[Endpoint] = &[
+    get("/", "root", Public, || handler(probes::root))
+        .summary("Names the service and links to its pages")
+        .example(|| json(probes::Service::this())),
+    get("/healthz", "health", Public, || handler(probes::healthz))
+        .identified_as("healthz")
+        .summary("Reports that the process is alive")
+        .example(|| json(probes::Health::example())),
+    get("/readyz", "readiness", Public, || handler(probes::readyz))
+        .identified_as("readyz")
+        .summary("Reports whether this replica can serve requests")
+        .example(|| json(probes::Readiness::example())),
+    get("/metrics", "metrics", Public, || handler(probes::metrics))
+        .summary("Returns the metrics of this replica, for Prometheus"),
+    get("/console", "console", Public, || handler(console::page))
+        .identified_as("page")
+        .summary("Serves the operators' console")
+        .description("The page is open to everyone. It asks for an admin token and sends it with each of its calls."),
+    get("/console/{asset}", "console", Public, || handler(console::asset))
+        .identified_as("console_asset")
+        .summary("Serves a file of the operators' console")
+        .errors(&[&[NotFound]]),
+    get("/v1/docs", "docs", Public, || handler(docs::page)).summary("Serves this documentation, to read and to try"),
+    get("/v1/docs/{asset}", "docs", Public, || handler(docs::asset))
+        .identified_as("docs_asset")
+        .summary("Serves a file of this documentation")
+        .errors(&[&[NotFound]]),
+    get("/v1/openapi.json", "openapi", Public, || handler(docs::openapi))
+        .summary("Returns this API as an OpenAPI 3.1 document"),
+    post("/v1/allocate", "allocate", Track, || handler(sandboxes::allocate))
+        .audited()
+        .summary("Allocates a sandbox")
+        .description(
+            "The same request again, on any replica, returns the same sandbox with `200`, so it is safe to repeat it \
+             until it is answered. Another `Idempotency-Key` of the same track gets another sandbox.",
+        )
+        .errors(&[
+            STORE,
+            WRITE,
+            &[NoSandboxesAvailable, BrokerPaused, Overloaded, PoolNotRead, AllocationTimeout, ShuttingDown],
+        ])
+        .example(|| json(Claim::example())),
+    get("/v1/sandboxes/{id}", "read", Track, || handler(sandboxes::read))
+        .summary("Reads a sandbox of the calling track")
+        .errors(&[STORE, OWN])
+        .example(|| json(OwnSandbox::example())),
+    post("/v1/sandboxes/{id}/renew", "renew", Track, || handler(sandboxes::renew))
+        .audited()
+        .summary("Renews the sandbox for the full lab duration")
+        .errors(&[STORE, OWN, UPDATE, &[WrongState]])
+        .example(|| json(Claim::example())),
+    post("/v1/sandboxes/{id}/mark-for-deletion", "mark-for-deletion", Track, || handler(sandboxes::mark_for_deletion))
+        .audited()
+        .summary("Gives a sandbox back, to be deleted at the cloud provider")
+        .description("The same request again returns the same answer until the sandbox is deleted, then `404`.")
+        .errors(&[STORE, OWN, UPDATE])
+        .example(|| json(Released::example())),
+    get("/v1/admin/stats", "stats", Admin, || handler(admin::pool::stats))
+        .summary("Counts the sandboxes by status")
+        .description("The counts are exact. Deleted sandboxes are not counted.")
+        .errors(&[STORE])
+        .example(|| json(Stats::example())),
+    get("/v1/admin/sandboxes", "list", Admin, || handler(admin::pool::list))
+        .summary("Lists sandboxes, page by page")
+        .errors(&[STORE, &[BadCursor]])
+        .example(|| json(SandboxPage::example())),
+    post("/v1/admin/sandboxes/{id}/release", "force-release", Admin, || handler(admin::pool::release))
+        .audited()
+        .identified_as("release")
+        .summary("Releases a sandbox on its owner's behalf")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/retry-deletion", "retry-deletion", Admin, || handler(admin::pool::retry_deletion))
+        .audited()
+        .summary("Retries the deletion of a sandbox that was given up")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sync", "sync", Admin, || handler(admin::jobs::sync))
+        .audited()
+        .summary("Syncs with the cloud provider's listing now")
+        .errors(&[STORE, RUN, CSP, &[SyncRefused]])
+        .example(|| json(Completed::example(SyncReport::example()))),
+    post("/v1/admin/cleanup", "cleanup", Admin, || handler(admin::jobs::cleanup))
+        .audited()
+        .summary("Deletes released sandboxes at the cloud provider now")
+        .errors(&[STORE, RUN, CSP])
+        .example(|| json(Completed::example(CleanupReport::example()))),
+    post("/v1/admin/auto-expire", "auto-expire", Admin, || handler(admin::jobs::auto_expire))
+        .audited()
+        .summary("Ends expired holdings now")
+        .description("A holding is expired when its end and the grace period after it have passed.")
+        .errors(&[STORE, RUN])
+        .example(|| json(Completed::example(ExpiryReport::example()))),
+    post("/v1/admin/auto-delete-stale", "auto-delete-stale", Admin, || handler(admin::jobs::auto_delete_stale))
+        .audited()
+        .summary("Removes sandboxes that have been stale for the whole grace period now")
+        .errors(&[STORE, RUN])
+        .example(|| json(Completed::example(DiscardReport::example()))),
+    post("/v1/admin/bulk-delete", "bulk-delete", Admin, || handler(admin::pool::bulk_delete))
+        .audited()
+        .summary("Removes all sandboxes of one status, without a call to the cloud provider")
+        .errors(&[STORE, WRITE])
+        .example(|| json(Completed::example(DiscardReport::example()))),
+    get("/v1/admin/actors", "actors", Admin, || handler(admin::actors::actors))
+        .summary("Shows what each actor is doing")
+        .errors(&[STORE])
+        .example(|| json(ActorList::example())),
+    get("/v1/admin/actors/{name}", "actor", Admin, || handler(admin::actors::actor))
+        .summary("Shows what one actor is doing")
+        .errors(&[STORE])
+        .example(|| json(ActorStatus::running_example())),
+    post("/v1/admin/actors/{name}/pause", "pause", Admin, || handler(admin::actors::pause))
+        .summary("Pauses an actor on every replica until it is resumed")
+        .description(
+            "The pause outlasts restarts. A run in progress is told to stop. Pausing `pool-manager` stops allocation \
+             (`503 BROKER_PAUSED`); reads and releases continue.",
+        )
+        .errors(&[STORE, WRITE])
+        .example(|| json(ActorStatus::paused_example())),
+    post("/v1/admin/actors/{name}/resume", "resume", Admin, || handler(admin::actors::resume))
+        .summary("Resumes an actor on every replica")
+        .errors(&[STORE, WRITE])
+        .example(|| json(ActorStatus::running_example())),
+    post("/v1/admin/actors/{name}/run", "run", Admin, || handler(admin::actors::run))
+        .summary("Runs the job of an actor now and waits until it ends")
+        .description("The job of `pool-manager` is a refresh of its cache.")
+        .errors(&[STORE, RUN, CSP, &[SyncRefused]])
+        .example(|| json(ActorStatus::running_example())),
+    get("/v1/admin/events", "events", Admin, || handler(events::stream::events))
+        .summary("Streams what happens, as server-sent events")
+        .description(
+            "A `snapshot` event comes every second and carries a `Snapshot`. A `journal` event comes when something \
+             has happened and carries an array of `Event`. A client that reconnects with `Last-Event-ID` gets the \
+             events that it missed, up to the last 200.",
+        )
+        .errors(&[&[TooManyStreams]])
+        .example(|| json(events::example())),
+];
+
+/// The endpoint of this method at this path of the table.
+pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'static Endpoint> {
+    ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method.as_str())
+}
+
+/// Registers the table's endpoints.
+pub(super) fn register(services: &mut web::ServiceConfig) {
+    let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
+    for endpoint in ENDPOINTS {
+        by_path.entry(endpoint.path).or_default().push(endpoint);
+    }
+    for (path, endpoints) in by_path {
+        let allowed = endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect::<Vec<_>>().join(", ");
+        let mut resource = web::resource(path).default_service(web::to(move || {
+            let answer = HttpResponse::MethodNotAllowed().insert_header(("Allow", allowed.clone())).finish();
+            std::future::ready(answer)
+        }));
+        for endpoint in &endpoints {
+            resource = resource.route((endpoint.handler)().route.method(endpoint.method.into()));
+        }
+        match endpoints[0].role {
+            Public => services.service(resource),
+            // The last one wrapped is the first to see a request. Guessing tokens is limited too, and no body is read
+            // before the caller is known.
+            role => services.service(
+                resource
+                    .wrap(from_fn(body::read))
+                    .wrap(from_fn(move |request, next| auth::check(role, request, next)))
+                    .wrap(from_fn(rate_limit::limit)),
+            ),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_methods_of_a_path_have_one_role() {
+        for endpoint in ENDPOINTS {
+            let first = ENDPOINTS.iter().find(|other| other.path == endpoint.path).unwrap();
+            assert_eq!(endpoint.role, first.role, "{endpoint:?}");
+        }
+    }
+}

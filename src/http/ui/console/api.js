@@ -1,0 +1,79 @@
+// Calls of the broker's API on behalf of the operator who signed in. The token is kept until this tab is closed, and sent
+// in a header only.
+
+import { notify } from "/console/page.js";
+
+const TOKEN = "sandbox-broker.admin-token";
+const OPERATOR = "sandbox-broker.operator";
+
+let whenRefused = () => {};
+
+/** An error that the broker answered. */
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Whether the token was not accepted. */
+  get isRefusal() {
+    return this.status === 401 || this.status === 403;
+  }
+}
+
+export const session = {
+  get token() {
+    return sessionStorage.getItem(TOKEN);
+  },
+  begin(token, operator) {
+    sessionStorage.setItem(TOKEN, token);
+    if (operator) sessionStorage.setItem(OPERATOR, operator);
+  },
+  end() {
+    sessionStorage.removeItem(TOKEN);
+    sessionStorage.removeItem(OPERATOR);
+  },
+  /** Registers what to do when the broker no longer accepts the token. */
+  onRefusal(listener) {
+    whenRefused = listener;
+  },
+};
+
+async function errorOf(response) {
+  try {
+    const { error } = await response.json();
+    return new ApiError(response.status, `${error.message} (${error.code}, request ${error.request_id})`);
+  } catch {
+    return new ApiError(response.status, `the broker answered ${response.status}`);
+  }
+}
+
+/** Sends a request; throws an `ApiError` if the answer is one. */
+export async function send(path, { token = session.token, headers = {}, ...options } = {}) {
+  const operator = sessionStorage.getItem(OPERATOR);
+  const all = { ...headers, Authorization: `Bearer ${token}`, ...(operator && { "X-Operator": operator }) };
+  const response = await fetch(`/v1/admin/${path}`, { ...options, headers: all });
+  if (!response.ok) throw await errorOf(response);
+  return response;
+}
+
+export async function get(path) {
+  return (await send(path)).json();
+}
+
+export async function post(path, body) {
+  const json = body && { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+  return (await send(path, { method: "POST", ...json })).json();
+}
+
+/** Does what an operator asked for, and shows what went wrong. */
+export async function attempt(what, work) {
+  try {
+    await work();
+    notify("");
+  } catch (error) {
+    if (error.isRefusal) return whenRefused();
+    const why = error instanceof ApiError ? error.message : "the broker does not answer; whether it was done is unknown";
+    notify(`${what} failed: ${why}`);
+  }
+}
