@@ -11,9 +11,9 @@ use broker_actors::ports::Clock;
 use broker_actors::sandbox::ShardCount;
 
 use super::create::{CreateOptions, create_table, enable_recovery, enable_ttl, recovery};
-use super::describe::{check_key, describe, has_ttl};
+use super::describe::{check_key, describe, has_ttl, old_status_index};
 use super::heartbeats::refuse_if_in_use;
-use super::index::{MissingIndex, WAITING, add_index, missing_indexes, old_status_index, wait_until_unchanged};
+use super::index::{MissingIndex, WAITING, add_index, missing_indexes, wait_until_unchanged};
 use super::items::Items;
 use super::open::usable;
 use super::plan::PlanContext;

@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::{
 use broker_actors::error::cause;
 use tokio::time::{sleep, timeout};
 
-use super::{IndexKeys, TTL_ATTRIBUTE, TableError, TableNames};
+use super::{IndexKeys, STATUS_INDEX, TTL_ATTRIBUTE, TableError, TableNames};
 
 /// How long a new table or index may take to become active.
 pub(super) const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(300);
@@ -73,6 +73,20 @@ pub(super) async fn ttl_attribute(client: &Client, names: &TableNames) -> Result
 pub(super) fn index_keys<'a>(found: &'a TableDescription, name: &str) -> Option<&'a [KeySchemaElement]> {
     let index = found.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name))?;
     Some(index.key_schema())
+}
+
+/// The sharded status index: under its own name, or beside one of an older form.
+pub(super) fn status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
+    let is_sharded = |name: &String| {
+        index_keys(found, name).is_some_and(|keys| is_keyed_by(keys, STATUS_INDEX.hash, STATUS_INDEX.range))
+    };
+    [names.status_index.clone(), names.status_index_beside()].into_iter().find(is_sharded)
+}
+
+/// The status index of an older form, if the sharded one stands beside it.
+pub(super) fn old_status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
+    let has_old = index_keys(found, &names.status_index).is_some();
+    (has_old && status_index(names, found) == Some(names.status_index_beside())).then(|| names.status_index.clone())
 }
 
 /// Checks the index with this name. `Ok(false)` if there is none.

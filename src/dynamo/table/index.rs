@@ -1,4 +1,4 @@
-//! Indexes that are added to a table, or taken off it. DynamoDB changes one index of a table at a time.
+//! Indexes that are added to a table or deleted from it. DynamoDB changes one index of a table at a time.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::{
 use tokio::time::{Instant, sleep};
 
 use super::create::{attributes_of, key_schema};
-use super::describe::{check_index, describe, failed, index_keys, is_keyed_by};
+use super::describe::{check_index, describe, failed, index_keys, status_index};
 use super::progress::Progress;
 use super::{IDEMPOTENCY_INDEX, IndexKeys, STATUS_INDEX, TRACK_INDEX, TableError, TableNames};
 
@@ -22,7 +22,7 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 /// The time between two looks at an index that is being changed.
 const CHANGE_POLL: Duration = Duration::from_secs(2);
 
-/// What is said while another change of the table goes on.
+/// The step's name while another change of the table goes on.
 pub(super) const WAITING: &str = "Waiting until an earlier change of the table or its indexes is over";
 
 /// An index that a table lacks.
@@ -67,20 +67,6 @@ pub(super) fn missing_indexes(
     Ok(missing)
 }
 
-/// The sharded status index: under its own name, or beside one of an older form.
-pub(super) fn status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
-    let is_sharded = |name: &String| {
-        index_keys(found, name).is_some_and(|keys| is_keyed_by(keys, STATUS_INDEX.hash, STATUS_INDEX.range))
-    };
-    [names.status_index.clone(), names.status_index_beside()].into_iter().find(is_sharded)
-}
-
-/// The status index of an older form, if the sharded one stands beside it.
-pub(super) fn old_status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
-    let has_old = index_keys(found, &names.status_index).is_some();
-    (has_old && status_index(names, found) == Some(names.status_index_beside())).then(|| names.status_index.clone())
-}
-
 /// Makes an index and waits until it is active.
 pub(super) async fn add_index(
     client: &Client,
@@ -107,7 +93,7 @@ pub(super) async fn add_index(
     wait_until_unchanged(client, names, &step, progress).await.map(|_| ())
 }
 
-/// Takes an index off and waits until it is gone.
+/// Deletes an index and waits until it is gone.
 pub(super) async fn drop_index(
     client: &Client,
     names: &TableNames,

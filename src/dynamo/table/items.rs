@@ -17,9 +17,8 @@ use uuid::Uuid;
 use super::expression::Expression;
 use crate::dynamo::DynamoClient;
 use crate::dynamo::call::{CallError, call, call_throttled};
-use crate::dynamo::errors::Kind;
+use crate::dynamo::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use crate::dynamo::item::{Item, PK, text};
-use crate::dynamo::store::is_throttled;
 
 /// The largest page of a scan, in items. The embedded engine does one thing at a time, so a page is not long.
 const PAGE_ITEMS: i32 = 250;
@@ -27,7 +26,7 @@ const PAGE_ITEMS: i32 = 250;
 /// The most pages of one scan (I8): a hundred million items.
 const MAX_PAGES: u32 = 400_000;
 
-/// Attempts of a request that the store does not take: throttled, unavailable, or without an answer.
+/// Attempts of a request that is throttled, refused for now, or not answered.
 const MAX_ATTEMPTS: u32 = 6;
 
 /// The wait after the first of them. It doubles with each.
@@ -92,7 +91,7 @@ impl<'a> Items<'a> {
         let send = |client: Client| {
             client.get_item().table_name(self.table).set_key(Some(key.clone())).consistent_read(true).send()
         };
-        patiently(async || Ok(call(self.client, Kind::Read, send).await?.item)).await
+        with_retries(async || Ok(call(self.client, Kind::Read, send).await?.item)).await
     }
 
     /// Reads two items as they are at one moment.
@@ -102,7 +101,7 @@ impl<'a> Items<'a> {
             TransactGetItem::builder().get(get.build().expect("key and table are set")).build()
         });
         let send = |client: Client| client.transact_get_items().set_transact_items(Some(gets.to_vec())).send();
-        let mut found = patiently(async || Ok(call(self.client, Kind::Read, send).await?))
+        let mut found = with_retries(async || Ok(call(self.client, Kind::Read, send).await?))
             .await?
             .responses
             .unwrap_or_default()
@@ -130,7 +129,7 @@ impl<'a> Items<'a> {
                     .set_exclusive_start_key(start.clone());
                 query.send()
             };
-            let page = patiently(async || Ok(call(self.client, Kind::Read, send).await?)).await?;
+            let page = with_retries(async || Ok(call(self.client, Kind::Read, send).await?)).await?;
             items.extend(page.items.unwrap_or_default());
             start = page.last_evaluated_key;
             if start.is_none() {
@@ -143,7 +142,7 @@ impl<'a> Items<'a> {
     /// Executes all of the writes or none. `false` if a condition does not hold, or another writer was busy with one of
     /// the items: then nothing is written, and the items have to be read again.
     pub(super) async fn write(&self, writes: &[Write]) -> Result<bool, StoreError> {
-        patiently(async || match writes {
+        with_retries(async || match writes {
             [Write { action: Action::Update, key, expression }] => self.update_one(key, expression).await,
             [Write { action: Action::Delete, key, expression }] => self.delete_one(key, expression).await,
             writes => self.transact(writes).await,
@@ -194,11 +193,13 @@ impl<'a> Items<'a> {
             Err(CallError::Outcome {
                 error: TransactWriteItemsError::TransactionCanceledException(cancelled), ..
             }) => {
-                let reasons = cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code);
-                let is_refused = |code: &str| matches!(code, "ConditionalCheckFailed" | "TransactionConflict");
-                match reasons.filter(|code| *code != "None").find(|code| !is_refused(code)) {
-                    None => Ok(false),
-                    Some(_) => Err(StoreError::Rejected(cause(cancelled))),
+                let mut reasons = cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code);
+                let may_pass = |code: &str| {
+                    matches!(code, "None" | CONDITION_FAILED | "TransactionConflict") || THROTTLED.contains(&code)
+                };
+                match reasons.all(may_pass) {
+                    true => Ok(false),
+                    false => Err(StoreError::Rejected(cause(cancelled))),
                 }
             }
             Err(error) => Err(error.into()),
@@ -284,7 +285,7 @@ impl Scan<'_> {
                 .set_exclusive_start_key(self.start.clone());
             scan.send()
         };
-        let page = patiently(async || Ok(call(self.items.client, Kind::Read, send).await?)).await?;
+        let page = with_retries(async || Ok(call(self.items.client, Kind::Read, send).await?)).await?;
         self.is_over = page.last_evaluated_key.is_none();
         self.start = page.last_evaluated_key;
         Ok(Some(page.items.unwrap_or_default()))
@@ -305,9 +306,9 @@ where
     }
 }
 
-/// Repeats what the store does not take for now. Work over a whole table writes as fast as it can, so it is throttled
-/// now and then, and one lost answer among a hundred thousand must not end it.
-async fn patiently<T>(attempt: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+/// Repeats a request that may succeed later. Work over a whole table writes as fast as it can, so it is throttled now and
+/// then, and one lost answer among a hundred thousand must not end it.
+async fn with_retries<T>(attempt: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
     let mut wait = FIRST_WAIT;
     for _ in 1..MAX_ATTEMPTS {
         match attempt().await {

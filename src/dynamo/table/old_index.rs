@@ -1,7 +1,7 @@
 //! `table drop-old-index`: deletes the status index of the older form, beside which the sharded one stands.
 
-use super::describe::{describe, index_keys};
-use super::index::{drop_index, old_status_index};
+use super::describe::{describe, index_keys, old_status_index};
+use super::index::drop_index;
 use super::open::open_table;
 use super::progress::Progress;
 use super::{TableError, TableNames};

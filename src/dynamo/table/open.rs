@@ -5,8 +5,7 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata as _;
 use aws_sdk_dynamodb::types::{AttributeValue, TableDescription};
 use broker_actors::error::Chain;
 
-use super::describe::{check_index, check_key, describe, has_ttl, index_keys};
-use super::index::status_index;
+use super::describe::{check_index, check_key, describe, has_ttl, index_keys, status_index};
 use super::schema::{FORM, Schema, read_schema};
 use super::{IDEMPOTENCY_INDEX, STATUS_INDEX, TRACK_INDEX, TableError, TableForm, TableNames};
 

@@ -16,7 +16,7 @@ use crate::dynamo::item::{
 };
 
 /// The attribute that remembers which attributes of the old form adoption added, with their values. `table unadopt`
-/// takes them off again.
+/// removes them again.
 pub(super) const ADOPTED: &str = "adopted";
 
 /// The longest owner and the longest key of a claim. DynamoDB takes sort keys of 1024 bytes.

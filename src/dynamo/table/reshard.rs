@@ -30,6 +30,10 @@ const MAX_ROUNDS: u32 = 8;
 /// The wait before that.
 const ROUND_WAIT: Duration = Duration::from_millis(50);
 
+/// The time from a broker's read of the schema item to its first heartbeat. A broker that starts while the mark is
+/// written is then seen by its heartbeat.
+const START_TIME: Duration = Duration::from_secs(2);
+
 /// What resharding has to do, or did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReshardReport {
@@ -88,10 +92,12 @@ impl<'a> Reshard<'a> {
         let (items, schema) = (self.items(), self.schema().await?);
         let marked = Schema { resharding_to: Some(self.to), ..schema };
         replace_schema(&items, self.names, Some(schema), marked).await?;
-        // A broker that started before the mark has sent its heartbeat by now.
-        if !force && let Err(error) = refuse_if_in_use(&items, self.names, self.clock.now()).await {
-            replace_schema(&items, self.names, Some(marked), schema).await?;
-            return Err(error);
+        if !force {
+            sleep(START_TIME).await;
+            if let Err(error) = refuse_if_in_use(&items, self.names, self.clock.now()).await {
+                replace_schema(&items, self.names, Some(marked), schema).await?;
+                return Err(error);
+            }
         }
         let report = self.scan(schema, progress, true).await?;
         let new = Schema { shards: self.to, resharding_to: None, ..schema };

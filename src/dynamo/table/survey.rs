@@ -128,7 +128,7 @@ impl ItemCounts {
     }
 }
 
-/// What the scan found. Holdings and claims are kept, for they have to be paired; of the rest, counts.
+/// What the scan found. Holdings and claims are kept, because they have to be paired; the rest is counted.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) counts: ItemCounts,

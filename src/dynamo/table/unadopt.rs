@@ -10,10 +10,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::time::sleep;
 
-use super::describe::{describe, index_keys, is_keyed_by};
+use super::describe::{describe, index_keys, is_keyed_by, status_index};
 use super::expression::Expression;
 use super::heartbeats::refuse_if_in_use;
-use super::index::status_index;
 use super::items::{Items, Write};
 use super::plan::{ADOPTED, text_in};
 use super::progress::Progress;
