@@ -52,7 +52,7 @@ fn printable(text: &str) -> String {
 }
 
 pub(super) fn created(names: &TableNames, created: &Created) -> String {
-    let what = if created.is_new { "made" } else { "is there already" };
+    let what = if created.is_new { "created" } else { "exists" };
     let recovery = match created.recovery {
         Recovery::On => "point-in-time recovery is on",
         Recovery::Unsupported => "this server has no point-in-time recovery",
