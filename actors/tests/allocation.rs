@@ -165,7 +165,6 @@ async fn replicas_that_know_each_other_rarely_collide() {
     let distinct: BTreeSet<_> = answers.into_iter().map(|answer| answer.unwrap().claim.sandbox_id).collect();
     assert_eq!(distinct.len(), 1000, "I1, I4");
     let conflicts = broker.store.requests()["claim"] - 1000;
-    println!("{conflicts} conflicts");
     assert!(conflicts <= 50, "{conflicts} conflicts for 1000 allocations");
 }
 

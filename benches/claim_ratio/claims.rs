@@ -8,9 +8,14 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, Put, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use broker_actors::ports::SandboxStore as _;
+use broker_actors::sandbox::{SandboxId, ShardCount, Status};
 use broker_actors::testing::ModelStore;
 use sandbox_broker::dynamo::embedded::EmbeddedEngine;
+use sandbox_broker::dynamo::item::status_shard;
 use test_support::dynamo_store;
+
+/// The epoch of the sandboxes before their claim.
+const EPOCH: u64 = 1_800_000_000_000;
 
 /// A table of sandboxes, each of which is claimed once.
 pub(crate) struct Claims {
@@ -44,6 +49,8 @@ impl Claims {
         let number = |value: u64| AttributeValue::N(value.to_string());
         let (sandbox_id, name) = (2_000_000 + sandbox, format!("lab-{sandbox:05}"));
         let (now, until) = (1_800_000_000, 1_800_014_400);
+        let shard = ShardCount::default().shard_of(&SandboxId::new(sandbox_id.to_string()));
+        let status_shard = status_shard(Status::Allocated, shard);
         let put = Put::builder()
             .table_name("sandbox-broker-pool")
             .item("PK", text(format!("TRACK#{track}")))
@@ -54,8 +61,7 @@ impl Claims {
             .item("sfdc_account_id", text(format!("crm-{sandbox:05}")))
             .item("held_since", number(now))
             .item("expires_at", number(until))
-            .item("epoch", number(2))
-            .item("ttl", number(until + 2_592_000))
+            .item("epoch", number(EPOCH + 1))
             .condition_expression("attribute_not_exists(PK)")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()
@@ -65,16 +71,18 @@ impl Claims {
             .key("PK", text(format!("SBX#{sandbox_id}")))
             .key("SK", text("META".to_owned()))
             .update_expression(
-                "SET #status = :status, updated_at = :now, allocated_at = :now, expires_at = :until, \
+                "SET #status = :status, status_shard = :status_shard, shard_at = :until, updated_at = :now, allocated_at = :now, expires_at = :until, \
                  allocated_to_track = :track, idempotency_key = :track, epoch = epoch + :one REMOVE track_name",
             )
-            .condition_expression("#status = :expected_status AND epoch = :one")
+            .condition_expression("#status = :expected_status AND epoch = :expected_epoch")
             .expression_attribute_names("#status", "status")
             .expression_attribute_values(":status", text("allocated".to_owned()))
             .expression_attribute_values(":now", number(now))
             .expression_attribute_values(":until", number(until))
             .expression_attribute_values(":track", text(track.to_owned()))
             .expression_attribute_values(":one", number(1))
+            .expression_attribute_values(":expected_epoch", number(EPOCH))
+            .expression_attribute_values(":status_shard", text(status_shard))
             .expression_attribute_values(":expected_status", text("available".to_owned()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .build()

@@ -44,7 +44,7 @@ fn illegal_transition(id: &str, before: Option<&SandboxItem>, after: Option<&San
     match (before, after) {
         (None, None) => None,
         (Some(_), None) => violation("I3", "vanished"),
-        (None, Some(after)) if !after.is("available") || after.epoch != 1 || after.owner.is_some() => {
+        (None, Some(after)) if !after.is("available") || after.owner.is_some() => {
             violation("I3", "was not created as available")
         }
         (None, Some(_)) => None,
