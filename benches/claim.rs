@@ -1,33 +1,26 @@
-//! One claim through each store: the model, the embedded engine in memory and on a file (one durable commit), and the
-//! same engine behind real HTTP on loopback (one round trip).
+//! One claim in each store: the model, the embedded engine in memory and on a file (one durable commit), and the same
+//! engine over HTTP on loopback (one round trip).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-#[allow(dead_code, unreachable_pub, reason = "the tests use all of it")]
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use broker_actors::ports::{ClaimOutcome, SandboxStore};
-use broker_actors::sandbox::{Holding, IdempotencyKey, SandboxId, Timestamp, TrackId};
+use broker_actors::sandbox::{Holding, IdempotencyKey, Owner, SandboxId, Timestamp, TrackId};
 use broker_actors::testing::ModelStore;
 use criterion::{Criterion, criterion_group, criterion_main};
-use sandbox_broker::dynamo::DynamoStore;
 use sandbox_broker::dynamo::embedded::EmbeddedEngine;
-use sandbox_broker::dynamo::table::{TableNames, create_table};
+use test_support::{DynamoServer, dynamo_store};
 use tokio::time::Instant;
 
-use crate::support::processes::DynamoServer;
-
-/// The broker's.
+/// The allocator of the broker.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
-/// Claims so many new sandboxes, one after another; tells how long the claims alone took.
+/// Claims new sandboxes one after another. Returns the time that the claims take, without the creation of the sandboxes.
 async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
-    let mut writes = Vec::new();
+    let mut updates = Vec::new();
     for _ in 0..claims {
         let mut sandbox = ModelStore::sandbox(1);
         sandbox.sandbox_id = SandboxId::new(format!("{:016x}", fastrand::u64(..)));
@@ -35,22 +28,17 @@ async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
         let track = format!("track-{}", sandbox.sandbox_id);
         let holding = Holding {
             key: IdempotencyKey::new(track.as_str()),
-            track: TrackId::new(track),
+            owner: Owner::named(TrackId::new(track)),
             track_name: None,
             expires_at: Timestamp(NOW.0 + 14_400),
         };
-        writes.push(sandbox.claim(holding, NOW).expect("it is available"));
+        updates.push(sandbox.claim(holding, NOW).expect("it is available"));
     }
-    let began = Instant::now();
-    for (write, claim) in &writes {
-        assert_eq!(store.claim(write, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
+    let started = Instant::now();
+    for (update, claim) in &updates {
+        assert_eq!(store.claim(update, claim).await.expect("the store answers"), ClaimOutcome::Claimed);
     }
-    began.elapsed()
-}
-
-async fn on_client(client: aws_sdk_dynamodb::Client) -> Arc<dyn SandboxStore> {
-    create_table(&client, &TableNames::default()).await.expect("the table is made");
-    Arc::new(DynamoStore::new(client, TableNames::default()))
+    started.elapsed()
 }
 
 fn stores(criterion: &mut Criterion) {
@@ -62,9 +50,9 @@ fn stores(criterion: &mut Criterion) {
         let server = DynamoServer::start().await;
         [
             ("model", Arc::new(ModelStore::default()) as Arc<dyn SandboxStore>),
-            ("embedded in memory", on_client(in_memory.client()).await),
-            ("embedded on a file", on_client(on_file.client()).await),
-            ("over HTTP", on_client(server.client()).await),
+            ("embedded in memory", Arc::new(dynamo_store(in_memory.dynamo_client()).await)),
+            ("embedded on a file", Arc::new(dynamo_store(on_file.dynamo_client()).await)),
+            ("over HTTP", Arc::new(dynamo_store(server.dynamo_client()).await)),
         ]
     });
     let mut group = criterion.benchmark_group("claim");

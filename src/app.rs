@@ -28,7 +28,7 @@ use crate::csp::simulator::{Simulator, SimulatorSettings};
 use crate::csp::{CspConfigError, HttpCsp};
 use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
 use crate::dynamo::table::TableError;
-use crate::dynamo::table::create::{CreateOptions, create_table};
+use crate::dynamo::table::adopt::create_or_adopt;
 use crate::dynamo::table::open::open_table;
 use crate::dynamo::{DynamoClient, DynamoStore};
 use crate::http::{self, AppState};
@@ -125,7 +125,7 @@ impl Application {
         let (client, engine) = open_store(&settings.store).await?;
         let names = settings.store.table_names();
         if engine.is_some() {
-            create_table(&client.for_tables(), &names, &CreateOptions::default(), |_| {}).await?;
+            create_or_adopt(&client, &names, settings.allocation.lab_duration, &*clock).await?;
         }
         let form = open_table(&client.for_tables(), &names).await?;
         let mut store = DynamoStore::new(Arc::new(client), names.table, form);

@@ -8,4 +8,5 @@ pub mod dynamo;
 pub mod http;
 pub mod metrics;
 pub mod reference;
+pub mod table_command;
 pub mod telemetry;

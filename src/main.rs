@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use broker_actors::error::Chain;
 use clap::{Parser, Subcommand};
-use sandbox_broker::app::{Application, open_store};
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings, StoreSettings};
+use sandbox_broker::app::{Application, StartError};
+use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
-use sandbox_broker::dynamo::table::create::{CreateOptions, create_table};
 use sandbox_broker::reference::Page;
+use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,12 +54,6 @@ enum Command {
     },
 }
 
-#[derive(Subcommand)]
-enum TableCommand {
-    /// Create the table with its indexes and TTL; keeps a table that exists
-    Create(StoreSettings),
-}
-
 #[derive(clap::Args)]
 struct CspSimArgs {
     /// Address to listen on
@@ -93,7 +87,7 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         None => serve(cli.settings).await,
         Some(Command::Serve(settings)) => serve(*settings).await,
-        Some(Command::Table(TableCommand::Create(settings))) => create(settings).await,
+        Some(Command::Table(command)) => return table_command::run(command).await,
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
         Some(Command::Healthcheck { broker_port }) => check_health(broker_port).await,
@@ -140,7 +134,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         .map_err(Failure::settings)?;
     let (store, uses_development_tokens) = (settings.store.kind, server.uses_development_tokens());
     let is_unlimited = server.rate_limit_rps == 0;
-    let application = Application::build(settings).await?;
+    let application = Application::build(settings).await.map_err(start_failure)?;
     let address = application.address();
     tracing::info!(event = "listening", %address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
     if is_unlimited {
@@ -152,6 +146,14 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let ended = application.run_until_stopped(stop_requested()?).await;
     telemetry.flush();
     Ok(ended?)
+}
+
+/// A table that an operator has to change first is like a setting: starting again does not help.
+fn start_failure(error: StartError) -> Failure {
+    match error {
+        StartError::Table(error) if error.needs_operator() => Failure::settings(error),
+        error => error.into(),
+    }
 }
 
 fn welcome(address: SocketAddr) {
@@ -175,16 +177,6 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
             _ = interrupt.recv() => {}
         }
     })
-}
-
-async fn create(settings: StoreSettings) -> Result<(), Failure> {
-    let names = settings.table_names();
-    let (client, _engine) = open_store(&settings).await?;
-    let progress = |text: &str| println!("{text}");
-    let created = create_table(&client.for_tables(), &names, &CreateOptions::default(), progress).await?;
-    let what = if created.is_new { "created" } else { "exists" };
-    println!("table {} {what}", names.table);
-    Ok(())
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {

@@ -25,8 +25,10 @@ locals {
     job_lease_sec                 = [3, 3600]
     k_candidates                  = [0, 10000]
     lab_duration_hours            = [0.0003, 8760]
+    max_holding_hours             = [0.0003, 8760]
     max_in_flight                 = [1, 100000]
     pool_refresh_interval_sec     = [1, 3600]
+    pool_stats_interval_sec       = [1, 3600]
     rate_limit_burst              = [1, 4294967295]
     rate_limit_rps                = [0, 4294967295]
     shutdown_grace_sec            = [1, 115]
@@ -41,6 +43,7 @@ locals {
     "deleted_retention_hours",
     "grace_period_minutes",
     "lab_duration_hours",
+    "max_holding_hours",
     "stale_grace_hours",
   ]
 }
@@ -70,11 +73,14 @@ variable "settings" {
     k_candidates                  = optional(number)
     lab_duration_hours            = optional(number)
     log_level                     = optional(string)
+    max_holding_hours             = optional(number)
     max_in_flight                 = optional(number)
     otel_exporter_otlp_endpoint   = optional(string)
     pool_refresh_interval_sec     = optional(number)
+    pool_stats_interval_sec       = optional(number)
     rate_limit_burst              = optional(number)
     rate_limit_rps                = optional(number)
+    require_track_secret          = optional(string)
     shutdown_grace_sec            = optional(number, 25)
     stale_grace_hours             = optional(number)
     stale_interval_sec            = optional(number, 86400)

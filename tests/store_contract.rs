@@ -1,20 +1,17 @@
-//! The DynamoDB adapter keeps the store's contract: on the engine inside the process, in memory and on a file; over
-//! real HTTP; and on whatever server `DDB_ENDPOINT_URL` names.
+//! The DynamoDB adapter keeps the contract of the store: on the embedded engine, in memory and on a file; over HTTP; and on
+//! the server that `DDB_ENDPOINT_URL` names.
 
 use std::sync::Arc;
 
 use broker_actors::ports::SandboxStore;
 use broker_actors::store_contract;
 use broker_actors::testing::ModelStore;
+use sandbox_broker::dynamo::DynamoClient;
 use sandbox_broker::dynamo::embedded::{EmbeddedEngine, OpenError};
-use sandbox_broker::dynamo::table::{TableError, TableNames, check_table, create_table};
-use sandbox_broker::dynamo::{DynamoStore, connect};
-
-use crate::support::processes::DynamoServer;
-
-#[path = "support/mod.rs"]
-#[allow(dead_code, unreachable_pub, reason = "other tests use more of it")]
-mod support;
+use sandbox_broker::dynamo::table::create::{CreateOptions, create_table};
+use sandbox_broker::dynamo::table::open::open_table;
+use sandbox_broker::dynamo::table::{TableError, TableNames};
+use test_support::{DynamoServer, dynamo_store, dynamo_store_named};
 
 type Store = Arc<dyn SandboxStore>;
 
@@ -28,34 +25,27 @@ async fn on_disk() -> Store {
 }
 
 async fn on_engine(engine: &EmbeddedEngine) -> Store {
-    on_client(engine.client()).await
+    Arc::new(dynamo_store(engine.dynamo_client()).await)
 }
 
 async fn over_http() -> Store {
-    on_client(DynamoServer::start().await.client()).await
+    Arc::new(dynamo_store(DynamoServer::start().await.dynamo_client()).await)
 }
 
-async fn on_client(client: aws_sdk_dynamodb::Client) -> Store {
-    create_table(&client, &TableNames::default()).await.unwrap();
-    Arc::new(DynamoStore::new(client, TableNames::default()))
-}
-
-/// The server that the environment names, with a table for each test; without one, the embedded engine.
+/// The server of `DDB_ENDPOINT_URL`, with a table for each test. Without the variable, the embedded engine.
 async fn on_named_server() -> Store {
     let Ok(url) = std::env::var("DDB_ENDPOINT_URL") else { return in_memory().await };
-    let client = connect(None, Some(url)).await;
     let names = TableNames { table: format!("contract-{:016x}", fastrand::u64(..)), ..TableNames::default() };
-    create_table(&client, &names).await.unwrap();
-    Arc::new(DynamoStore::new(client, names))
+    Arc::new(dynamo_store_named(DynamoClient::connect(None, Some(url)).await, &names).await)
 }
 
 store_contract!(embedded_in_memory, in_memory());
 store_contract!(embedded_on_disk, on_disk());
-store_contract!(over_real_http, over_http());
+store_contract!(http, over_http());
 store_contract!(named_server, on_named_server());
 
 #[tokio::test]
-async fn what_was_written_survives_a_restart() {
+async fn a_write_survives_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let sandbox = ModelStore::sandbox(1);
     {
@@ -66,7 +56,7 @@ async fn what_was_written_survives_a_restart() {
     assert_eq!(on_engine(&engine).await.get(&sandbox.sandbox_id).await.unwrap(), Some(sandbox));
 }
 
-/// The engine's thread lets go of the directory a moment after its last client.
+/// Opens the engine again. Its thread unlocks the directory shortly after the last client is dropped.
 async fn reopened(directory: &std::path::Path) -> EmbeddedEngine {
     for _ in 0..500 {
         match EmbeddedEngine::on_disk(directory) {
@@ -89,37 +79,45 @@ async fn a_data_directory_has_one_broker() {
 async fn creating_the_table_twice_changes_nothing() {
     let client = EmbeddedEngine::in_memory().unwrap().client();
     let names = TableNames::default();
-    assert!(matches!(check_table(&client, &names).await, Err(TableError::Missing(_))));
-    assert!(create_table(&client, &names).await.unwrap());
-    assert!(!create_table(&client, &names).await.unwrap());
-    check_table(&client, &names).await.unwrap();
+    assert!(matches!(open_table(&client, &names).await, Err(TableError::Missing(_))));
+    for is_new in [true, false] {
+        let created = create_table(&client, &names, &CreateOptions::default(), |_| {}).await.unwrap();
+        assert_eq!(created.is_new, is_new);
+    }
+    open_table(&client, &names).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_table_of_another_shape_is_named_and_left_alone() {
+async fn a_table_with_another_schema_is_an_error_and_not_changed() {
     let client = EmbeddedEngine::in_memory().unwrap().client();
-    create_table(&client, &TableNames::default()).await.unwrap();
-    let names = TableNames { track_index: "OtherIndex".to_owned(), ..TableNames::default() };
-    let refused = create_table(&client, &names).await.unwrap_err().to_string();
+    create_table(&client, &TableNames::default(), &CreateOptions::default(), |_| {}).await.unwrap();
+    let names = TableNames { status_index: "OtherIndex".to_owned(), ..TableNames::default() };
+    let refused = open_table(&client, &names).await.unwrap_err().to_string();
     assert!(refused.contains("no index `OtherIndex`"), "{refused}");
 }
 
-/// SPEC section 3: claim, lease, control and replica items are in no index.
+/// Claim, lease, control and replica items are in no index.
 #[tokio::test]
 async fn only_sandboxes_are_indexed() {
     use broker_actors::actor::{ActorName, Control, DesiredState};
-    use broker_actors::sandbox::{Holding, IdempotencyKey, ReplicaId, Timestamp, TrackId};
+    use broker_actors::ports::LeaseRequest;
+    use broker_actors::sandbox::{Holding, IdempotencyKey, Owner, ReplicaId, Timestamp, TrackId};
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
     let (now, until) = (Timestamp(1), Timestamp(9));
     let sandbox = ModelStore::sandbox(1);
     store.create(&sandbox).await.unwrap();
-    let holding =
-        Holding { track: TrackId::new("track"), track_name: None, key: IdempotencyKey::new("key"), expires_at: until };
+    let holding = Holding {
+        owner: Owner::named(TrackId::new("track")),
+        track_name: None,
+        key: IdempotencyKey::new("key"),
+        expires_at: until,
+    };
     let (write, claim) = sandbox.claim(holding, now).unwrap();
     store.claim(&write, &claim).await.unwrap();
     let replica = ReplicaId::new("replica");
-    store.acquire_lease(ActorName::Cleanup, &replica, now, until, None).await.unwrap();
+    let request = LeaseRequest { job: ActorName::Cleanup, holder: replica.clone(), until, stale: None, due: None };
+    store.acquire_lease(&request).await.unwrap();
     store.heartbeat(&replica, now, until).await.unwrap();
     let control = Control {
         actor: ActorName::Cleanup,
@@ -140,35 +138,40 @@ async fn only_sandboxes_are_indexed() {
             .table_name(TableNames::default().table)
             .key("PK", attribute(partition))
             .key("SK", attribute(sort));
-        let item = request.send().await.unwrap().item.unwrap_or_else(|| panic!("{key} is not there"));
+        let item = request.send().await.unwrap().item.unwrap_or_else(|| panic!("{key} is missing"));
         for index_key in ["status", "allocated_at", "allocated_to_track", "idempotency_key"] {
             assert!(!item.contains_key(index_key), "{key} has {index_key}");
         }
     }
 }
 
-/// One item that somebody has spoilt by hand is an error where it is asked for, and does not keep others from a listing.
+/// An item with an invalid attribute is an error where it is read and is left out of listings.
 #[tokio::test]
-async fn a_spoilt_item_spoils_no_listing() {
+async fn an_invalid_item_does_not_break_a_listing() {
     use aws_sdk_dynamodb::types::AttributeValue;
     use broker_actors::ports::{Listing, StoreError};
     use broker_actors::sandbox::Status;
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
-    let (good, spoilt) = (ModelStore::sandbox(1), ModelStore::sandbox(2));
-    for sandbox in [&good, &spoilt] {
+    let (valid, invalid) = (ModelStore::sandbox(1), ModelStore::sandbox(2));
+    for sandbox in [&valid, &invalid] {
         store.create(sandbox).await.unwrap();
     }
-    let spoil = engine
+    let invalidate = engine
         .client()
         .update_item()
         .table_name(TableNames::default().table)
-        .key("PK", AttributeValue::S(format!("SBX#{}", spoilt.sandbox_id)))
+        .key("PK", AttributeValue::S(format!("SBX#{}", invalid.sandbox_id)))
         .key("SK", AttributeValue::S("META".to_owned()))
-        .update_expression("SET created_at = :nonsense")
-        .expression_attribute_values(":nonsense", AttributeValue::S("yesterday".to_owned()));
-    spoil.send().await.unwrap();
-    assert_eq!(store.list(&Listing::of(Status::Available)).await.unwrap().sandboxes, [good]);
-    let read = store.get(&spoilt.sandbox_id).await;
+        .update_expression("SET created_at = :value")
+        .expression_attribute_values(":value", AttributeValue::S("yesterday".to_owned()));
+    invalidate.send().await.unwrap();
+    let mut pages = store.pages(Listing::of(Status::Available));
+    let mut listed = Vec::new();
+    while let Some(page) = pages.next().await.unwrap() {
+        listed.extend(page);
+    }
+    assert_eq!(listed, [valid]);
+    let read = store.get(&invalid.sandbox_id).await;
     assert!(matches!(&read, Err(StoreError::Corrupt { reason, .. }) if reason.contains("created_at")), "{read:?}");
 }

@@ -1,4 +1,4 @@
-//! The circuit breaker: its table, and the client behind it.
+//! The circuit breaker: its states, and the client that it guards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn opened(now: Instant) -> Breaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_in_a_row_open_it_and_a_success_between_them_counts() {
+async fn consecutive_failures_open_it_and_a_success_resets_the_count() {
     let now = Instant::now();
     let mut breaker = Breaker::new(SETTINGS);
     for _ in 0..5 {
@@ -40,7 +40,7 @@ async fn failures_in_a_row_open_it_and_a_success_between_them_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_timeout_one_probe_decides() {
+async fn one_probe_decides_after_the_timeout() {
     let now = Instant::now();
     for (outcome, state) in [(Outcome::Success, BreakerState::Closed), (Outcome::Failure, BreakerState::Open)] {
         let mut breaker = opened(now);
@@ -49,12 +49,16 @@ async fn after_the_timeout_one_probe_decides() {
         assert!(breaker.admit(later).is_err(), "one probe at a time");
         breaker.record(probe, outcome, later);
         assert_eq!(breaker.snapshot(later).state, state);
-        assert_eq!(breaker.admit(later + TIMEOUT / 2).is_ok(), outcome == Outcome::Success, "a fresh timeout");
+        assert_eq!(
+            breaker.admit(later + TIMEOUT / 2).is_ok(),
+            outcome == Outcome::Success,
+            "a failed probe starts another timeout"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_from_before_the_change_of_state_says_nothing() {
+async fn a_call_from_before_a_change_of_state_does_not_count() {
     let now = Instant::now();
     let mut breaker = Breaker::new(SETTINGS);
     let slow = breaker.admit(now).unwrap();
@@ -69,7 +73,7 @@ fn guarded() -> (Arc<FakeCsp>, GuardedCsp) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_open_breaker_calls_nobody() {
+async fn an_open_breaker_does_not_call_the_csp() {
     let (csp, guarded) = guarded();
     csp.set_down(Some(CspError::Unavailable(cause("down"))));
     for _ in 0..3 {
@@ -85,10 +89,10 @@ async fn an_open_breaker_calls_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_token_and_one_odd_account_do_not_open_it() {
+async fn a_wrong_token_and_a_bad_account_do_not_open_it() {
     let (csp, guarded) = guarded();
     for error in [CspError::Unauthorized { status: 401 }, CspError::BadAnswer(cause("HTTP 409"))] {
-        csp.set_bad(1, Some(error));
+        csp.set_deletion_error(1, Some(error));
         for _ in 0..10 {
             guarded.delete(&FakeCsp::account(1).external_id).await.unwrap_err();
         }
@@ -106,7 +110,7 @@ async fn a_probe_that_is_dropped_counts_as_failed() {
     csp.set_down(None);
     csp.set_delay(Duration::from_secs(3600));
     sleep(TIMEOUT).await;
-    assert!(timeout(Duration::from_secs(1), guarded.list()).await.is_err(), "the probe hangs and is given up");
+    assert!(timeout(Duration::from_secs(1), guarded.list()).await.is_err(), "the probe hangs and is dropped");
     assert_eq!(guarded.snapshot().state, BreakerState::Open);
     csp.set_delay(Duration::ZERO);
     sleep(TIMEOUT).await;

@@ -1,4 +1,4 @@
-//! The model store keeps the store's contract, and its faults do what they say.
+//! The model store keeps the contract of the store, and its faults work.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,30 @@ async fn model() -> Store {
 store_contract!(model_store, model());
 
 #[tokio::test]
-async fn the_contract_finds_a_store_out_that_leaves_a_condition_out() {
+async fn the_contract_detects_a_missing_condition() {
     let held_key = Flaw::HeldKeyIgnored;
-    assert_found_out(held_key, contract::claim_under_a_held_key_answers_with_the_holding).await;
-    assert_found_out(held_key, contract::a_key_gets_one_sandbox_from_many_at_once).await;
+    assert_detected(held_key, contract::claim_under_a_held_key_answers_with_the_holding).await;
+    assert_detected(held_key, contract::a_key_gets_one_sandbox_from_many_at_once).await;
     let view = Flaw::ViewIgnored;
-    assert_found_out(view, contract::claim_of_a_moved_candidate_answers_with_what_is_there).await;
-    assert_found_out(view, contract::a_candidate_is_claimed_once_by_many_at_once).await;
-    assert_found_out(view, contract::end_claim_by_a_stranger_changes_nothing).await;
-    assert_found_out(view, contract::update_is_fenced_by_the_epoch).await;
+    assert_detected(view, contract::claim_of_a_changed_candidate_returns_the_current_item).await;
+    assert_detected(view, contract::a_candidate_is_claimed_once_by_many_at_once).await;
+    assert_detected(view, contract::end_claim_by_a_stranger_changes_nothing).await;
+    assert_detected(view, contract::update_is_fenced_by_the_epoch).await;
     let forgotten = Flaw::ClaimForgotten;
-    assert_found_out(forgotten, contract::claim_allocates_and_can_be_read_back).await;
-    assert_found_out(forgotten, contract::end_claim_frees_the_key).await;
+    assert_detected(forgotten, contract::claim_allocates_and_can_be_read_back).await;
+    assert_detected(forgotten, contract::end_claim_frees_the_key).await;
 }
 
-/// Whether a store with this flaw breaks this promise; the sound one keeps it, as the tests above show.
-async fn assert_found_out<F: Future<Output = ()> + Send + 'static>(flaw: Flaw, promise: impl FnOnce(Store) -> F) {
+/// Asserts that a store with this flaw violates the clause. Without the flaw it keeps the clause, as the tests above show.
+async fn assert_detected<F: Future<Output = ()> + Send + 'static>(flaw: Flaw, clause: impl FnOnce(Store) -> F) {
     let store = ModelStore::default();
     store.set_flaw(flaw);
-    let kept = tokio::spawn(promise(Arc::new(store))).await;
+    let kept = tokio::spawn(clause(Arc::new(store))).await;
     assert!(kept.is_err_and(|error| error.is_panic()), "{flaw:?} passes {}", std::any::type_name::<F>());
 }
 
 #[tokio::test(start_paused = true)]
-async fn faults_decide_whether_a_write_is_carried_out() {
+async fn faults_decide_whether_a_write_takes_effect() {
     let now = broker_actors::testing::PausedClock::BEGIN;
     let cases = [
         (Fault::Throttle, Status::Available, Status::Available),
@@ -63,13 +63,13 @@ async fn faults_decide_whether_a_write_is_carried_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_dead_replica_has_sent_arrives_and_it_hears_and_sends_no_more() {
+async fn a_cut_connection_delivers_sent_requests_and_nothing_else() {
     let now = broker_actors::testing::PausedClock::BEGIN;
     let (store, connection) = (ModelStore::with_sandboxes(2), Connection::of("replica"));
     let [first, second] = [0, 1].map(|n| store.sandboxes()[n].update(Event::Missing { keep_until: now }, now).unwrap());
     let replica = store.through(connection.clone());
     store.fail_next("update", Fault::Delay(Duration::from_secs(1)));
-    let life = tokio::spawn(async move {
+    let writes = tokio::spawn(async move {
         replica.update(&first).await.unwrap();
         replica.update(&second).await.unwrap();
     });
@@ -78,12 +78,12 @@ async fn what_a_dead_replica_has_sent_arrives_and_it_hears_and_sends_no_more() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     let statuses: Vec<_> = store.sandboxes().iter().map(|sandbox| sandbox.status).collect();
     assert_eq!(statuses, [Status::Stale, Status::Available]);
-    assert!(!life.is_finished(), "no answer came");
-    store.check(&ReplicaId::new("replica")).await.expect("others reach the store");
+    assert!(!writes.is_finished(), "no response arrives");
+    store.check(&ReplicaId::new("replica")).await.expect("other replicas reach the store");
 }
 
 #[tokio::test]
-async fn a_store_that_is_down_answers_nothing() {
+async fn a_store_that_is_down_is_unavailable() {
     let store = ModelStore::with_sandboxes(1);
     store.set_down(true);
     assert!(matches!(store.check(&ReplicaId::new("replica")).await, Err(StoreError::Unavailable(_))));

@@ -1,7 +1,7 @@
-//! The transition function as a table: every status with every event (SPEC section 2).
+//! The transition function as a table: every status with every event.
 
 use broker_actors::sandbox::{
-    Event, Field, Holding, IdempotencyKey, Mutation, Refused, Sandbox, Status, Timestamp, TrackId, transition,
+    Event, Field, Holding, IdempotencyKey, Mutation, Owner, Refused, Sandbox, Status, Timestamp, TrackId, transition,
 };
 use broker_actors::testing::ModelStore;
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ const LATER: Timestamp = Timestamp(2000);
 
 fn holding() -> Holding {
     Holding {
-        track: TrackId::new("track"),
+        owner: Owner::named(TrackId::new("track")),
         track_name: Some("lab".to_owned()),
         key: IdempotencyKey::new("key"),
         expires_at: LATER,
@@ -39,7 +39,7 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// What the specification allows: from, event, to, and the fields that change.
+/// The legal transitions: status, event, next status, and the fields that change.
 fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
     use Status::*;
     let tombstone = || vec![Field::Ttl(LATER), Field::NextAttemptAt(None)];
@@ -54,7 +54,7 @@ fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
         Field::TrackName(Some("lab".to_owned())),
         Field::IdempotencyKey(IdempotencyKey::new("key")),
     ];
-    let again = vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)];
+    let retry = vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)];
     vec![
         (Available, Event::Claim(holding()), Allocated, claimed),
         (Available, Event::Missing { keep_until: LATER }, Stale, vec![Field::LastSynced(NOW)]),
@@ -66,7 +66,7 @@ fn allowed() -> Vec<(Status, Event, Status, Vec<Field>)> {
         (PendingDeletion, failed(None), DeletionFailed, attempt(None)),
         (Stale, Event::Listed, Available, vec![Field::LastSynced(NOW)]),
         (Stale, Event::Discard { keep_until: LATER }, Deleted, tombstone()),
-        (DeletionFailed, Event::RetryDeletion, PendingDeletion, again),
+        (DeletionFailed, Event::RetryDeletion, PendingDeletion, retry),
         (DeletionFailed, Event::Missing { keep_until: LATER }, Deleted, tombstone()),
         (DeletionFailed, Event::Discard { keep_until: LATER }, Deleted, tombstone()),
     ]
@@ -83,7 +83,7 @@ fn shard_at(to: Status, event: &Event) -> Timestamp {
 }
 
 #[test]
-fn every_status_takes_the_events_of_the_specification_and_no_others() {
+fn every_status_accepts_its_events_and_no_others() {
     let allowed = allowed();
     for status in Status::ALL {
         for event in events() {
@@ -104,16 +104,16 @@ fn every_status_takes_the_events_of_the_specification_and_no_others() {
 }
 
 #[test]
-fn every_state_but_the_last_has_a_way_on() {
+fn every_status_except_deleted_has_a_transition_to_another() {
     for status in Status::ALL {
-        let ways = events().into_iter().filter_map(|event| transition(status, event, NOW).ok());
-        let leads_on = ways.into_iter().any(|change| change.to != status);
-        assert_eq!(leads_on, status != Status::Deleted, "I3: {status}");
+        let transitions = events().into_iter().filter_map(|event| transition(status, event, NOW).ok());
+        let has_exit = transitions.into_iter().any(|change| change.to != status);
+        assert_eq!(has_exit, status != Status::Deleted, "I3: {status}");
     }
 }
 
 #[test]
-fn a_tombstone_is_the_end() {
+fn deleted_accepts_no_event() {
     for event in events() {
         assert!(transition(Status::Deleted, event.clone(), NOW).is_err(), "{event:?}");
     }
@@ -123,7 +123,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn each_change_moves_the_epoch_on_by_one(steps in prop::collection::vec(0..12usize, 0..40)) {
+    fn each_mutation_increments_the_epoch(steps in prop::collection::vec(0..12usize, 0..40)) {
         let mut sandbox: Sandbox = ModelStore::sandbox(1);
         let (first, mut changes) = (sandbox.epoch.0, 0);
         for step in steps {

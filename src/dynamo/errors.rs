@@ -5,6 +5,8 @@ use std::fmt::Debug;
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::CancellationReason;
 use broker_actors::error::cause;
 use broker_actors::ports::StoreError;
 
@@ -110,4 +112,19 @@ where
         Failure::Throttled => StoreError::Throttled(cause),
         Failure::Refused | Failure::BadCredentials | Failure::Unanswered => StoreError::Unavailable(cause),
     }
+}
+
+/// The code of a transaction's reason: the condition on an item does not hold.
+pub(super) const CONDITION_FAILED: &str = "ConditionalCheckFailed";
+/// The codes of a transaction's reason: a write of an item was throttled.
+pub(super) const THROTTLED: [&str; 2] = ["ThrottlingError", "ProvisionedThroughputExceeded"];
+
+/// Whether a transaction was cancelled for throttling alone. A failed condition is an answer, whatever else was throttled:
+/// a key that is known to hold a sandbox gets it.
+pub(super) fn is_throttled(error: &TransactWriteItemsError) -> bool {
+    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else { return false };
+    let has = |codes: &[&str]| {
+        cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code).any(|code| codes.contains(&code))
+    };
+    has(&THROTTLED) && !has(&[CONDITION_FAILED])
 }

@@ -20,7 +20,7 @@ pub(super) const SK: &str = "SK";
 /// The sandbox attributes whose names are reserved words in expressions.
 const RESERVED: [&str; 3] = ["name", "status", "ttl"];
 /// The sort key of items that are alone in their partition.
-const META: &str = "META";
+pub(super) const META: &str = "META";
 /// The partition of the heartbeat items.
 pub(super) const REPLICAS: &str = "LEASE#pool-manager";
 /// The prefix of the heartbeat items' sort keys.

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::call::{CallError, call, call_throttled};
 use super::client::DynamoClient;
 use super::cursor;
-use super::errors::Kind;
+use super::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use super::item::{
     Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, replica_key,
     sandbox_item, sandbox_key, status_shard, text, time, update_of,
@@ -135,19 +135,6 @@ enum Verdict {
     /// With the item, unless there is none.
     ConditionFailed(Option<Item>),
     Throttled,
-}
-
-const CONDITION_FAILED: &str = "ConditionalCheckFailed";
-const THROTTLED: [&str; 2] = ["ThrottlingError", "ProvisionedThroughputExceeded"];
-
-/// Whether a transaction was cancelled for throttling alone. A failed condition is an answer, whatever else was throttled:
-/// a key that is known to hold a sandbox gets it.
-fn is_throttled(error: &TransactWriteItemsError) -> bool {
-    let TransactWriteItemsError::TransactionCanceledException(cancelled) = error else { return false };
-    let has = |codes: &[&str]| {
-        cancelled.cancellation_reasons().iter().filter_map(CancellationReason::code).any(|code| codes.contains(&code))
-    };
-    has(&THROTTLED) && !has(&[CONDITION_FAILED])
 }
 
 fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict; 2], StoreError> {

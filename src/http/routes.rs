@@ -230,7 +230,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(Stats::example())),
     get("/v1/admin/sandboxes", "list", Admin, || handler(admin::pool::list))
         .summary("Lists sandboxes, page by page")
-        .errors(&[STORE, &[BadCursor]])
+        .errors(&[STORE, &[BadCursor, NoIndex]])
         .example(|| json(SandboxPage::example())),
     post("/v1/admin/sandboxes/{id}/release", "force-release", Admin, || handler(admin::pool::release))
         .audited()

@@ -2,11 +2,10 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::json;
-
-use crate::helpers::{TestApp, assert_error, send};
+use test_support::{TestApp, assert_error, send};
 
 #[actix_web::test]
-async fn stats_and_lists_are_exact_past_every_page() {
+async fn stats_and_listings_are_exact_over_any_number_of_pages() {
     let app = TestApp::start(&["--csp-sim-sandboxes=1234"]).await;
     for track in 0..7 {
         assert_eq!(app.allocate(&format!("t{track}")).await.status, 201);
@@ -15,22 +14,9 @@ async fn stats_and_lists_are_exact_past_every_page() {
     assert_eq!((&stats["total"], &stats["available"], &stats["allocated"]), (&json!(1234), &json!(1227), &json!(7)));
     for (query, expected) in [("limit=100", 1234), ("status=available&limit=97", 1227), ("status=allocated&limit=2", 7)]
     {
-        let mut seen = BTreeSet::new();
-        let mut cursor = String::new();
-        loop {
-            let page = app.get_admin(&format!("/v1/admin/sandboxes?{query}{cursor}")).await;
-            assert_eq!(page.status, 200, "{page:?}");
-            let sandboxes = page.body["sandboxes"].as_array().unwrap();
-            assert_eq!(page.body["count"], sandboxes.len());
-            for sandbox in sandboxes {
-                assert!(seen.insert(sandbox["sandbox_id"].as_str().unwrap().to_owned()), "listed twice");
-            }
-            match page.body["cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        assert_eq!(seen.len(), expected, "{query}");
+        let listed = app.list_all(query).await;
+        assert_eq!(listed.len(), expected, "{query}");
+        assert_eq!(BTreeSet::from_iter(listed).len(), expected, "{query} lists a sandbox twice");
     }
 }
 
@@ -52,7 +38,7 @@ async fn actors_are_paused_run_and_resumed() {
     let app = TestApp::start(&[]).await;
     let actors = app.get_admin("/v1/admin/actors").await;
     let names: Vec<_> = actors.body["actors"].as_array().unwrap().iter().map(|actor| actor["name"].clone()).collect();
-    assert_eq!(names, ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"]);
+    assert_eq!(names, ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"]);
 
     let pause = app
         .admin(Method::POST, "/v1/admin/actors/cleanup/pause")
@@ -66,11 +52,11 @@ async fn actors_are_paused_run_and_resumed() {
     assert_error(&app.post_admin("/v1/admin/actors/cleanup/run").await, 409, "ACTOR_PAUSED");
     assert_error(&app.post_admin("/v1/admin/cleanup").await, 409, "ACTOR_PAUSED");
 
-    let nameless = app.admin(Method::POST, "/v1/admin/actors/cleanup/resume").header("X-Operator", "");
-    assert_error(&send(nameless).await, 400, "BAD_HEADER");
+    let without_name = app.admin(Method::POST, "/v1/admin/actors/cleanup/resume").header("X-Operator", "");
+    assert_error(&send(without_name).await, 400, "BAD_HEADER");
     let resumed = app.post_admin("/v1/admin/actors/cleanup/resume").await;
     assert_eq!(resumed.body["desired_state"], "running");
-    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
+    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"] {
         let ran = app.post_admin(&format!("/v1/admin/actors/{name}/run")).await;
         assert_eq!(ran.status, 200, "{ran:?}");
         assert!(ran.body["iteration"].as_u64().unwrap() >= 1, "{ran:?}");
@@ -94,7 +80,7 @@ async fn a_paused_pool_manager_stops_new_allocations_and_nothing_else() {
 }
 
 #[actix_web::test]
-async fn operators_release_in_the_owners_stead() {
+async fn operators_release_a_sandbox_for_its_owner() {
     let app = TestApp::start(&[]).await;
     let id = app.allocate("student-1").await.sandbox_id().to_owned();
     let released = app.post_admin(&format!("/v1/admin/sandboxes/{id}/release")).await;
@@ -106,30 +92,16 @@ async fn operators_release_in_the_owners_stead() {
 }
 
 #[actix_web::test]
-async fn a_search_finds_what_names_a_sandbox_its_owner_and_its_lab() {
+async fn a_search_finds_a_sandbox_by_id_name_owner_and_lab() {
     let app = TestApp::start(&["--csp-sim-sandboxes=130"]).await;
     let request = app.track(Method::POST, "/v1/allocate", "Student-7").header("X-Instruqt-Track-ID", "First-Steps");
     let id = send(request).await.sandbox_id().to_owned();
-    let search = async |query: &str| {
-        let mut found = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = app.get_admin(&format!("/v1/admin/sandboxes?limit=10&search={query}{cursor}")).await;
-            assert_eq!(page.status, 200, "{page:?}");
-            let sandboxes = page.body["sandboxes"].as_array().unwrap();
-            assert!(sandboxes.len() <= 10 && page.body["count"] == sandboxes.len());
-            found.extend(sandboxes.iter().map(|sandbox| sandbox["sandbox_id"].as_str().unwrap().to_owned()));
-            match page.body["cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return found,
-            }
-        }
-    };
+    let search = async |query: &str| app.list_all(&format!("limit=10&search={query}")).await;
     for query in ["student-7", "FIRST-steps", id.as_str()] {
         assert_eq!(search(query).await, [id.as_str()], "{query}");
     }
     assert_eq!(search("lab-0012").await.len(), 10, "lab-00120 to lab-00129");
     assert_eq!(search("lab-").await.len(), 130);
-    assert!(search("nobody").await.is_empty());
+    assert!(search("unknown").await.is_empty());
     assert_error(&app.get_admin("/v1/admin/sandboxes?search=").await, 400, "BAD_QUERY");
 }

@@ -3,8 +3,8 @@
 use reqwest::Method;
 use reqwest::header::HeaderValue;
 
-use crate::helpers::{Answer, TestApp, assert_error, send, taken_apart};
 use sandbox_broker::config::DEVELOPMENT_TOKEN;
+use test_support::{Answer, TestApp, assert_error, read_answer, send};
 
 #[actix_web::test]
 async fn tokens() {
@@ -164,7 +164,7 @@ async fn raw(app: &TestApp, bytes: &[u8]) -> Answer {
     for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
         response = response.header(name, value);
     }
-    taken_apart(response.body(body.to_owned()).unwrap().into()).await
+    read_answer(response.body(body.to_owned()).unwrap().into()).await
 }
 
 #[actix_web::test]

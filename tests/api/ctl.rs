@@ -3,8 +3,7 @@
 use std::process::Output;
 
 use serde_json::Value;
-
-use crate::program::{ADMIN_TOKEN, Broker, TRACK_TOKEN, program};
+use test_support::{ADMIN_TOKEN, Broker, TRACK_TOKEN, output_of, program};
 
 struct Ctl {
     url: String,
@@ -12,14 +11,14 @@ struct Ctl {
 }
 
 impl Ctl {
-    fn of(broker: &Broker) -> Self {
+    fn new(broker: &Broker) -> Self {
         Self { url: format!("http://{}", broker.address), token: ADMIN_TOKEN }
     }
 
     async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = program(&["ctl", "--url", &self.url]);
         command.args(arguments).env("BROKER_ADMIN_TOKEN", self.token).env("USER", "ops");
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+        output_of(command).await
     }
 
     /// Runs a command that succeeds and returns its output.
@@ -45,12 +44,12 @@ impl Ctl {
 async fn broker() -> (Broker, Ctl) {
     let broker = Broker::start(&[("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "230")]).await;
     broker.sync("").await;
-    let ctl = Ctl::of(&broker);
+    let ctl = Ctl::new(&broker);
     (broker, ctl)
 }
 
 #[actix_web::test]
-async fn people_get_tables_and_scripts_get_json() {
+async fn output_is_tables_by_default_and_json_on_request() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-1").await.sandbox_id().to_owned();
     let stats = ctl.ok(&["stats"]).await;
@@ -59,7 +58,7 @@ async fn people_get_tables_and_scripts_get_json() {
     assert_eq!(ctl.json(&["stats"]).await["allocated"], 1);
 
     let all = ctl.json(&["sandboxes"]).await;
-    assert_eq!(all["sandboxes"].as_array().unwrap().len(), 230, "over all pages");
+    assert_eq!(all["sandboxes"].as_array().unwrap().len(), 230, "all pages are listed");
     let allocated = ctl.ok(&["sandboxes", "--status", "allocated"]).await;
     assert!(
         allocated.contains(&id) && allocated.contains("student-1") && allocated.lines().count() == 2,
@@ -71,7 +70,7 @@ async fn people_get_tables_and_scripts_get_json() {
     assert_eq!(found["sandboxes"][0]["sandbox_id"], *id);
 
     let actors = ctl.ok(&["actors"]).await;
-    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector"] {
+    for name in ["pool-manager", "csp-sync", "expiry-reaper", "cleanup", "stale-collector", "pool-stats"] {
         assert!(actors.contains(name), "{actors}");
     }
     assert_eq!(ctl.json(&["actors", "csp-sync"]).await["last_run"]["report"]["synced"], 230);
@@ -100,8 +99,8 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
     for number in 1..=25 {
         broker.allocate(&format!("student-{number}")).await;
     }
-    let unasked = ctl.fails(2, &["drain", "--status", "allocated"]).await;
-    assert!(unasked.contains("25") && unasked.contains("--yes"), "{unasked}");
+    let unconfirmed = ctl.fails(2, &["drain", "--status", "allocated"]).await;
+    assert!(unconfirmed.contains("25") && unconfirmed.contains("--yes"), "{unconfirmed}");
     assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 25);
     assert_eq!(ctl.json(&["stats"]).await["pending_deletion"], 26);
     assert_eq!(ctl.json(&["drain", "--status", "stale", "--yes"]).await["drained"], 0);

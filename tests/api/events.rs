@@ -5,10 +5,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use test_support::{ApiClient, Broker, TestApp, assert_error, eventually, read_answer, send};
 use tokio::time::timeout;
-
-use crate::helpers::{TestApp, assert_error, send, taken_apart};
-use crate::program::Broker;
 
 /// The stream, as a console reads it.
 struct Stream {
@@ -24,7 +22,7 @@ impl Stream {
         Self { body: response.bytes_stream().boxed(), text: String::new(), last_id: None }
     }
 
-    async fn open(app: &TestApp) -> Self {
+    async fn open(app: &ApiClient) -> Self {
         Self::of(app.admin(Method::GET, "/v1/admin/events").send().await.unwrap())
     }
 
@@ -65,7 +63,7 @@ async fn snapshots_and_events_show_what_happens() {
     let mut stream = Stream::open(&app).await;
     let first = stream.until("snapshot", |snapshot| !snapshot["stats"].is_null()).await;
     assert_eq!(first["stats"]["available"], 50);
-    assert_eq!(first["actors"].as_array().unwrap().len(), 5);
+    assert_eq!(first["actors"].as_array().unwrap().len(), 6);
     assert_eq!(first["circuit_breaker"]["state"], "closed");
 
     let id = app.allocate("student-1").await.sandbox_id().to_owned();
@@ -119,7 +117,7 @@ async fn the_journal_keeps_only_the_last_events() {
 #[actix_web::test]
 async fn streams_are_for_operators_and_bounded() {
     let app = TestApp::start(&[]).await;
-    let open = |request: reqwest::RequestBuilder| async { taken_apart(request.send().await.unwrap()).await };
+    let open = |request: reqwest::RequestBuilder| async { read_answer(request.send().await.unwrap()).await };
     assert_error(&open(app.request(Method::GET, "/v1/admin/events")).await, 401, "UNAUTHORIZED");
     assert_error(&open(app.track(Method::GET, "/v1/admin/events", "student-1")).await, 403, "FORBIDDEN");
 
@@ -130,7 +128,7 @@ async fn streams_are_for_operators_and_bounded() {
     let refused = open(app.admin(Method::GET, "/v1/admin/events")).await;
     assert_error(&refused, 503, "TOO_MANY_STREAMS");
     drop(streams);
-    crate::helpers::eventually("another stream is accepted", async || {
+    eventually("another stream is accepted", async || {
         let response = app.admin(Method::GET, "/v1/admin/events").send().await.unwrap();
         (response.status() == 200).then_some(())
     })

@@ -1,4 +1,4 @@
-//! The lifecycle scripts for tracks, as they stand in examples/, with stand-ins for Instruqt's agent and for `sleep`.
+//! The lifecycle scripts of examples/instruqt, with fakes of Instruqt's `agent` and of `sleep`.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use sandbox_broker::config::DEVELOPMENT_TOKEN;
 use tempfile::TempDir;
+use test_support::{ApiClient, TestApp, output_of};
 use tokio::time::Instant;
-
-use crate::helpers::{TestApp, send};
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/instruqt/track_scripts");
 
-/// Keeps each variable in a file.
+/// A fake `agent` that keeps each variable in a file.
 const AGENT: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 case "$1 $2" in
@@ -24,10 +23,10 @@ case "$1 $2" in
 esac
 "#;
 
-/// Notes how long it should have slept.
+/// A fake `sleep` that records its argument.
 const SLEEP: &str = "#!/usr/bin/env bash\necho \"$1\" >> \"$HOME/slept\"\n";
 
-/// A host of a track.
+/// A host on which the scripts run.
 struct Host {
     home: TempDir,
     url: String,
@@ -44,7 +43,7 @@ impl Host {
         Self { home, url: url.to_owned() }
     }
 
-    fn of(app: &TestApp) -> Self {
+    fn of(app: &ApiClient) -> Self {
         Self::new(&format!("http://{}", app.address))
     }
 
@@ -60,7 +59,7 @@ impl Host {
             ("INSTRUQT_TRACK_SLUG", "first-steps"),
         ]);
         command.envs(settings.iter().copied());
-        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+        output_of(command).await
     }
 
     async fn setup(&self) -> Output {
@@ -71,21 +70,21 @@ impl Host {
         self.run("cleanup-workstation", &[]).await
     }
 
-    fn kept(&self, name: &str) -> Option<String> {
+    fn file(&self, name: &str) -> Option<String> {
         std::fs::read_to_string(self.home.path().join(name)).ok()
     }
 
     fn slept(&self) -> Vec<u64> {
-        self.kept("slept").unwrap_or_default().lines().map(|line| line.parse().unwrap()).collect()
+        self.file("slept").unwrap_or_default().lines().map(|line| line.parse().unwrap()).collect()
     }
 }
 
-fn succeeded(output: &Output) {
+fn assert_success(output: &Output) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// A broker of a few words: it gives these answers, one to each request, and then ends.
-fn answers(answers: &'static [&'static str]) -> String {
+/// A server that sends these answers, one to each connection, and then stops. Returns its URL.
+fn serve(answers: &'static [&'static str]) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -101,50 +100,54 @@ fn answers(answers: &'static [&'static str]) -> String {
 }
 
 #[actix_web::test]
-async fn setup_gets_a_sandbox_and_cleanup_gives_it_back() {
+async fn setup_allocates_a_sandbox_and_cleanup_releases_it() {
     let app = TestApp::start(&[]).await;
     let host = Host::of(&app);
-    succeeded(&host.setup().await);
-    let id = host.kept("variable-SANDBOX_ID").unwrap();
+    assert_success(&host.setup().await);
+    let id = host.file("variable-SANDBOX_ID").unwrap();
     let found = app.get_admin("/v1/admin/sandboxes?status=allocated").await;
     let sandbox = &found.body["sandboxes"][0];
     assert_eq!(sandbox["sandbox_id"], *id);
     assert_eq!(sandbox["allocated_to_track"], "participant-1");
     assert_eq!(sandbox["track_name"], "first-steps");
-    assert_eq!(sandbox["name"], *host.kept("variable-SANDBOX_NAME").unwrap());
-    assert_eq!(sandbox["external_id"], *host.kept("variable-SANDBOX_EXTERNAL_ID").unwrap());
-    assert_eq!(sandbox["expires_at"].to_string(), host.kept("variable-SANDBOX_EXPIRES_AT").unwrap());
+    assert_eq!(sandbox["name"], *host.file("variable-SANDBOX_NAME").unwrap());
+    assert_eq!(sandbox["external_id"], *host.file("variable-SANDBOX_EXTERNAL_ID").unwrap());
+    assert_eq!(sandbox["expires_at"].to_string(), host.file("variable-SANDBOX_EXPIRES_AT").unwrap());
 
-    succeeded(&host.setup().await);
-    assert_eq!(host.kept("variable-SANDBOX_ID").unwrap(), id, "the same play keeps its sandbox");
+    assert_success(&host.setup().await);
+    assert_eq!(
+        host.file("variable-SANDBOX_ID").unwrap(),
+        id,
+        "a second setup of the same participant keeps the sandbox"
+    );
     assert_eq!(app.stats().await.body["allocated"], 1);
 
-    succeeded(&host.cleanup().await);
+    assert_success(&host.cleanup().await);
     assert_eq!(app.stats().await.body["pending_deletion"], 1);
-    succeeded(&host.cleanup().await);
+    assert_success(&host.cleanup().await);
     app.post_admin("/v1/admin/cleanup").await;
-    succeeded(&host.cleanup().await);
+    assert_success(&host.cleanup().await);
     assert!(host.slept().is_empty());
 }
 
 #[actix_web::test]
-async fn setup_asks_for_the_kind_that_the_track_needs() {
+async fn setup_passes_the_name_prefix() {
     let app = TestApp::start(&[]).await;
     let host = Host::of(&app);
-    succeeded(&host.run("setup-workstation", &[("BROKER_NAME_PREFIX", "lab-0003")]).await);
-    assert!(host.kept("variable-SANDBOX_NAME").unwrap().starts_with("lab-0003"));
+    assert_success(&host.run("setup-workstation", &[("BROKER_NAME_PREFIX", "lab-0003")]).await);
+    assert!(host.file("variable-SANDBOX_NAME").unwrap().starts_with("lab-0003"));
 }
 
 #[actix_web::test]
 async fn cleanup_without_a_setup_has_nothing_to_do() {
     let app = TestApp::start(&[]).await;
-    succeeded(&Host::of(&app).cleanup().await);
+    assert_success(&Host::of(&app).cleanup().await);
     assert_eq!(app.stats().await.body["pending_deletion"], 0);
 }
 
 #[actix_web::test]
-async fn setup_waits_as_it_is_told_until_there_is_a_sandbox() {
-    let host = Host::new(&answers(&[
+async fn setup_waits_for_retry_after_until_it_gets_a_sandbox() {
+    let host = Host::new(&serve(&[
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "HTTP/1.1 409 Conflict\r\nretry-after: 60\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "",
@@ -152,18 +155,18 @@ async fn setup_waits_as_it_is_told_until_there_is_a_sandbox() {
         "HTTP/1.1 201 Created\r\nContent-Length: 77\r\nConnection: close\r\n\r\n\
          {\"sandbox_id\":\"7\",\"name\":\"a \\\"b\\\"\",\"external_id\":\"e\",\"expires_at\":1795481385}",
     ]));
-    succeeded(&host.setup().await);
+    assert_success(&host.setup().await);
     let slept = host.slept();
     assert_eq!(slept.len(), 4);
     for (slept, least) in slept.iter().zip([7, 60, 5, 5]) {
-        assert!((least..=least + 2).contains(slept), "{slept} instead of {least} and up to 2 more");
+        assert!((least..=least + 2).contains(slept), "slept {slept} s, not {least} s to {} s", least + 2);
     }
-    assert_eq!(host.kept("variable-SANDBOX_ID").unwrap(), "7");
-    assert_eq!(host.kept("variable-SANDBOX_NAME").unwrap(), r#"a \"b\""#);
+    assert_eq!(host.file("variable-SANDBOX_ID").unwrap(), "7");
+    assert_eq!(host.file("variable-SANDBOX_NAME").unwrap(), r#"a \"b\""#);
 }
 
 #[actix_web::test]
-async fn setup_gives_up_when_its_patience_ends() {
+async fn setup_fails_after_its_timeout() {
     let app = TestApp::start(&["--csp-sim-sandboxes=0"]).await;
     let host = Host::of(&app);
     let output = host.run("setup-workstation", &[("BROKER_PATIENCE_SEC", "20")]).await;
@@ -172,26 +175,26 @@ async fn setup_gives_up_when_its_patience_ends() {
     assert!(message.contains("NO_SANDBOXES_AVAILABLE") && message.contains("no sandbox after"), "{message}");
     let slept: u64 = host.slept().iter().sum();
     assert!((10..=20).contains(&slept), "{slept}");
-    assert!(host.kept("variable-SANDBOX_ID").is_none());
+    assert!(host.file("variable-SANDBOX_ID").is_none());
 }
 
 #[actix_web::test]
-async fn a_wrong_token_ends_both_at_once_and_shows_no_token() {
+async fn a_wrong_token_ends_both_scripts_at_once_and_is_not_printed() {
     let app = TestApp::start(&[]).await;
     let host = Host::of(&app);
-    succeeded(&host.setup().await);
+    assert_success(&host.setup().await);
     for script in ["setup-workstation", "cleanup-workstation"] {
         let output = host.run(script, &[("BROKER_API_TOKEN", "wrong-token")]).await;
         assert!(!output.status.success());
-        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-        assert!(said.contains("401") && said.contains("UNAUTHORIZED"), "{said}");
-        assert!(!said.contains("wrong-token"), "{said}");
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(printed.contains("401") && printed.contains("UNAUTHORIZED"), "{printed}");
+        assert!(!printed.contains("wrong-token"), "{printed}");
     }
     assert!(host.slept().is_empty());
 }
 
 #[actix_web::test]
-async fn what_is_missing_is_named() {
+async fn a_missing_variable_is_named() {
     let host = Host::new("http://127.0.0.1:9");
     for script in ["setup-workstation", "cleanup-workstation"] {
         for name in ["BROKER_URL", "BROKER_API_TOKEN", "INSTRUQT_PARTICIPANT_ID"] {
@@ -203,20 +206,20 @@ async fn what_is_missing_is_named() {
 }
 
 #[actix_web::test]
-async fn cleanup_waits_as_it_is_told_and_outlasts_a_busy_broker() {
-    let host = Host::new(&answers(&[
+async fn cleanup_waits_for_retry_after_and_retries() {
+    let host = Host::new(&serve(&[
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 4\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         "",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",
     ]));
     std::fs::write(host.home.path().join("variable-SANDBOX_ID"), "7").unwrap();
-    let began = Instant::now();
-    succeeded(&host.cleanup().await);
-    assert!(began.elapsed() >= Duration::from_secs(4), "curl by itself would have come back after one");
+    let started = Instant::now();
+    assert_success(&host.cleanup().await);
+    assert!(started.elapsed() >= Duration::from_secs(4), "curl by itself retries after one second");
 }
 
 #[actix_web::test]
-async fn another_students_sandbox_stays_that_students() {
+async fn cleanup_does_not_release_another_students_sandbox() {
     let app = TestApp::start(&[]).await;
     let id = app.allocate("participant-2").await.sandbox_id().to_owned();
     let host = Host::of(&app);
@@ -224,8 +227,5 @@ async fn another_students_sandbox_stays_that_students() {
     let output = host.cleanup().await;
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("NOT_SANDBOX_OWNER"));
-    assert_eq!(
-        send(app.track(reqwest::Method::GET, &format!("/v1/sandboxes/{id}"), "participant-2")).await.status,
-        200
-    );
+    assert_eq!(app.read(&id, "participant-2").await.body["status"], "allocated");
 }

@@ -2,9 +2,7 @@
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-
-use crate::helpers::send;
-use crate::program::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN};
+use test_support::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN, send};
 
 fn lines(broker: &Broker) -> Vec<Value> {
     broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -13,9 +11,9 @@ fn lines(broker: &Broker) -> Vec<Value> {
 /// Sends the request and returns its log line. There is exactly one.
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
-    let is_it = |line: &Value| line["event"] == "request" && line["request_id"] == id;
-    let found: Vec<Value> = lines(broker).into_iter().filter(is_it).collect();
-    let [line] = &found[..] else { panic!("not one line of {id}: {found:?}") };
+    let is_match = |line: &Value| line["event"] == "request" && line["request_id"] == id;
+    let found: Vec<Value> = lines(broker).into_iter().filter(is_match).collect();
+    let [line] = &found[..] else { panic!("{id} has not one line: {found:?}") };
     assert!(line["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{line}");
     line.clone()
 }
@@ -32,7 +30,7 @@ async fn each_request_is_one_line_with_caller_action_and_outcome() {
     broker.sync("").await;
     let allocate = || broker.track(Method::POST, "/v1/allocate", "student-1");
     let line = logged(&broker, "first", allocate()).await;
-    let id = line["sandbox_id"].as_str().expect("the sandbox is named").to_owned();
+    let id = line["sandbox_id"].as_str().expect("the line names the sandbox").to_owned();
     let expected = json!({ "action": "allocate", "outcome": "allocated", "track_id": "student-1", "status": 201 });
     assert_fields(&line, &expected);
     let line = logged(&broker, "again", allocate()).await;
@@ -60,9 +58,7 @@ async fn each_request_is_one_line_with_caller_action_and_outcome() {
 #[actix_web::test]
 async fn each_run_of_a_job_is_one_line_with_its_report() {
     let csp = CspSim::start(5).await;
-    let mut settings = csp.settings().to_vec();
-    settings.push(("BROKER_STORE", "memory"));
-    let broker = Broker::start(&settings).await;
+    let broker = Broker::on_csp(&csp, &[]).await;
     broker.sync("").await;
     let runs = || {
         let mut runs = lines(&broker);

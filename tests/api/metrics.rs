@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use reqwest::Method;
 use sandbox_broker::metrics::METRICS;
-
-use crate::helpers::{TestApp, eventually, send};
-use crate::program::Broker;
+use test_support::{Broker, TestApp, eventually, send};
 
 /// Each metric's type and labels.
 type Metrics = BTreeMap<String, (String, BTreeSet<String>)>;

@@ -7,9 +7,8 @@ use reqwest::Method;
 use sandbox_broker::http::auth::Role;
 use sandbox_broker::http::{ENDPOINTS, Endpoint};
 use serde_json::Value;
+use test_support::{Answer, TestApp, assert_error, send};
 use tokio::time::Instant;
-
-use crate::helpers::{Answer, TestApp, assert_error, send};
 
 #[actix_web::test]
 async fn a_valid_request_id_is_kept_and_any_other_is_replaced() {

@@ -7,8 +7,7 @@ use sandbox_broker::http::ENDPOINTS;
 use sandbox_broker::http::auth::Role;
 use sandbox_broker::http::error::ErrorCode;
 use serde_json::Value;
-
-use crate::helpers::{TestApp, send};
+use test_support::{TestApp, send};
 
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/openapi.json");
 

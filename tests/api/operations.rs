@@ -1,20 +1,17 @@
-//! docs/operations.md: each of its commands works, and it knows every error, actor and alert.
+//! docs/operations.md: every command works, and every error, actor and alert is explained.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::Command;
 
 use broker_actors::actor::ActorName;
 use reqwest::Method;
 use serde_json::{Value, json};
-
-use crate::helpers::{TestApp, send};
-use crate::program::{ADMIN_TOKEN, Broker, CspSim};
+use test_support::{ADMIN_TOKEN, Broker, CspSim, TestApp, output_of, program_path, send};
 
 const MANUAL: &str = include_str!("../../docs/operations.md");
 const ALERTS: &str = include_str!("../../docs/alerts.yaml");
 
-/// The commands of a part of the manual, as they stand in its blocks.
+/// The commands in the shell blocks of a part of the manual.
 fn commands(text: &str) -> String {
     let blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.strip_prefix("sh\n"));
     blocks.flat_map(str::lines).map(|line| line.trim_start().to_owned() + "\n").collect()
@@ -26,20 +23,18 @@ fn runbooks() -> impl Iterator<Item = (&'static str, &'static str)> {
     runbooks.split("\n### ").skip(1).map(|runbook| runbook.split_once('\n').unwrap())
 }
 
-/// A pool of eight, of which one student holds two, and the deletion of one has failed.
-struct Trouble {
+/// A broker that needs an operator: of eight sandboxes one student holds two, and the deletion of a third has failed.
+struct Incident {
     broker: Broker,
     _csp: CspSim,
     held: String,
     failed: String,
 }
 
-impl Trouble {
-    async fn begin() -> Self {
+impl Incident {
+    async fn start() -> Self {
         let csp = CspSim::start(8).await;
-        let mut settings = csp.settings().to_vec();
-        settings.extend([("BROKER_STORE", "memory"), ("DELETION_RETRY_MAX_ATTEMPTS", "1")]);
-        let broker = Broker::start(&settings).await;
+        let broker = Broker::on_csp(&csp, &[("DELETION_RETRY_MAX_ATTEMPTS", "1")]).await;
         assert_eq!(broker.sync("").await.status, 200);
         let failed = broker.allocate("student-2").await.sandbox_id().to_owned();
         assert_eq!(broker.mark_for_deletion(&failed, "student-2").await.status, 200);
@@ -52,9 +47,10 @@ impl Trouble {
         Self { broker, _csp: csp, held, failed }
     }
 
-    async fn follow(&self, script: &str) {
-        let programs = Path::new(env!("CARGO_BIN_EXE_sandbox-broker")).parent().unwrap();
-        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    /// Runs the script with the program in its path.
+    async fn run(&self, script: &str) {
+        let program = program_path();
+        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
         let mut shell = Command::new("bash");
         shell.args(["-euo", "pipefail", "-c", script]).env_clear().envs([
             ("PATH", path.as_str()),
@@ -64,33 +60,33 @@ impl Trouble {
             ("FAILED", &self.failed),
             ("STUDENT", "student-1"),
         ]);
-        let output = tokio::task::spawn_blocking(move || shell.output().unwrap()).await.unwrap();
+        let output = output_of(shell).await;
         assert!(output.status.success(), "{script}\n{output:?}");
     }
 }
 
 #[actix_web::test]
-async fn the_runbooks_can_be_followed_to_the_letter() {
-    let (beginning, _) = MANUAL.split_once("## Runbooks").unwrap();
+async fn the_commands_of_each_runbook_work() {
+    let (introduction, _) = MANUAL.split_once("## Runbooks").unwrap();
     let mut titles = Vec::new();
     for (title, text) in runbooks() {
-        let trouble = Trouble::begin().await;
-        trouble.follow(&(commands(beginning) + &commands(text))).await;
-        let stats = trouble.broker.stats().await.body;
-        let actors = trouble.broker.get_admin("/v1/admin/actors").await.body;
+        let incident = Incident::start().await;
+        incident.run(&(commands(introduction) + &commands(text))).await;
+        let stats = incident.broker.stats().await.body;
+        let actors = incident.broker.get_admin("/v1/admin/actors").await.body;
         match title {
             "Deletions fail" => {
                 assert_eq!((&stats["deletion_failed"], &stats["pending_deletion"]), (&json!(0), &json!(0)))
             }
             "A student holds two" => assert_eq!(stats["allocated"], 1),
             "Drain for maintenance" => assert_eq!((&stats["allocated"], &stats["available"]), (&json!(0), &json!(7))),
-            _ => assert_eq!(stats["allocated"], 2, "{title} takes nothing from anybody"),
+            _ => assert_eq!(stats["allocated"], 2, "{title} releases no sandbox"),
         }
         let is_running = |actor: &Value| actor["desired_state"] == "running";
         assert!(actors["actors"].as_array().unwrap().iter().all(is_running), "{title}: {actors}");
         titles.push(title);
     }
-    let asked_for = [
+    let expected = [
         "The pool is empty",
         "The CSP is down",
         "Deletions fail",
@@ -98,13 +94,13 @@ async fn the_runbooks_can_be_followed_to_the_letter() {
         "Freeze deletions",
         "Drain for maintenance",
     ];
-    assert_eq!(titles, asked_for);
+    assert_eq!(titles, expected);
 }
 
 #[actix_web::test]
-async fn every_answer_is_explained_and_none_that_there_is_not() {
+async fn every_error_of_the_api_is_explained_and_no_other() {
     let document = TestApp::start_empty(&[]).await.get("/v1/openapi.json").await.body;
-    // What is answered before a route is found, or by the framework.
+    // Errors before routing, and those of the framework.
     let unrouted = [
         ("400", "BAD_REQUEST"),
         ("405", "METHOD_NOT_ALLOWED"),
@@ -140,7 +136,7 @@ fn owned((status, code): (&str, &str)) -> (String, String) {
 }
 
 #[test]
-fn every_actor_and_every_runbook_that_an_alert_names_is_there() {
+fn every_actor_is_explained_and_every_runbook_of_an_alert_exists() {
     for actor in ActorName::ALL.iter().map(|actor| actor.as_str()) {
         assert!(MANUAL.contains(&format!("| `{actor}` |")), "{actor}");
     }
@@ -148,6 +144,6 @@ fn every_actor_and_every_runbook_that_an_alert_names_is_there() {
     let named: Vec<_> = ALERTS.split("runbook \"").skip(1).map(|text| text.split('"').next().unwrap()).collect();
     assert!(named.len() > 3, "{named:?}");
     for name in named {
-        assert!(titles.contains(&name), "{name} is not among {titles:?}");
+        assert!(titles.contains(&name), "{name} is not one of {titles:?}");
     }
 }

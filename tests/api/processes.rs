@@ -1,4 +1,4 @@
-//! Real processes: crashes, several brokers on one DynamoDB server, a CSP that dies, the command line.
+//! Brokers as processes: crashes, several brokers on one DynamoDB server, a dead CSP, the command line.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,10 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
+use test_support::{Broker, CspSim, DynamoServer, TRACK_TOKEN, assert_error, eventually, program, send};
 use tokio::time::{Instant, sleep};
-
-use crate::helpers::{assert_error, eventually, send};
-use crate::program::{Broker, CspSim, DynamoServer, program};
 
 #[actix_web::test]
 async fn a_holding_survives_kill_9() {
@@ -29,9 +27,9 @@ async fn a_holding_survives_kill_9() {
     assert_eq!(broker.read(&released, "student-2").await.body["status"], "pending_deletion", "I3");
 }
 
-/// What is in flight is answered, leases are given back, and connections that idle hold nothing up.
+/// Requests in flight are answered, leases are released, and idle connections do not delay the exit.
 #[actix_web::test]
-async fn sigterm_ends_the_program_in_good_order() {
+async fn sigterm_stops_the_program_in_order() {
     let (server, csp) = (DynamoServer::start().await, CspSim::start(5).await);
     let settings = csp.settings();
     let mut broker = Broker::on_server(&server, &settings).await;
@@ -40,20 +38,20 @@ async fn sigterm_ends_the_program_in_good_order() {
     let lists = async || csp.stats().await["lists"].as_u64().unwrap();
     let before = lists().await;
     let in_flight = actix_web::rt::spawn(broker.admin(Method::POST, "/v1/admin/sync").send());
-    eventually("the sync is under way", async || (lists().await > before).then_some(())).await;
-    let began = Instant::now();
+    eventually("the sync has started", async || (lists().await > before).then_some(())).await;
+    let started = Instant::now();
     assert!(broker.process.terminate().await.success());
-    assert!(began.elapsed() < Duration::from_secs(20), "well inside the grace period of 25 s");
+    assert!(started.elapsed() < Duration::from_secs(20), "the grace period of 25 s is not used up");
     assert_eq!(in_flight.await.unwrap().unwrap().status(), 200);
     csp.set_faults(json!({})).await;
-    let heir = Broker::on_server(&server, &settings).await;
-    assert_eq!(heir.sync("").await.status, 200, "nobody holds the lease");
+    let successor = Broker::on_server(&server, &settings).await;
+    assert_eq!(successor.sync("").await.status, 200, "the lease is free");
 }
 
-/// 200 pairs of twins, half to each broker, get 200 sandboxes, both twins the same; then 700 tracks get the 700
-/// sandboxes that are left, and nobody is told that there is none.
+/// 200 tracks send their request to both brokers at once and get one sandbox each. Then 700 tracks get the other 700
+/// sandboxes, and none is refused.
 #[actix_web::test]
-async fn twins_get_one_sandbox_and_the_pool_is_used_up_to_the_last() {
+async fn duplicates_at_two_brokers_get_one_sandbox_and_the_whole_pool_is_usable() {
     for round in 0..rounds() {
         let (server, csp) = (DynamoServer::start().await, CspSim::start(900).await);
         let mut settings = csp.settings().to_vec();
@@ -62,12 +60,12 @@ async fn twins_get_one_sandbox_and_the_pool_is_used_up_to_the_last() {
         let other = Broker::on_server(&server, &settings).await;
         assert_eq!(one.sync("").await.status, 200);
 
-        let twins = (0..200).map(|number| {
-            let (one, other, track) = (&one, &other, format!("twin-{number}"));
+        let duplicates = (0..200).map(|number| {
+            let (one, other, track) = (&one, &other, format!("duplicate-{number}"));
             async move { tokio::join!(one.allocate(&track), other.allocate(&track)) }
         });
         let mut sandboxes = BTreeSet::new();
-        for (first, second) in join_all(twins).await {
+        for (first, second) in join_all(duplicates).await {
             assert_eq!(first.sandbox_id(), second.sandbox_id(), "I2, round {round}");
             assert!(sandboxes.insert(first.sandbox_id().to_owned()), "I1, round {round}");
         }
@@ -84,7 +82,7 @@ async fn twins_get_one_sandbox_and_the_pool_is_used_up_to_the_last() {
     }
 }
 
-/// One round suffices in passing; `BROKER_TEST_ROUNDS=20` shows that it is not luck.
+/// One round by default; `BROKER_TEST_ROUNDS=20` makes an accidental pass unlikely.
 fn rounds() -> u32 {
     std::env::var("BROKER_TEST_ROUNDS").map_or(1, |rounds| rounds.parse().expect("BROKER_TEST_ROUNDS is a number"))
 }
@@ -92,9 +90,7 @@ fn rounds() -> u32 {
 #[actix_web::test]
 async fn tracks_do_not_notice_that_the_csp_is_dead() {
     let mut csp = CspSim::start(20).await;
-    let mut settings = csp.settings().to_vec();
-    settings.extend([("BROKER_STORE", "memory"), ("CIRCUIT_BREAKER_THRESHOLD", "2")]);
-    let broker = Broker::start(&settings).await;
+    let broker = Broker::on_csp(&csp, &[("CIRCUIT_BREAKER_THRESHOLD", "2")]).await;
     assert_eq!(broker.sync("").await.status, 200);
     csp.process.kill();
 
@@ -113,9 +109,7 @@ async fn tracks_do_not_notice_that_the_csp_is_dead() {
 #[actix_web::test]
 async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
     let csp = CspSim::start(20).await;
-    let mut settings = csp.settings().to_vec();
-    settings.push(("BROKER_STORE", "memory"));
-    let broker = Broker::start(&settings).await;
+    let broker = Broker::on_csp(&csp, &[]).await;
     assert_eq!(broker.sync("").await.status, 200);
     csp.set_faults(json!({ "empty_listing": true })).await;
     assert_error(&broker.sync("").await, 409, "SYNC_REFUSED");
@@ -131,16 +125,18 @@ async fn a_listing_that_would_empty_the_pool_is_refused_unless_forced() {
 }
 
 #[actix_web::test]
-async fn stale_sandboxes_are_buried_when_operators_say_so() {
+async fn stale_sandboxes_become_tombstones_when_an_operator_deletes_them() {
     let csp = CspSim::start(20).await;
-    let mut settings = csp.settings().to_vec();
-    settings.push(("BROKER_STORE", "memory"));
-    let broker = Broker::start(&settings).await;
+    let broker = Broker::on_csp(&csp, &[]).await;
     assert_eq!(broker.sync("").await.status, 200);
     csp.set_faults(json!({ "missing": [2_000_001, 2_000_002, 2_000_003] })).await;
     assert_eq!(broker.sync("").await.body["marked_stale"], 3);
     let early = broker.post_admin("/v1/admin/auto-delete-stale").await;
-    assert_eq!((&early.body["status"], &early.body["deleted"]), (&json!("completed"), &json!(0)), "not for a day");
+    assert_eq!(
+        (&early.body["status"], &early.body["deleted"]),
+        (&json!("completed"), &json!(0)),
+        "the grace period is a day"
+    );
     let tombstone = broker.post_admin("/v1/admin/auto-delete-stale?grace_period_hours=0").await;
     assert_eq!(tombstone.body["deleted"], 3, "{tombstone:?}");
     csp.set_faults(json!({ "missing": [2_000_004] })).await;
@@ -149,12 +145,12 @@ async fn stale_sandboxes_are_buried_when_operators_say_so() {
     assert_eq!(broker.post_admin("/v1/admin/bulk-delete?status=deletion_failed").await.body["deleted"], 0);
     let stats = broker.stats().await.body;
     assert_eq!((&stats["total"], &stats["stale"]), (&json!(16), &json!(0)));
-    assert_eq!(csp.stats().await["deletes"], json!({}), "without a call to the CSP");
+    assert_eq!(csp.stats().await["deletes"], json!({}), "the CSP is not called");
     assert_eq!(broker.post_admin("/v1/admin/auto-expire").await.body["expired"], 0);
 }
 
 #[test]
-fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
+fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
     type Setting = (&'static str, &'static str);
     let cases: [(&[Setting], &[&str]); 8] = [
         (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
@@ -163,7 +159,7 @@ fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
         (&[("BROKER_STORE", "floppy")], &["BROKER_STORE", "floppy", "embedded", "memory", "dynamodb"]),
         (&[("LAB_DURATION_HOURS", "-1")], &["LAB_DURATION_HOURS", "-1"]),
         (&[("MAX_IN_FLIGHT", "0")], &["MAX_IN_FLIGHT", "0"]),
-        (&[("BROKER_ADMIN_TOKEN", super::program::TRACK_TOKEN)], &["BROKER_ADMIN_TOKEN", "other tokens"]),
+        (&[("BROKER_ADMIN_TOKEN", TRACK_TOKEN)], &["BROKER_ADMIN_TOKEN", "other tokens"]),
         (&[("LOG_LEVEL", "sandbox_broker=loud")], &["LOG_LEVEL", "loud"]),
     ];
     for (settings, words) in cases {
@@ -178,7 +174,7 @@ fn bad_settings_end_the_program_with_exit_code_2_and_are_named() {
 }
 
 #[test]
-fn help_is_the_manual_of_all_settings() {
+fn help_lists_all_settings() {
     let output = program(&["--help"]).output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let settings = [
@@ -234,10 +230,10 @@ fn help_is_the_manual_of_all_settings() {
     for setting in settings {
         assert!(help.contains(&format!("[env: {setting}")), "{setting} is not in --help");
     }
-    assert!(!help.contains(super::program::TRACK_TOKEN), "a token in --help");
+    assert!(!help.contains(TRACK_TOKEN), "a token in --help");
 }
 
-/// Three brokers on one table: one of them syncs at a time, a killed one is replaced, a pause reaches all.
+/// Three brokers on one table: one syncs at a time, a killed leader is replaced, a pause reaches all.
 #[actix_web::test]
 async fn three_brokers_share_the_background_jobs() {
     let (server, csp) = (DynamoServer::start().await, CspSim::start(30).await);
@@ -255,22 +251,22 @@ async fn three_brokers_share_the_background_jobs() {
         brokers.push((name, Broker::on_server(&server, &settings).await));
     }
 
-    // In so many intervals there are so many listings, not three times as many. The end of a run starts the interval,
-    // and whole seconds are compared, so there may be fewer.
+    // One listing in each interval, not three. There may be fewer: an interval starts at the end of a run, and the
+    // leases compare whole seconds.
     let lists = async || csp.stats().await["lists"].as_u64().unwrap();
     let before = lists().await;
     sleep(Duration::from_secs(8)).await;
     let in_four_intervals = lists().await - before;
     assert!((2..=5).contains(&in_four_intervals), "{in_four_intervals} listings in four intervals");
 
-    // The leader dies in the middle of a run, with the lease in its hands.
+    // The leader is killed during a run, while it holds the lease.
     csp.set_faults(json!({ "latency_ms": 3000 })).await;
-    let leader = eventually("a sync is under way", async || {
+    let leader = eventually("a sync is running", async || {
         let status = brokers[0].1.get_admin("/v1/admin/actors/csp-sync").await.body;
         let leader = status["leader"].as_str()?.to_owned();
         let (_, broker) = brokers.iter().find(|(name, _)| *name == leader)?;
-        let its_status = broker.get_admin("/v1/admin/actors/csp-sync").await.body;
-        (its_status["status"] == "running").then_some(leader)
+        let own_status = broker.get_admin("/v1/admin/actors/csp-sync").await.body;
+        (own_status["status"] == "running").then_some(leader)
     })
     .await;
     let index = brokers.iter().position(|(name, _)| *name == leader).unwrap();
@@ -282,13 +278,13 @@ async fn three_brokers_share_the_background_jobs() {
         (status["leader"] != leader.as_str() && status["last_run"]["error"].is_null()).then_some(())
     })
     .await;
-    assert!(killed_at.elapsed() < Duration::from_secs(4 + 4), "inside the lease, give or take a look");
+    assert!(killed_at.elapsed() < Duration::from_secs(4 + 4), "within the lease of 4 s, with time for polling");
 
-    // A pause said to one stops all.
+    // A pause at one broker reaches the other.
     let [(_, one), (_, other)] = &brokers[..] else { panic!("two are left") };
     let pause = one.admin(Method::POST, "/v1/admin/actors/cleanup/pause").json(&json!({ "reason": "freeze" }));
     assert_eq!(send(pause).await.status, 200);
-    eventually("the other broker obeys", async || {
+    eventually("the other broker pauses", async || {
         let status = other.get_admin("/v1/admin/actors/cleanup").await.body;
         (status["status"] == "paused").then_some(())
     })
@@ -301,7 +297,7 @@ async fn three_brokers_share_the_background_jobs() {
         released.push(id);
     }
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(csp.stats().await["deletes"], json!({}), "nobody deletes");
+    assert_eq!(csp.stats().await["deletes"], json!({}), "no broker deletes");
     assert_eq!(one.stats().await.body["pending_deletion"], 10);
 
     other.post_admin("/v1/admin/actors/cleanup/resume").await;
@@ -310,22 +306,21 @@ async fn three_brokers_share_the_background_jobs() {
     assert_eq!(csp.stats().await["deletes"], json!(exactly_once));
 }
 
-/// Allocated, forgotten, reaped on time, deleted, replaced, and free again, without any outside help.
+/// A sandbox that its track forgets is expired on time, deleted and replaced without an operator.
 #[actix_web::test]
-async fn the_pool_lives_by_itself() {
+async fn the_pool_renews_itself() {
     let csp = CspSim::start(1).await;
-    let mut settings = csp.settings().to_vec();
-    settings.extend([
-        ("BROKER_STORE", "memory"),
+    let settings = [
         ("LAB_DURATION_HOURS", "0.0015"),
         ("GRACE_PERIOD_MINUTES", "0"),
         ("CLEANUP_INTERVAL_SEC", "1"),
         ("SYNC_INTERVAL_SEC", "1"),
-    ]);
-    let broker = Broker::start(&settings).await;
-    let first =
-        eventually("the first sync", async || Some(broker.allocate("t1").await).filter(|answer| answer.status == 201))
-            .await;
+    ];
+    let broker = Broker::on_csp(&csp, &settings).await;
+    let first = eventually("the first sync has filled the pool", async || {
+        Some(broker.allocate("t1").await).filter(|answer| answer.status == 201)
+    })
+    .await;
     let expires_at = first.body["expires_at"].as_u64().unwrap();
     assert_error(&broker.allocate("t2").await, 409, "NO_SANDBOXES_AVAILABLE");
     let tombstone = eventually("the sandbox is deleted", async || {
@@ -334,11 +329,12 @@ async fn the_pool_lives_by_itself() {
     })
     .await;
     assert_eq!(tombstone["sandbox_id"], first.body["sandbox_id"]);
-    let reaped_at = tombstone["deletion_requested_at"].as_u64().unwrap();
-    assert!((expires_at..=expires_at + 2).contains(&reaped_at), "due at {expires_at}, over at {reaped_at}");
-    let second =
-        eventually("the replacement", async || Some(broker.allocate("t2").await).filter(|answer| answer.status == 201))
-            .await;
+    let expired_at = tombstone["deletion_requested_at"].as_u64().unwrap();
+    assert!((expires_at..=expires_at + 2).contains(&expired_at), "due at {expires_at}, expired at {expired_at}");
+    let second = eventually("the replacement is available", async || {
+        Some(broker.allocate("t2").await).filter(|answer| answer.status == 201)
+    })
+    .await;
     assert_ne!(second.sandbox_id(), first.sandbox_id());
     assert_eq!(csp.stats().await["deletes"], json!({ first.sandbox_id(): 1 }));
 }

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use clap::ValueEnum as _;
 use sandbox_broker::reference::Page;
-
-use crate::program::program;
+use test_support::program;
 
 #[test]
 fn the_snapshots_of_the_reference_are_what_the_program_prints() {

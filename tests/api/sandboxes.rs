@@ -1,12 +1,13 @@
+//! The endpoints of tracks.
+
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use reqwest::Method;
-
-use crate::helpers::{TestApp, assert_error, send};
+use test_support::{TestApp, assert_error, send};
 
 #[actix_web::test]
-async fn allocate_answers_the_six_fields_and_the_same_again() {
+async fn allocate_answers_six_fields_and_a_replay_the_same() {
     let app = TestApp::start(&[]).await;
     let first = app.allocate("student-1").await;
     assert_eq!(first.status, 201, "{first:?}");
@@ -45,7 +46,7 @@ async fn the_lab_and_the_owner_are_stored() {
 }
 
 #[actix_web::test]
-async fn keys_make_several_holdings_of_one_track() {
+async fn a_track_holds_one_sandbox_per_idempotency_key() {
     let app = TestApp::start(&[]).await;
     let with_key =
         |key: &'static str| send(app.track(Method::POST, "/v1/allocate", "student-1").header("Idempotency-Key", key));
@@ -53,11 +54,11 @@ async fn keys_make_several_holdings_of_one_track() {
     assert_ne!(one.body["sandbox_id"], other.body["sandbox_id"]);
     assert_eq!(one.body, again.body);
     let released = app.mark_for_deletion(other.sandbox_id(), "student-1").await;
-    assert_eq!(released.status, 200, "the key of a release is found: {released:?}");
+    assert_eq!(released.status, 200, "the broker finds the key: {released:?}");
 }
 
 #[actix_web::test]
-async fn a_name_prefix_selects() {
+async fn a_name_prefix_selects_sandboxes() {
     let app = TestApp::start(&[]).await;
     let with_prefix = |track: &'static str, prefix: &'static str| {
         send(app.track(Method::POST, "/v1/allocate", track).header("X-Sandbox-Name-Prefix", prefix))
@@ -67,7 +68,7 @@ async fn a_name_prefix_selects() {
 }
 
 #[actix_web::test]
-async fn an_empty_pool_is_told_and_a_replay_still_gets_its_sandbox() {
+async fn an_empty_pool_is_an_error_except_for_replays() {
     let app = TestApp::start(&["--csp-sim-sandboxes=3"]).await;
     let answers = join_all(["a", "b", "c"].map(|track| app.allocate(track))).await;
     let distinct: BTreeSet<_> = answers.iter().map(|answer| answer.sandbox_id()).collect();
@@ -79,7 +80,7 @@ async fn an_empty_pool_is_told_and_a_replay_still_gets_its_sandbox() {
 }
 
 #[actix_web::test]
-async fn a_sandbox_is_given_back_once_and_the_answer_repeated() {
+async fn a_repeated_release_gets_the_same_answer() {
     let app = TestApp::start(&[]).await;
     let id = app.allocate("student-1").await.sandbox_id().to_owned();
     let released = app.mark_for_deletion(&id, "student-1").await;
@@ -96,7 +97,7 @@ async fn a_sandbox_is_given_back_once_and_the_answer_repeated() {
 }
 
 #[actix_web::test]
-async fn others_have_no_say() {
+async fn other_tracks_may_not_read_renew_or_release() {
     let app = TestApp::start(&[]).await;
     let id = app.allocate("student-1").await.sandbox_id().to_owned();
     assert_error(&app.read(&id, "student-2").await, 403, "NOT_SANDBOX_OWNER");
@@ -107,7 +108,7 @@ async fn others_have_no_say() {
 }
 
 #[actix_web::test]
-async fn a_holding_can_be_renewed_until_it_is_given_back() {
+async fn a_holding_can_be_renewed_until_its_release() {
     let app = TestApp::start(&[]).await;
     let allocated = app.allocate("student-1").await;
     let renewed = app.renew(allocated.sandbox_id(), "student-1").await;
@@ -117,7 +118,7 @@ async fn a_holding_can_be_renewed_until_it_is_given_back() {
     assert_error(&app.renew(allocated.sandbox_id(), "student-1").await, 409, "WRONG_STATE");
 }
 
-/// SPEC section 11: one DynamoDB request for each call when nothing contends, counted at the SDK.
+/// One DynamoDB request for each call without contention, counted at the SDK.
 #[actix_web::test]
 async fn each_call_is_one_dynamodb_request() {
     let app = TestApp::start(&[]).await;
@@ -129,7 +130,7 @@ async fn each_call_is_one_dynamodb_request() {
         }
         counts
     };
-    // The metrics of a process are shared by all its tests, so this one asks again if others were in between.
+    // All tests of a process share its metrics, so this one repeats if others sent requests meanwhile.
     for _ in 0..50 {
         let id = app.allocate("warm-up").await.sandbox_id().to_owned();
         let before = counted().await;
@@ -144,5 +145,5 @@ async fn each_call_is_one_dynamodb_request() {
             return;
         }
     }
-    panic!("allocate, replay, read and release never were one request each");
+    panic!("allocate, replay, read and release never took one request each");
 }

@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them that speaks OTLP over HTTP.
+//! Traces, as a collector of OTLP over HTTP receives them.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,15 +8,14 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use reqwest::Method;
 use serde_json::json;
+use test_support::{Broker, DynamoServer, send};
 
-use crate::helpers::send;
-use crate::program::{Broker, DynamoServer};
-
-/// Takes spans, and lists one sandbox as a CSP does. Keeps what it was sent.
+/// A collector of spans that is also a CSP with one sandbox. It keeps what it receives.
 #[derive(Clone, Default)]
 struct Collector {
     spans: Arc<Mutex<Vec<Span>>>,
-    asked_of_the_csp: Arc<Mutex<Vec<String>>>,
+    /// The `traceparent` header of each request to the CSP.
+    csp_contexts: Arc<Mutex<Vec<String>>>,
 }
 
 impl Collector {
@@ -26,6 +25,7 @@ impl Collector {
         let app = move || {
             App::new()
                 .app_data(web::Data::new(kept.clone()))
+                .app_data(web::PayloadConfig::new(16 << 20))
                 .route("/v1/traces", web::post().to(Self::take))
                 .route("/current_user/accounts", web::get().to(Self::list))
         };
@@ -43,8 +43,8 @@ impl Collector {
     }
 
     async fn list(collector: web::Data<Self>, request: HttpRequest) -> HttpResponse {
-        let context = request.headers().get("traceparent").expect("it is sent").to_str().unwrap().to_owned();
-        collector.asked_of_the_csp.lock().unwrap().push(context);
+        let context = request.headers().get("traceparent").expect("the header is sent").to_str().unwrap().to_owned();
+        collector.csp_contexts.lock().unwrap().push(context);
         let account = json!({
             "id": "identity/accounts/0f8fad5b", "name": "one", "csp_id": 4711, "account_type": "sandbox",
             "state": "active", "created_at": "2026-01-01T00:00:00Z",
@@ -52,15 +52,15 @@ impl Collector {
         HttpResponse::Ok().json(json!({ "results": [account] }))
     }
 
-    /// The only span of this name within `parent`.
+    /// The only span of this name, with this parent if one is given.
     fn span(&self, name: &str, parent: Option<&[u8]>) -> Span {
         let spans = self.spans.lock().unwrap();
-        let is_it = |span: &&Span| span.name == name && parent.is_none_or(|parent| span.parent_span_id == parent);
-        match spans.iter().filter(is_it).collect::<Vec<_>>()[..] {
+        let is_match = |span: &&Span| span.name == name && parent.is_none_or(|parent| span.parent_span_id == parent);
+        match spans.iter().filter(is_match).collect::<Vec<_>>()[..] {
             [span] => span.clone(),
             _ => {
                 let all = spans.iter().map(|span| (&span.name, hex(&span.span_id), hex(&span.parent_span_id)));
-                panic!("not one {name} within {parent:?}: {:#?}", all.collect::<Vec<_>>())
+                panic!("there is not one {name} with parent {parent:?}: {:#?}", all.collect::<Vec<_>>())
             }
         }
     }
@@ -81,24 +81,24 @@ async fn an_allocation_is_one_trace_from_the_track_to_dynamodb() {
     let request = broker.track(Method::POST, "/v1/allocate", "student-1");
     let answer = send(request.header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")).await;
     assert_eq!((answer.status.as_u16(), answer.sandbox_id()), (201, "4711"));
-    assert!(broker.process.terminate().await.success(), "the spans that wait are sent first");
+    assert!(broker.process.terminate().await.success(), "buffered spans are sent before the exit");
 
     let request = collector.span("POST /v1/allocate", None);
-    assert_eq!(hex(&request.trace_id), "0af7651916cd43dd8448eb211c80319c", "the track's trace goes on");
+    assert_eq!(hex(&request.trace_id), "0af7651916cd43dd8448eb211c80319c", "the track's trace is continued");
     assert_eq!(hex(&request.parent_span_id), "b7ad6b7169203331");
     let claim = collector.span("claim", Some(&request.span_id));
     let call = collector.span("DynamoDB.TransactWriteItems", Some(&claim.span_id));
     assert_eq!((&claim.trace_id, &call.trace_id), (&request.trace_id, &request.trace_id));
 
-    let asked = collector.asked_of_the_csp.lock().unwrap().clone();
-    let listings = asked.iter().map(|context| context.split('-').nth(2).unwrap().to_owned());
+    let contexts = collector.csp_contexts.lock().unwrap().clone();
+    let listings = contexts.iter().map(|context| context.split('-').nth(2).unwrap().to_owned());
     for listing in listings {
         let spans = collector.spans.lock().unwrap();
-        let listing = spans.iter().find(|span| hex(&span.span_id) == listing).expect("the CSP is told of the span");
+        let listing = spans.iter().find(|span| hex(&span.span_id) == listing).expect("the CSP receives the span's id");
         let run = spans.iter().find(|span| span.span_id == listing.parent_span_id).expect("the run is a span");
         assert_eq!((listing.name.as_str(), run.name.as_str()), ("csp list", "csp-sync"));
     }
-    assert!(!asked.is_empty());
+    assert!(!contexts.is_empty());
 }
 
 fn hex(bytes: &[u8]) -> String {

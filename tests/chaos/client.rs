@@ -1,4 +1,4 @@
-//! A client: one track that allocates, asks again, reads, renews, gives back or forgets, and writes down every answer.
+//! A client: one track that allocates, repeats, reads, renews, releases or abandons, and records every call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
+use test_support::TRACK_TOKEN;
 use tokio::time::{Instant, sleep};
 
+use super::endpoint::Endpoint;
 use super::history::{Call, Completion, Op, SandboxId, Timestamp};
-use super::replica::Endpoint;
-use crate::support::processes::TRACK_TOKEN;
 
-/// So often a client asks again until it has a sandbox.
+/// Attempts of one allocation or release.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Some clients give up before the broker has even looked; the longest wait is beyond every budget of the broker.
+/// Request timeouts: some end before the broker answers, the longest is beyond the broker's own limits.
 const TIMEOUTS: [Duration; 4] =
     [Duration::from_millis(150), Duration::from_millis(1500), Duration::from_secs(7), Duration::from_secs(7)];
 
-/// What the names of the wanted sandboxes begin with: any, few, soon none, none ever.
+/// Name prefixes that match all sandboxes, some, few, or none.
 const PREFIXES: [&str; 8] = ["", "", "", "", "lab-", "lab-0002", "lab-00001", "no-such-"];
 
-pub struct Client {
+pub(crate) struct Client {
     track: String,
     endpoints: Arc<[Endpoint]>,
     http: reqwest::Client,
     random: fastrand::Rng,
-    /// What it believes to hold, by its keys.
+    /// The sandboxes that the client may hold, by key.
     held: BTreeMap<String, SandboxId>,
     history: Vec<Call>,
 }
 
 impl Client {
-    pub fn new(track: String, endpoints: Arc<[Endpoint]>, seed: u64) -> Self {
+    pub(crate) fn new(track: String, endpoints: Arc<[Endpoint]>, seed: u64) -> Self {
         Self {
             track,
             endpoints,
@@ -44,17 +44,17 @@ impl Client {
         }
     }
 
-    /// Does one thing after another until `end`; tells all that it was completion.
-    pub async fn live(mut self, end: Instant) -> Vec<Call> {
+    /// Invokes random operations until `end` and returns the calls.
+    pub(crate) async fn run(mut self, end: Instant) -> Vec<Call> {
         while Instant::now() < end {
             let key = if self.random.u8(0..4) == 0 { format!("{}-second", self.track) } else { self.track.clone() };
             match (self.random.u8(0..20), self.held.get(&key).cloned()) {
-                (0..=2, Some(sandbox)) => self.ask(&key, Op::Read(sandbox)).await,
-                (3..=6, Some(sandbox)) => self.ask(&key, Op::Renew(sandbox)).await,
-                (7..=12, Some(sandbox)) => self.give_back(&key, sandbox).await,
-                // Long enough for what it holds to expire.
+                (0..=2, Some(sandbox)) => self.invoke(&key, Op::Read(sandbox)).await,
+                (3..=6, Some(sandbox)) => self.invoke(&key, Op::Renew(sandbox)).await,
+                (7..=12, Some(sandbox)) => self.release_or_abandon(&key, sandbox).await,
+                // Long enough for the holding to expire.
                 (13, Some(_)) => sleep(Duration::from_millis(self.random.u64(0..8000))).await,
-                (7..=12, None) => self.ask_twice(&key).await,
+                (7..=12, None) => self.allocate_twice(&key).await,
                 _ => self.allocate(&key).await,
             }
             sleep(Duration::from_millis(self.random.u64(0..120))).await;
@@ -62,8 +62,8 @@ impl Client {
         self.history
     }
 
-    /// Allocates and gives back through one replica, as often as it takes, until `end`.
-    pub async fn prove_that_it_serves(mut self, replica: usize, end: Instant) -> Vec<Call> {
+    /// Retries an allocation and a release at one replica until both succeed, or until `end`.
+    pub(crate) async fn probe(mut self, replica: usize, end: Instant) -> Vec<Call> {
         let key = self.track.clone();
         while Instant::now() < end {
             let op = match self.held.get(&key) {
@@ -71,11 +71,11 @@ impl Client {
                 Some(sandbox) => Op::Release(sandbox.clone()),
             };
             let call = self.call(&key, op, replica, TIMEOUTS[3]).await;
-            if call.completion == Completion::Released {
-                self.note(call);
+            let is_released = call.completion == Completion::Released;
+            self.record(call);
+            if is_released {
                 break;
             }
-            self.note(call);
             sleep(Duration::from_millis(200)).await;
         }
         self.history
@@ -84,18 +84,18 @@ impl Client {
     async fn allocate(&mut self, key: &str) {
         let prefix = self.draw_prefix();
         for _ in 0..MAX_ATTEMPTS {
-            self.ask(key, Op::Allocate { prefix: prefix.clone() }).await;
-            let is_hopeless = !prefix.is_empty()
+            self.invoke(key, Op::Allocate { prefix: prefix.clone() }).await;
+            let has_no_match = !prefix.is_empty()
                 && self.history.last().is_some_and(|call| call.completion == Completion::NoneAvailable);
-            if self.held.contains_key(key) || is_hopeless {
+            if self.held.contains_key(key) || has_no_match {
                 return;
             }
             sleep(Duration::from_millis(self.random.u64(10..300))).await;
         }
     }
 
-    /// Twins: the same key at the same time, through two replicas or through one, with one prefix or with two.
-    async fn ask_twice(&mut self, key: &str) {
+    /// Sends two concurrent allocations with one key, to one or two replicas, with one or two prefixes.
+    async fn allocate_twice(&mut self, key: &str) {
         let (one, other) = (self.draw_replica(), self.draw_replica());
         let (prefix, timeout) = (self.draw_prefix(), self.draw_timeout());
         let other_prefix = if self.random.bool() { prefix.clone() } else { self.draw_prefix() };
@@ -104,37 +104,38 @@ impl Client {
             sleep(lag).await;
             self.call(key, Op::Allocate { prefix: other_prefix }, other, timeout).await
         });
-        self.note(one);
-        self.note(other);
+        self.record(one);
+        self.record(other);
     }
 
-    /// Gives it back, and asks again if that is not answered, or forgets it.
-    async fn give_back(&mut self, key: &str, sandbox: SandboxId) {
+    /// Tries to release the sandbox a few times, or not at all.
+    async fn release_or_abandon(&mut self, key: &str, sandbox: SandboxId) {
         for _ in 0..self.random.u32(0..MAX_ATTEMPTS) {
-            self.ask(key, Op::Release(sandbox.clone())).await;
+            self.invoke(key, Op::Release(sandbox.clone())).await;
             if !self.held.contains_key(key) {
                 return;
             }
         }
     }
 
-    async fn ask(&mut self, key: &str, op: Op) {
+    /// Invokes the operation at a random replica and records the call.
+    async fn invoke(&mut self, key: &str, op: Op) {
         let (replica, timeout) = (self.draw_replica(), self.draw_timeout());
         let call = self.call(key, op, replica, timeout).await;
-        self.note(call);
+        self.record(call);
     }
 
     async fn call(&self, key: &str, op: Op, replica: usize, timeout: Duration) -> Call {
-        let sent = Timestamp::now();
+        let invoked = Timestamp::now();
         let completion = match self.endpoints[replica].address() {
             Some(address) => {
                 let request = self.request(&format!("http://{address}"), key, &op);
-                completion(&op, request.timeout(timeout)).await
+                completion_of(&op, request.timeout(timeout)).await
             }
-            None => Completion::NoAnswer,
+            None => Completion::Indeterminate,
         };
         let (track, key) = (self.track.clone(), key.to_owned());
-        Call { track, key, replica, op, sent, received: Timestamp::now(), completion }
+        Call { track, key, replica, op, invoked, completed: Timestamp::now(), completion }
     }
 
     fn request(&self, url: &str, key: &str, op: &Op) -> RequestBuilder {
@@ -155,12 +156,12 @@ impl Client {
         }
     }
 
-    fn note(&mut self, call: Call) {
+    fn record(&mut self, call: Call) {
         match (&call.op, &call.completion) {
             (Op::Allocate { .. }, Completion::Holds { sandbox, .. }) => {
                 self.held.insert(call.key.clone(), sandbox.clone());
             }
-            (_, Completion::Released | Completion::NotYours | Completion::WrongState) => {
+            (_, Completion::Released | Completion::NotOwned | Completion::WrongState) => {
                 self.held.remove(&call.key);
             }
             _ => {}
@@ -168,7 +169,7 @@ impl Client {
         self.history.push(call);
     }
 
-    /// One that runs, if any does.
+    /// A running replica, if there is one.
     fn draw_replica(&mut self) -> usize {
         let running: Vec<_> =
             (0..self.endpoints.len()).filter(|replica| self.endpoints[*replica].address().is_some()).collect();
@@ -184,28 +185,29 @@ impl Client {
     }
 }
 
-async fn completion(op: &Op, request: RequestBuilder) -> Completion {
-    let Ok(answer) = request.send().await else { return Completion::NoAnswer };
+/// Sends the request and reads its completion.
+async fn completion_of(op: &Op, request: RequestBuilder) -> Completion {
+    let Ok(answer) = request.send().await else { return Completion::Indeterminate };
     let status = answer.status();
-    let Ok(text) = answer.text().await else { return Completion::NoAnswer };
+    let Ok(text) = answer.text().await else { return Completion::Indeterminate };
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
-    let known = match (op, status.as_u16(), body["error"]["code"].as_str().unwrap_or_default()) {
-        (Op::Allocate { .. }, 200 | 201, _) | (Op::Renew(_), 200, _) => holds(&body),
+    let completion = match (op, status.as_u16(), body["error"]["code"].as_str().unwrap_or_default()) {
+        (Op::Allocate { .. }, 200 | 201, _) | (Op::Renew(_), 200, _) => holding(&body),
         (Op::Read(_), 200, _) => body["status"].as_str().map(|status| Completion::Reads { status: status.to_owned() }),
         (Op::Release(_), 200, _) => Some(Completion::Released),
         (Op::Allocate { .. }, 409, "NO_SANDBOXES_AVAILABLE") => Some(Completion::NoneAvailable),
         (Op::Allocate { .. }, 403 | 404, _) => None,
-        (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Completion::NotYours),
+        (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Completion::NotOwned),
         (Op::Renew(_), 409, "WRONG_STATE") => Some(Completion::WrongState),
-        (_, 503, code) if !code.is_empty() => Some(Completion::TryAgain),
-        // A process that was stopped meanwhile takes the request to have come too slowly, and does not look at it.
-        (_, 408, "") => Some(Completion::NoAnswer),
+        (_, 503, code) if !code.is_empty() => Some(Completion::Unavailable),
+        // A broker that was suspended while the request arrived treats the request as too slow and does not handle it.
+        (_, 408, "") => Some(Completion::Indeterminate),
         _ => None,
     };
-    known.unwrap_or_else(|| Completion::Unexpected(format!("{status} {text}")))
+    completion.unwrap_or_else(|| Completion::Unexpected(format!("{status} {text}")))
 }
 
-fn holds(body: &Value) -> Option<Completion> {
+fn holding(body: &Value) -> Option<Completion> {
     let sandbox = body["sandbox_id"].as_str()?.to_owned();
-    Some(Completion::Holds { sandbox, until: Timestamp::of_second(body["expires_at"].as_u64()?) })
+    Some(Completion::Holds { sandbox, until: Timestamp::from_seconds(body["expires_at"].as_u64()?) })
 }

@@ -1,83 +1,81 @@
-//! The CSP and what is done to it: every fault that it can simulate, and its death. Brokers reach it at one address,
-//! whatever port it listens on after a restart.
+//! The CSP and its faults: all that the simulator can inject, and its crash. A relay gives it one address over all restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use test_support::CspSim;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
+use super::endpoint::Endpoint;
 use super::history::SandboxId;
-use super::replica::Endpoint;
-use crate::support::processes::CspSim;
 
-pub struct Csp {
-    /// Where brokers reach it.
-    pub url: String,
+pub(crate) struct Csp {
+    /// The address of the relay.
+    url: String,
     sandboxes: u32,
     state_file: PathBuf,
     endpoint: Endpoint,
     simulator: CspSim,
     random: fastrand::Rng,
-    /// The accounts that its listing lacked for a while though they were there.
-    pub hidden: BTreeSet<SandboxId>,
-    /// How often each trouble was made.
-    pub troubles: BTreeMap<&'static str, u64>,
+    /// The accounts that a fault left out of the listing.
+    pub(crate) omitted: BTreeSet<SandboxId>,
+    /// The number of injected faults of each kind.
+    pub(crate) injected: BTreeMap<&'static str, u64>,
+}
+
+enum Fault {
+    /// The simulator works with these faults for a while.
+    Simulated(Value),
+    /// The simulator is killed and restarted.
+    Crash,
 }
 
 impl Csp {
-    pub async fn start(sandboxes: u32, state_file: PathBuf, seed: u64) -> Self {
+    pub(crate) async fn start(sandboxes: u32, state_file: PathBuf, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let endpoint = Endpoint::default();
         tokio::spawn(relay(listener, endpoint.clone()));
-        let simulator = simulator(sandboxes, &state_file, &endpoint).await;
+        let simulator = start_simulator(sandboxes, &state_file, &endpoint).await;
         let random = fastrand::Rng::with_seed(seed);
-        Self {
-            url,
-            sandboxes,
-            state_file,
-            endpoint,
-            simulator,
-            random,
-            hidden: BTreeSet::new(),
-            troubles: BTreeMap::new(),
-        }
+        let (omitted, injected) = (BTreeSet::new(), BTreeMap::new());
+        Self { url, sandboxes, state_file, endpoint, simulator, random, omitted, injected }
     }
 
-    /// The settings of a broker that uses it.
-    pub fn settings(&self) -> Vec<(String, String)> {
-        let own = self.simulator.settings().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        own.into_iter().chain([("CSP_BASE_URL".to_owned(), self.url.clone())]).collect()
+    /// The settings of a broker that uses this CSP.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let direct = self.simulator.settings().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        direct.into_iter().chain([("CSP_BASE_URL".to_owned(), self.url.clone())]).collect()
     }
 
-    /// Makes one trouble after another until `end`; then it works.
-    pub async fn be_troubled(mut self, end: Instant) -> Self {
-        let mut troubles = Vec::new();
+    /// Injects one fault after another until `end`. No fault is left afterwards.
+    pub(crate) async fn inject_faults(mut self, end: Instant) -> Self {
+        let mut faults = Vec::new();
         while Instant::now() < end {
-            if troubles.is_empty() {
-                troubles = self.all_troubles().await;
-                self.random.shuffle(&mut troubles);
+            if faults.is_empty() {
+                faults = self.all_faults().await;
+                self.random.shuffle(&mut faults);
             }
             self.pause(100..1500).await;
-            if let Some((name, faults)) = troubles.pop() {
-                *self.troubles.entry(name).or_default() += 1;
-                self.make(faults).await;
+            if let Some((name, fault)) = faults.pop() {
+                *self.injected.entry(name).or_default() += 1;
+                self.inject(fault).await;
             }
         }
         self
     }
 
-    /// Each with the faults to set; without any, it is killed.
-    async fn all_troubles(&mut self) -> Vec<(&'static str, Option<Value>)> {
-        let newest: u64 = self.accounts().await.last().expect("it replaces what is deleted").parse().unwrap();
+    async fn all_faults(&mut self) -> Vec<(&'static str, Fault)> {
+        let newest: u64 = self.accounts().await.last().expect("deleted accounts are replaced").parse().unwrap();
         let mut recent = |count: u64| (0..count).map(|_| newest - self.random.u64(0..120)).collect::<BTreeSet<_>>();
         let (missing, undeletable) = (recent(40), recent(80));
-        self.hidden.extend(missing.iter().map(u64::to_string));
-        let faults = [
+        self.omitted.extend(missing.iter().map(u64::to_string));
+        let simulated = [
             ("latency", json!({ "latency_ms": 700 })),
             ("some errors", json!({ "error_rate": 0.5, "error_status": 500 })),
             ("bad gateway", json!({ "error_rate": 1.0, "error_status": 502 })),
@@ -89,29 +87,29 @@ impl Csp {
             ("accounts missing", json!({ "missing": missing })),
             ("accounts undeletable", json!({ "undeletable": undeletable })),
         ];
-        let faults = faults.into_iter().map(|(name, faults)| (name, Some(faults)));
-        // Without the CSP the pool runs dry, which is a trouble of its own.
-        faults.chain([("kill -9", None), ("kill -9", None)]).collect()
+        let simulated = simulated.into_iter().map(|(name, faults)| (name, Fault::Simulated(faults)));
+        // More crashes than other faults: without the CSP the pool runs empty.
+        simulated.chain([("kill -9", Fault::Crash), ("kill -9", Fault::Crash)]).collect()
     }
 
-    async fn make(&mut self, faults: Option<Value>) {
-        match faults {
-            Some(faults) => {
+    async fn inject(&mut self, fault: Fault) {
+        match fault {
+            Fault::Simulated(faults) => {
                 self.simulator.set_faults(faults).await;
                 self.pause(300..2500).await;
                 self.simulator.set_faults(json!({})).await;
             }
-            None => {
+            Fault::Crash => {
                 self.simulator.process.kill();
                 self.endpoint.set(None);
                 self.pause(300..2500).await;
-                self.simulator = simulator(self.sandboxes, &self.state_file, &self.endpoint).await;
+                self.simulator = start_simulator(self.sandboxes, &self.state_file, &self.endpoint).await;
             }
         }
     }
 
-    /// The accounts that it lists.
-    pub async fn accounts(&self) -> BTreeSet<SandboxId> {
+    /// The accounts that the CSP lists.
+    pub(crate) async fn accounts(&self) -> BTreeSet<SandboxId> {
         let url = format!("{}/current_user/accounts", self.simulator.url);
         let token = format!("Token {}", CspSim::TOKEN);
         let answer = reqwest::Client::new().get(url).header("Authorization", token).send().await.unwrap();
@@ -120,20 +118,19 @@ impl Csp {
         ids.map(|id| id.to_string()).collect()
     }
 
-    async fn pause(&mut self, milliseconds: std::ops::Range<u64>) {
+    async fn pause(&mut self, milliseconds: Range<u64>) {
         sleep(Duration::from_millis(self.random.u64(milliseconds))).await;
     }
 }
 
-async fn simulator(sandboxes: u32, state_file: &std::path::Path, endpoint: &Endpoint) -> CspSim {
-    let flags = ["--port=0", "--state-file", state_file.to_str().unwrap()];
-    let simulator = CspSim::start_with(sandboxes, &flags).await;
+async fn start_simulator(sandboxes: u32, state_file: &Path, endpoint: &Endpoint) -> CspSim {
+    let simulator = CspSim::start_with(sandboxes, &["--state-file", state_file.to_str().unwrap()]).await;
     let address = simulator.url.strip_prefix("http://").unwrap().parse().unwrap();
     endpoint.set(Some(address));
     simulator
 }
 
-/// Passes connections on to where the simulator listens, or drops them while it does not.
+/// Forwards connections to the simulator, or closes them while it does not run.
 async fn relay(listener: TcpListener, endpoint: Endpoint) {
     loop {
         let (mut from, _) = listener.accept().await.unwrap();

@@ -1,4 +1,4 @@
-//! What the checker judges: what the clients were completion, what the table went through, and how it all ended.
+//! The evidence of a run: the calls of all clients, the commits of the table, and the final state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -6,48 +6,47 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// A point in time by one clock that never goes back, in microseconds since the Unix epoch, so that it can be compared
-/// with the ends that the broker tells.
+/// Microseconds since the Unix epoch by one monotonic clock, so that client times compare with the broker's expiry times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Timestamp(pub u64);
+pub(crate) struct Timestamp(pub(crate) u64);
 
 impl Timestamp {
-    pub fn now() -> Self {
-        static BEGAN: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
-            #[allow(clippy::disallowed_methods, reason = "the one look at the time of day; the rest is elapsed time")]
+    pub(crate) fn now() -> Self {
+        static START: LazyLock<(Instant, Duration)> = LazyLock::new(|| {
+            #[allow(clippy::disallowed_methods, reason = "the time of day is read once; the rest is elapsed time")]
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             (Instant::now(), now)
         });
-        let (began, at) = *BEGAN;
-        Self::since_epoch(at + began.elapsed())
+        let (start, since_epoch) = *START;
+        Self::from_duration(since_epoch + start.elapsed())
     }
 
-    pub fn of_second(second: u64) -> Self {
-        Self::since_epoch(Duration::from_secs(second))
+    pub(crate) fn from_seconds(seconds: u64) -> Self {
+        Self::from_duration(Duration::from_secs(seconds))
     }
 
-    fn since_epoch(duration: Duration) -> Self {
-        Self(u64::try_from(duration.as_micros()).unwrap())
+    fn from_duration(since_epoch: Duration) -> Self {
+        Self(u64::try_from(since_epoch.as_micros()).unwrap())
     }
 }
 
-/// One request of a client, and its answer.
+/// One operation of a client and its completion.
 #[derive(Clone, Debug)]
-pub struct Call {
-    pub track: String,
-    pub key: String,
-    /// The replica that was op.
-    pub replica: usize,
-    pub op: Op,
-    pub sent: Timestamp,
-    /// When the answer was there, or the client gave up.
-    pub received: Timestamp,
-    pub completion: Completion,
+pub(crate) struct Call {
+    pub(crate) track: String,
+    pub(crate) key: String,
+    /// The replica that received the request.
+    pub(crate) replica: usize,
+    pub(crate) op: Op,
+    pub(crate) invoked: Timestamp,
+    /// When the answer arrived or the client timed out.
+    pub(crate) completed: Timestamp,
+    pub(crate) completion: Completion,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// A sandbox whose name begins so.
+pub(crate) enum Op {
+    /// Allocate a sandbox whose name starts with the prefix.
     Allocate {
         prefix: String,
     },
@@ -57,87 +56,87 @@ pub enum Op {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Completion {
-    /// 200 or 201 to an allocation, 200 to a renewal: the track holds it until then.
+pub(crate) enum Completion {
+    /// 200 or 201 to an allocation, 200 to a renewal: the track holds the sandbox until then.
     Holds { sandbox: SandboxId, until: Timestamp },
-    /// 200 to a read: the sandbox is the track's own, in this status.
+    /// 200 to a read: the sandbox belongs to the track and has this status.
     Reads { status: String },
     /// 200 to a release.
     Released,
-    /// 409: the pool has none.
+    /// 409: the pool has no matching sandbox.
     NoneAvailable,
-    /// 403 or 404: there is no such sandbox, or it is not this track's.
-    NotYours,
-    /// 409: it cannot be renewed any more.
+    /// 403 or 404: there is no such sandbox, or it belongs to another track.
+    NotOwned,
+    /// 409: the sandbox can no longer be renewed.
     WrongState,
     /// 503.
-    TryAgain,
-    /// No answer came.
-    NoAnswer,
-    /// An answer that the API does not know.
+    Unavailable,
+    /// No answer; the operation may have taken effect.
+    Indeterminate,
+    /// An answer that the API does not specify.
     Unexpected(String),
 }
 
-pub type SandboxId = String;
+pub(crate) type SandboxId = String;
 
-/// A track, and one of its keys.
-pub type ClaimKey = (String, String);
+/// A track and one of its idempotency keys.
+pub(crate) type ClaimKey = (String, String);
 
 /// A sandbox in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SandboxItem {
-    pub name: String,
-    pub status: String,
-    pub epoch: u64,
-    /// The track and key that hold it, or held it last.
-    pub owner: Option<ClaimKey>,
+pub(crate) struct SandboxItem {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) epoch: u64,
+    /// The track and key of the current or last holding.
+    pub(crate) owner: Option<ClaimKey>,
 }
 
 impl SandboxItem {
-    pub fn is(&self, status: &str) -> bool {
+    pub(crate) fn is(&self, status: &str) -> bool {
         self.status == status
     }
 }
 
 /// A claim in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimItem {
-    pub sandbox: SandboxId,
-    pub epoch: u64,
+pub(crate) struct ClaimItem {
+    pub(crate) sandbox: SandboxId,
+    pub(crate) epoch: u64,
 }
 
-/// What became of one item.
+/// An item after a write; `None` if the write deleted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Written {
+pub(crate) enum Written {
     Sandbox(SandboxId, Option<SandboxItem>),
     Claim(ClaimKey, Option<ClaimItem>),
 }
 
-/// One write that changed something. Commits are in the order in which the table took them.
+/// One write that changed something. Commits are in the order in which they took effect.
 #[derive(Clone, Debug)]
-pub struct Commit {
-    /// It took effect after this,
-    pub began: Timestamp,
-    /// and before this.
-    pub ended: Timestamp,
-    pub written: Vec<Written>,
+pub(crate) struct Commit {
+    /// The write took effect after this time.
+    pub(crate) started: Timestamp,
+    /// The write took effect before this time.
+    pub(crate) ended: Timestamp,
+    pub(crate) written: Vec<Written>,
 }
 
 /// The sandboxes and claims of the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table {
-    pub sandboxes: BTreeMap<SandboxId, SandboxItem>,
-    pub claims: BTreeMap<ClaimKey, ClaimItem>,
+pub(crate) struct Table {
+    pub(crate) sandboxes: BTreeMap<SandboxId, SandboxItem>,
+    pub(crate) claims: BTreeMap<ClaimKey, ClaimItem>,
 }
 
 impl Table {
-    /// What is available here but no account there, or the other way round.
-    pub fn differences(&self, accounts: &BTreeSet<SandboxId>) -> BTreeSet<SandboxId> {
+    /// The available sandboxes without an account, and the accounts without an available sandbox.
+    pub(crate) fn differences(&self, accounts: &BTreeSet<SandboxId>) -> BTreeSet<SandboxId> {
         let available = self.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("available")).map(|(id, _)| id.clone());
         accounts.symmetric_difference(&available.collect()).cloned().collect()
     }
 
-    pub fn apply(&mut self, written: &Written) {
+    pub(crate) fn apply(&mut self, written: &Written) {
         match written {
             Written::Sandbox(id, Some(item)) => drop(self.sandboxes.insert(id.clone(), item.clone())),
             Written::Sandbox(id, None) => drop(self.sandboxes.remove(id)),
@@ -147,19 +146,21 @@ impl Table {
     }
 }
 
-/// Everything that was seen of one run.
+/// All observations of one run.
 #[derive(Clone, Debug, Default)]
-pub struct Evidence {
-    pub history: Vec<Call>,
-    pub journal: Vec<Commit>,
-    /// How many replicas there are.
-    pub replicas: usize,
-    /// From then on nothing was disturbed any more.
-    pub calm_since: Timestamp,
+pub(crate) struct Evidence {
+    /// The calls of all clients.
+    pub(crate) history: Vec<Call>,
+    /// The commits of the table.
+    pub(crate) journal: Vec<Commit>,
+    /// The number of replicas.
+    pub(crate) replicas: usize,
+    /// When the last fault was over.
+    pub(crate) healed_at: Timestamp,
     /// The table at the end.
-    pub table: Table,
+    pub(crate) table: Table,
     /// The accounts that the CSP lists at the end.
-    pub accounts: BTreeSet<SandboxId>,
-    /// The accounts that it once left out of its listing though they were there.
-    pub hidden: BTreeSet<SandboxId>,
+    pub(crate) accounts: BTreeSet<SandboxId>,
+    /// The accounts that a fault of the CSP left out of its listing.
+    pub(crate) omitted: BTreeSet<SandboxId>,
 }

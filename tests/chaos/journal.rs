@@ -1,5 +1,5 @@
-//! The witness: sees each write on its way to DynamoDB, one at a time, and what it changed. So the order of commits is
-//! known, which neither the brokers nor their clients could tell.
+//! The journal of commits. The proxies pass one write at a time, and the journal compares the items before and after it, so
+//! the order of commits is known.
 
 use std::collections::HashMap;
 
@@ -16,30 +16,30 @@ type Key = (String, String);
 
 const TABLE: &str = "sandbox-broker-pool";
 
-pub struct Journal {
+pub(crate) struct Journal {
     database: Database,
-    /// Each item that a write has touched, as it was after that.
+    /// Each item that was written, after its last write.
     known: HashMap<Key, Item>,
     commits: Vec<Commit>,
 }
 
 impl Journal {
-    pub fn of(database: Database) -> Self {
+    pub(crate) fn new(database: Database) -> Self {
         Self { database, known: HashMap::new(), commits: Vec::new() }
     }
 
-    pub fn commits(&self) -> &[Commit] {
+    pub(crate) fn commits(&self) -> &[Commit] {
         &self.commits
     }
 
-    /// Notes what a write to these items, begun at that moment, has changed.
-    pub fn note(&mut self, began: Timestamp, keys: Vec<Key>) {
+    /// Records the changes of a write to these items that started at this time.
+    pub(crate) fn record(&mut self, started: Timestamp, keys: Vec<Key>) {
         let ended = Timestamp::now();
         let mut written = Vec::new();
         for key in keys {
             let item = self.read(&key);
             if item.as_ref() != self.known.get(&key) {
-                written.extend(read_written(&key, item.as_ref()));
+                written.extend(written_item(&key, item.as_ref()));
                 match item {
                     Some(item) => self.known.insert(key, item),
                     None => self.known.remove(&key),
@@ -47,12 +47,12 @@ impl Journal {
             }
         }
         if !written.is_empty() {
-            self.commits.push(Commit { began, ended, written });
+            self.commits.push(Commit { started, ended, written });
         }
     }
 
-    /// The table as it is.
-    pub fn table(&self) -> Table {
+    /// The current table.
+    pub(crate) fn table(&self) -> Table {
         let mut table = Table::default();
         let mut start = None;
         loop {
@@ -61,7 +61,7 @@ impl Journal {
             let page = self.database.scan(request).unwrap();
             for item in page.items.into_iter().flatten() {
                 let key = (text(&item, "PK"), text(&item, "SK"));
-                if let Some(written) = read_written(&key, Some(&item)) {
+                if let Some(written) = written_item(&key, Some(&item)) {
                     table.apply(&written);
                 }
             }
@@ -79,23 +79,23 @@ impl Journal {
     }
 }
 
-/// The keys of what a request writes; none if it only reads.
-pub fn written_keys(operation: &str, body: &[u8]) -> Vec<Key> {
+/// The keys of the items that a request writes; none if it only reads.
+pub(crate) fn written_keys(operation: &str, body: &[u8]) -> Vec<Key> {
     let Ok(request) = serde_json::from_slice::<Value>(body) else { return Vec::new() };
     let key_in = |item: &Value| Some((item["PK"]["S"].as_str()?.to_owned(), item["SK"]["S"].as_str()?.to_owned()));
-    let of_write = |write: &Value| key_in(&write["Key"]).or_else(|| key_in(&write["Item"]));
+    let key_of = |write: &Value| key_in(&write["Key"]).or_else(|| key_in(&write["Item"]));
     match operation {
-        "PutItem" | "UpdateItem" | "DeleteItem" => of_write(&request).into_iter().collect(),
+        "PutItem" | "UpdateItem" | "DeleteItem" => key_of(&request).into_iter().collect(),
         "TransactWriteItems" => {
             let writes = request["TransactItems"].as_array().into_iter().flatten();
-            writes.filter_map(Value::as_object).flat_map(|write| write.values()).filter_map(of_write).collect()
+            writes.filter_map(Value::as_object).flat_map(|write| write.values()).filter_map(key_of).collect()
         }
         _ => Vec::new(),
     }
 }
 
-/// What an item is now; `None` if it is neither a sandbox nor a claim.
-fn read_written((partition, sort): &Key, item: Option<&Item>) -> Option<Written> {
+/// The item in the form of the evidence; `None` if it is neither a sandbox nor a claim.
+fn written_item((partition, sort): &Key, item: Option<&Item>) -> Option<Written> {
     if let Some(id) = partition.strip_prefix("SBX#") {
         return Some(Written::Sandbox(id.to_owned(), item.map(read_sandbox)));
     }
@@ -124,6 +124,6 @@ fn text(item: &Item, name: &str) -> String {
 fn epoch(item: &Item) -> u64 {
     match item.get("epoch") {
         Some(AttributeValue::N(number)) => number.parse().unwrap(),
-        other => panic!("an epoch that is {other:?}"),
+        other => panic!("the epoch is {other:?}"),
     }
 }

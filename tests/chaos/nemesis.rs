@@ -1,5 +1,5 @@
-//! What goes wrong between a broker and DynamoDB, and how often: by a seeded generator, so that a seed brings the same
-//! faults in the same order.
+//! The nemesis on the network between a replica and DynamoDB. It draws faults from a seeded generator, so that a seed gives
+//! the same faults in the same order.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,28 +7,28 @@ use std::time::Duration;
 
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Takes this long on its way; its sender still waits.
+pub(crate) enum Fault {
+    /// The request is delayed; its sender still waits.
     Delay(Duration),
-    /// Arrives this late, when its sender has given it up.
+    /// The request is delayed beyond its sender's timeout.
     LateRequest(Duration),
-    /// Is carried out at once, but the answer comes this late, when nobody waits for it any more.
+    /// The request takes effect at once; the response is delayed beyond the sender's timeout.
     LateResponse(Duration),
-    /// Never arrives, and the connection is cut.
+    /// The request is lost and the connection is reset.
     LostRequest,
-    /// Never arrives, and the connection stays silent.
-    Silence,
-    /// Is carried out; the connection is cut instead of the answer.
+    /// The request is lost and the connection stays open without an answer.
+    Hang,
+    /// The request takes effect; the connection is reset before the response.
     LostResponse,
-    /// Is carried out; the connection is cut in the middle of the answer.
-    HalfResponse,
-    /// Is answered with 500, and not carried out.
-    ErrorBefore,
-    /// Is answered with 500, and carried out all the same.
-    ErrorAfter,
-    /// Is refused as being too much.
+    /// The request takes effect; the connection is reset within the response.
+    PartialResponse,
+    /// The response is a 500, and the request does not take effect.
+    ErrorWithoutEffect,
+    /// The response is a 500, but the request takes effect.
+    ErrorWithEffect,
+    /// The request is throttled.
     Throttle,
-    /// Is refused because another transaction is at it.
+    /// The request is refused because of a conflicting transaction.
     Conflict,
 }
 
@@ -39,81 +39,82 @@ impl Fault {
             Self::LateRequest(_) => "late request",
             Self::LateResponse(_) => "late response",
             Self::LostRequest => "lost request",
-            Self::Silence => "silence",
+            Self::Hang => "hang",
             Self::LostResponse => "lost response",
-            Self::HalfResponse => "half a response",
-            Self::ErrorBefore => "500, not done",
-            Self::ErrorAfter => "500, but done",
+            Self::PartialResponse => "partial response",
+            Self::ErrorWithoutEffect => "500 without effect",
+            Self::ErrorWithEffect => "500 with effect",
             Self::Throttle => "throttle",
             Self::Conflict => "conflict",
         }
     }
 
-    /// Faults that cost seconds come seldom, or nothing else would happen.
+    /// Draws a fault. Faults that take seconds are rare, so that enough else happens in a run.
     fn draw(random: &mut fastrand::Rng) -> Self {
         let short = Duration::from_millis(random.u64(1..250));
-        // Beyond the 3 seconds that the SDK gives an attempt.
+        // Longer than the SDK's timeout of 3 seconds for an attempt.
         let long = Duration::from_millis(random.u64(3100..6000));
         match random.u8(0..20) {
             0..=4 => Self::Delay(short),
             5 => Self::LateRequest(long),
             6 => Self::LateResponse(long),
             7..=8 => Self::LostRequest,
-            9 => Self::Silence,
+            9 => Self::Hang,
             10..=12 => Self::LostResponse,
-            13 => Self::HalfResponse,
-            14 => Self::ErrorBefore,
-            15 => Self::ErrorAfter,
+            13 => Self::PartialResponse,
+            14 => Self::ErrorWithoutEffect,
+            15 => Self::ErrorWithEffect,
             16..=17 => Self::Throttle,
             _ => Self::Conflict,
         }
     }
 }
 
-/// The nemesis on the way of one replica to DynamoDB.
-pub struct Nemesis(Mutex<State>);
+/// The nemesis of one replica.
+pub(crate) struct Nemesis(Mutex<State>);
 
 struct State {
     random: fastrand::Rng,
-    /// So large a share of the requests meets a fault.
-    share: f64,
-    /// No request gets through at all.
-    cut_off: bool,
-    met: BTreeMap<&'static str, u64>,
+    /// The share of requests with a fault.
+    fault_rate: f64,
+    /// Whether all requests are lost.
+    is_partitioned: bool,
+    injected: BTreeMap<&'static str, u64>,
 }
 
 impl Nemesis {
-    pub fn calm(seed: u64) -> Self {
+    /// A nemesis without faults.
+    pub(crate) fn new(seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
-        Self(Mutex::new(State { random, share: 0.0, cut_off: false, met: BTreeMap::new() }))
+        Self(Mutex::new(State { random, fault_rate: 0.0, is_partitioned: false, injected: BTreeMap::new() }))
     }
 
-    pub fn set_share(&self, share: f64) {
-        self.state().share = share;
+    pub(crate) fn set_fault_rate(&self, fault_rate: f64) {
+        self.state().fault_rate = fault_rate;
     }
 
-    pub fn set_cut_off(&self, cut_off: bool) {
-        self.state().cut_off = cut_off;
+    pub(crate) fn set_partitioned(&self, is_partitioned: bool) {
+        self.state().is_partitioned = is_partitioned;
     }
 
-    /// What the next request meets.
-    pub fn draw(&self) -> Option<Fault> {
+    /// The fault of the next request.
+    pub(crate) fn draw(&self) -> Option<Fault> {
         let mut state = self.state();
-        if state.cut_off {
-            *state.met.entry("cut off").or_default() += 1;
+        if state.is_partitioned {
+            *state.injected.entry("partition").or_default() += 1;
             return Some(Fault::LostRequest);
         }
-        if state.random.f64() >= state.share {
+        if state.random.f64() >= state.fault_rate {
             return None;
         }
         let fault = Fault::draw(&mut state.random);
-        *state.met.entry(fault.name()).or_default() += 1;
+        *state.injected.entry(fault.name()).or_default() += 1;
         Some(fault)
     }
 
-    /// How many requests met each fault.
-    pub fn met(&self) -> BTreeMap<&'static str, u64> {
-        self.state().met.clone()
+    /// The number of requests with each fault.
+    pub(crate) fn injected(&self) -> BTreeMap<&'static str, u64> {
+        self.state().injected.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

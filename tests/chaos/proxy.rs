@@ -1,4 +1,4 @@
-//! The way to DynamoDB, with faults on it: an HTTP proxy that knows of each request whether it let it through.
+//! An HTTP proxy between a replica and DynamoDB that injects the faults of the nemesis and records commits.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,107 +21,107 @@ use super::history::Timestamp;
 use super::journal::{Journal, written_keys};
 use super::nemesis::{Fault, Nemesis};
 
-/// Longer than any sender waits.
-const SILENCE: Duration = Duration::from_secs(10);
+/// Longer than any timeout of a sender.
+const HANG: Duration = Duration::from_secs(10);
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// What lies behind the proxies.
-pub struct Origin {
-    pub url: String,
-    pub http: reqwest::Client,
-    /// Held during each write, so that there is one at a time.
-    pub journal: Mutex<Journal>,
+/// The server behind the proxies.
+pub(crate) struct Origin {
+    pub(crate) url: String,
+    pub(crate) http: reqwest::Client,
+    /// Locked during each write, so that writes are serialized.
+    pub(crate) journal: Mutex<Journal>,
 }
 
-/// The way of one replica.
+/// The proxy of one replica.
 #[derive(Clone)]
-struct Way {
+struct Proxy {
     origin: Arc<Origin>,
     nemesis: Arc<Nemesis>,
 }
 
-/// A request, read to its end.
-struct Call {
+/// A complete request.
+struct DynamoRequest {
     operation: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
-/// The connection is to be cut without another word.
+/// Makes hyper close the connection without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("cut")]
-struct Cut;
+#[error("connection reset")]
+struct Reset;
 
-/// Opens a way to the origin; tells its URL.
-pub async fn open(origin: Arc<Origin>, nemesis: Arc<Nemesis>) -> String {
+/// Starts a proxy for the origin and returns its URL.
+pub(crate) async fn start(origin: Arc<Origin>, nemesis: Arc<Nemesis>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(Way { origin, nemesis }.serve(listener));
+    tokio::spawn(Proxy { origin, nemesis }.serve(listener));
     url
 }
 
-impl Way {
+impl Proxy {
     async fn serve(self, listener: TcpListener) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
-            // What is cut is reset, so that the sender learns of it in the middle of whatever it does.
+            // A closed connection is reset, so that the sender notices it at once.
             stream.set_zero_linger().unwrap();
-            let way = self.clone();
-            let answer = service_fn(move |request| way.clone().answer(request));
-            // A connection that was cut on purpose ends with an error.
+            let proxy = self.clone();
+            let answer = service_fn(move |request| proxy.clone().answer(request));
+            // The result is an error if the nemesis closed the connection.
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer));
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Cut> {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let body = body.collect().await.map_err(|_| Reset)?.to_bytes();
         let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-        let call = Call { operation, headers: parts.headers, body };
+        let request = DynamoRequest { operation, headers: parts.headers, body };
         match self.nemesis.draw() {
-            None => whole(self.pass(call, Duration::ZERO).await?),
-            Some(Fault::Delay(delay) | Fault::LateRequest(delay)) => whole(self.pass(call, delay).await?),
+            None => complete(self.pass(request, Duration::ZERO).await?),
+            Some(Fault::Delay(delay) | Fault::LateRequest(delay)) => complete(self.pass(request, delay).await?),
             Some(Fault::LateResponse(delay)) => {
-                let answer = self.pass(call, Duration::ZERO).await?;
+                let answer = self.pass(request, Duration::ZERO).await?;
                 sleep(delay).await;
-                whole(answer)
+                complete(answer)
             }
-            Some(Fault::LostRequest) => Err(Cut),
-            Some(Fault::Silence) => {
-                sleep(SILENCE).await;
-                Err(Cut)
+            Some(Fault::LostRequest) => Err(Reset),
+            Some(Fault::Hang) => {
+                sleep(HANG).await;
+                Err(Reset)
             }
             Some(Fault::LostResponse) => {
-                self.pass(call, Duration::ZERO).await?;
-                Err(Cut)
+                self.pass(request, Duration::ZERO).await?;
+                Err(Reset)
             }
-            Some(Fault::HalfResponse) => Ok(half(self.pass(call, Duration::ZERO).await?)),
-            Some(Fault::ErrorBefore) => Ok(internal_error()),
-            Some(Fault::ErrorAfter) => {
-                self.pass(call, Duration::ZERO).await?;
+            Some(Fault::PartialResponse) => Ok(partial(self.pass(request, Duration::ZERO).await?)),
+            Some(Fault::ErrorWithoutEffect) => Ok(internal_error()),
+            Some(Fault::ErrorWithEffect) => {
+                self.pass(request, Duration::ZERO).await?;
                 Ok(internal_error())
             }
             Some(Fault::Throttle) => Ok(refusal("ProvisionedThroughputExceededException", &json!({}))),
-            Some(Fault::Conflict) => Ok(conflict(&call.operation)),
+            Some(Fault::Conflict) => Ok(conflict(&request.operation)),
         }
     }
 
-    /// Lets the request through, after a while. It arrives even if its sender goes away meanwhile.
-    async fn pass(&self, call: Call, delay: Duration) -> Result<reqwest::Response, Cut> {
+    /// Passes the request on after a delay, even if its sender closes the connection meanwhile.
+    async fn pass(&self, request: DynamoRequest, delay: Duration) -> Result<reqwest::Response, Reset> {
         let origin = Arc::clone(&self.origin);
         let passing = tokio::spawn(async move {
             sleep(delay).await;
-            origin.pass(call).await
+            origin.pass(request).await
         });
-        passing.await.unwrap().map_err(|_| Cut)
+        passing.await.unwrap().map_err(|_| Reset)
     }
 }
 
 impl Origin {
-    async fn pass(&self, call: Call) -> reqwest::Result<reqwest::Response> {
-        let Call { operation, mut headers, body } = call;
+    async fn pass(&self, request: DynamoRequest) -> reqwest::Result<reqwest::Response> {
+        let DynamoRequest { operation, mut headers, body } = request;
         headers.remove("host");
         let keys = written_keys(&operation, &body);
         let request = self.http.post(&self.url).headers(headers).body(body);
@@ -129,21 +129,21 @@ impl Origin {
             return request.send().await;
         }
         let mut journal = self.journal.lock().await;
-        let began = Timestamp::now();
+        let started = Timestamp::now();
         let answer = request.send().await;
-        journal.note(began, keys);
+        journal.record(started, keys);
         answer
     }
 }
 
-fn whole(answer: reqwest::Response) -> Result<Response<Body>, Cut> {
+fn complete(answer: reqwest::Response) -> Result<Response<Body>, Reset> {
     let answer: http::Response<reqwest::Body> = answer.into();
     Ok(answer.map(|body| body.map_err(io::Error::other).boxed()))
 }
 
-fn half(answer: reqwest::Response) -> Response<Body> {
-    let begun = Ok(Frame::data(Bytes::from_static(b"{\"Item\":{\"PK\":")));
-    let frames = futures_util::stream::iter([begun, Err(io::Error::other(Cut))]);
+fn partial(answer: reqwest::Response) -> Response<Body> {
+    let first = Ok(Frame::data(Bytes::from_static(b"{\"Item\":{\"PK\":")));
+    let frames = futures_util::stream::iter([first, Err(io::Error::other(Reset))]);
     Response::builder().status(answer.status()).body(StreamBody::new(frames).boxed()).unwrap()
 }
 
@@ -164,7 +164,7 @@ fn refusal(code: &str, details: &Value) -> Response<Body> {
     error(StatusCode::BAD_REQUEST, code, details)
 }
 
-/// What another transaction on the same item brings; reads outside of transactions do not meet it.
+/// The error of a conflicting transaction on the same item. Reads outside of transactions are throttled instead.
 fn conflict(operation: &str) -> Response<Body> {
     match operation {
         "TransactWriteItems" => {

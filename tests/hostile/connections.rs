@@ -1,60 +1,48 @@
-//! Every attack ends within its bound, and nobody else notices.
+//! Every attack ends within its bound and does not disturb other clients.
 
 use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use test_support::attacks::{Attack, REQUEST, connect, until_closed};
+use test_support::{ApiClient, Broker, TRACK_TOKEN, eventually, program, program_path};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::attacks::{Attack, REQUEST, connect, until_closed};
-use crate::helpers::{TestApp, eventually};
-use crate::program::{Broker, TRACK_TOKEN, program};
-
-/// Attackers of each kind at once.
+/// Concurrent attackers of each kind.
 const ATTACKERS: usize = 15;
 
-/// The broker's bounds are 5 and 10 seconds; a machine under load may take its time.
+/// The longest duration of an attack. The broker's bounds are 5 and 10 seconds; the rest is for a loaded machine.
 const TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Idle connections, more than three quarters of those that a broker takes, so that it lets them go.
+/// Idle connections: more than three quarters of the limit, so that the broker closes some.
 const IDLE: usize = 3200;
 
-/// The most that the broker may occupy, in KiB: the 64 MiB of the specification, and 20 KiB for each idle connection. One
-/// that does its worst takes more, but of those a test has few.
+/// The bound of resident memory in KiB: 64 MiB, and 20 KiB for each idle connection. An attacker's connection may take
+/// more, but there are few of them.
 const MAX_RESIDENT_KIB: u64 = 64 * 1024 + 20 * IDLE as u64;
 
 const SETTINGS: [(&str, &str); 3] =
     [("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "2000"), ("CORS_ALLOWED_ORIGINS", "https://x.example")];
 
-/// Resident memory now, and the most there ever was, in KiB.
-fn resident_kib(broker: &Broker) -> (u64, u64) {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process.id())).unwrap();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
-    };
-    (field("VmRSS:"), field("VmHWM:"))
-}
-
 fn assert_unharmed(broker: &Broker) {
     let log = broker.log();
     assert!(!log.contains("panicked"), "{log}");
-    let (_, most) = resident_kib(broker);
-    assert!(most <= MAX_RESIDENT_KIB, "{most} KiB were resident");
+    let (_, peak) = broker.process.resident_kib();
+    assert!(peak <= MAX_RESIDENT_KIB, "{peak} KiB were resident");
 }
 
-/// A client that minds its own business until it is told to stop; returns how many sandboxes it was given.
-async fn good_client(app: &TestApp, is_over: impl Fn() -> bool) -> usize {
+/// A client that allocates and reads until `is_over`. Returns the number of sandboxes that it got.
+async fn good_client(client: &ApiClient, is_over: impl Fn() -> bool) -> usize {
     let mut given = BTreeMap::new();
     while !is_over() {
         let track = format!("good-{}", given.len());
-        let sandbox = app.allocate(&track).await;
+        let sandbox = client.allocate(&track).await;
         assert_eq!(sandbox.status, 201, "{sandbox:?}");
         let id = sandbox.sandbox_id().to_owned();
-        let read = app.read(&id, &track).await;
+        let read = client.read(&id, &track).await;
         assert_eq!((read.status.as_u16(), read.body["allocated_to_track"].as_str()), (200, Some(track.as_str())));
         assert_eq!(given.insert(id, track), None, "a sandbox was given twice");
         sleep(Duration::from_millis(20)).await;
@@ -72,7 +60,7 @@ fn status_of(answer: &[u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn no_attack_lasts_and_none_disturbs_a_good_client() {
+async fn every_attack_ends_and_none_disturbs_a_good_client() {
     let broker = Broker::start(&SETTINGS).await;
     broker.sync("").await;
     let over = std::cell::Cell::new(false);
@@ -87,24 +75,25 @@ async fn no_attack_lasts_and_none_disturbs_a_good_client() {
         ends
     };
     let (ends, given) = tokio::join!(attacks, good_client(&broker, || over.get()));
-    let mut lasting: Vec<_> = ends.iter().filter(|(_, end)| end.is_err()).map(|(attack, _)| attack).collect();
-    lasting.dedup();
-    assert!(lasting.is_empty(), "not ended after {TIMEOUT:?}: {lasting:?}");
+    let mut endless: Vec<_> = ends.iter().filter(|(_, end)| end.is_err()).map(|(attack, _)| attack).collect();
+    endless.dedup();
+    assert!(endless.is_empty(), "not ended after {TIMEOUT:?}: {endless:?}");
     assert!(given > 0);
     assert_eq!(broker.stats().await.body["allocated"], given, "no attack got a sandbox");
     for reason in ["slow_head", "large_head", "slow_body", "not_reading"] {
         assert!(cuts(&broker, reason).await > 0.0, "no connection was cut for {reason}");
     }
-    eventually("all connections are closed", async || {
-        // The scrape comes over one, and the client may keep a few.
-        (broker.metric("broker_connections ", "").await < 10.0).then_some(())
-    })
-    .await;
+    eventually("all connections are closed", async || has_few_connections(&broker).await.then_some(())).await;
     assert_unharmed(&broker);
 }
 
+/// Whether only the connections of the test's own client are left: that of the scrape, and a few that it keeps alive.
+async fn has_few_connections(broker: &Broker) -> bool {
+    broker.metric("broker_connections ", "").await < 10.0
+}
+
 #[tokio::test]
-async fn attacks_are_answered_as_far_as_they_can_be() {
+async fn attacks_get_the_specified_answers() {
     let broker = Broker::start(&SETTINGS).await;
     let answer = async |attack: Attack| {
         let answer = timeout(TIMEOUT, attack.once(broker.address, TRACK_TOKEN)).await.unwrap().unwrap();
@@ -130,16 +119,16 @@ async fn attacks_are_answered_as_far_as_they_can_be() {
     .await;
     for (attack, status, (answered, text)) in answers {
         assert_eq!(answered, status, "{attack:?}: {text}");
-        let is_told = text.contains("REQUEST_TIMEOUT") && text.contains("\"request_id\"");
-        assert!(status != 408 || is_told, "{attack:?}: {text}");
-        // A request that hides behind another must not be seen as one.
+        let is_explained = text.contains("REQUEST_TIMEOUT") && text.contains("\"request_id\"");
+        assert!(status != 408 || is_explained, "{attack:?}: {text}");
+        // A request that is hidden in the body of another is not handled.
         assert_eq!(text.matches("HTTP/1.1").count(), 1, "{attack:?}: {text}");
     }
     assert_eq!(broker.stats().await.body["allocated"], 0);
 }
 
 #[tokio::test]
-async fn pipelined_requests_are_answered_in_their_order() {
+async fn pipelined_requests_are_answered_in_order() {
     let broker = Broker::start(&SETTINGS).await;
     broker.sync("").await;
     let requests: String = (0..400)
@@ -158,7 +147,7 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
-async fn a_client_that_stops_sending_is_answered_and_one_that_vanishes_leaves_nothing() {
+async fn a_half_closed_connection_is_answered_and_an_incomplete_request_does_nothing() {
     let broker = Broker::start(&SETTINGS).await;
     broker.sync("").await;
     let request = format!(
@@ -176,29 +165,25 @@ async fn a_client_that_stops_sending_is_answered_and_one_that_vanishes_leaves_no
             stream.write_all(&request.as_bytes()[..cut]).await.unwrap();
         }
     }
-    eventually("their connections are closed", async || {
-        (broker.metric("broker_connections ", "").await < 10.0).then_some(())
-    })
-    .await;
+    eventually("their connections are closed", async || has_few_connections(&broker).await.then_some(())).await;
     assert_eq!(broker.stats().await.body["allocated"], 1, "half a request allocates nothing");
     assert_unharmed(&broker);
 }
 
 #[tokio::test]
-async fn thousands_of_idle_connections_are_served_and_let_go_when_places_get_scarce() {
+async fn thousands_of_idle_connections_are_kept_and_some_are_closed_near_the_limit() {
     let broker = Broker::start(&SETTINGS).await;
     broker.sync("").await;
-    let (before, _) = resident_kib(&broker);
+    let (before, _) = broker.process.resident_kib();
     let mut idle = Vec::new();
     for _ in 0..IDLE {
         idle.push(one_request(connect(broker.address).await.unwrap()).await);
     }
-    let (now, _) = resident_kib(&broker);
+    let (now, _) = broker.process.resident_kib();
     assert!(now <= MAX_RESIDENT_KIB, "{before} KiB grew to {now}");
     assert_eq!(broker.allocate("good").await.status, 201);
-    eventually("idle connections are let go", async || (cuts(&broker, "idle").await > 0.0).then_some(())).await;
-    // Those that are left are as good as before.
-    eventually("places are not scarce any more", async || {
+    eventually("idle connections are closed", async || (cuts(&broker, "idle").await > 0.0).then_some(())).await;
+    eventually("the number of connections is below the threshold", async || {
         (broker.metric("broker_connections ", "").await <= 3100.0).then_some(())
     })
     .await;
@@ -222,32 +207,32 @@ async fn one_request(mut stream: TcpStream) -> TcpStream {
 }
 
 #[tokio::test]
-async fn more_connections_than_there_are_files_for_are_refused_and_told() {
+async fn connections_beyond_the_limit_of_open_files_are_refused_with_an_answer() {
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 256 && exec \"$0\"", env!("CARGO_BIN_EXE_sandbox-broker")]).env_clear();
+    command.args(["-c", "ulimit -n 256 && exec \"$0\""]).arg(program_path()).env_clear();
     command.envs(program(&[]).get_envs().filter_map(|(name, value)| Some((name, value?)))).envs(SETTINGS);
     let broker = Broker::run(&mut command).await;
     broker.sync("").await;
-    // One that the good client has, one more for each file that there is for clients.
+    // The good client has one connection; the others take all files that clients may use.
     assert_eq!(broker.allocate("good").await.status, 201);
-    // Silent ones are ended after a while; where that is too fast for this machine, others take their places.
+    // The broker closes silent connections after a while, so this replaces them until one is refused.
     let mut others = Vec::new();
-    let text = eventually("one is refused", async || {
+    let text = eventually("a connection is refused", async || {
         while broker.metric("broker_connections ", "").await < 128.0 {
             others.push(connect(broker.address).await.unwrap());
         }
         let probe = until_closed(connect(broker.address).await.unwrap(), REQUEST, b"");
-        let told = timeout(Duration::from_secs(3), probe).await.ok()?.ok()?;
-        Some(String::from_utf8(told).unwrap()).filter(|told| told.starts_with("HTTP/1.1 503"))
+        let answer = timeout(Duration::from_secs(3), probe).await.ok()?.ok()?;
+        Some(String::from_utf8(answer).unwrap()).filter(|answer| answer.starts_with("HTTP/1.1 503"))
     })
     .await;
     assert!(text.contains("TOO_MANY_CONNECTIONS"), "{text}");
     assert!(text.contains("retry-after: ") && text.contains("\"request_id\""), "{text}");
-    // The files of the other half are untouched: new connections to the CSP can be made.
+    // The other half of the files is reserved: the broker can still open connections to the CSP.
     assert_eq!(broker.sync("").await.status, 200);
     assert!(cuts(&broker, "too_many").await > 0.0);
-    // The silent ones are ended after their time, and there is room again.
-    eventually("there is room again", async || {
+    // Silent connections are closed after a while and make room.
+    eventually("a connection is accepted", async || {
         let stream = connect(broker.address).await.ok()?;
         let answer = until_closed(stream, b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"");
         (status_of(&answer.await.ok()?) == 200).then_some(())

@@ -1,4 +1,4 @@
-//! Listings of the CSP that are nearly right: they are errors, or exactly the fit records of theirs are kept.
+//! Listings of the CSP that are almost valid: each is an error, or exactly its valid records are kept.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::properties;
 
-/// Answers every request with the body that is in there at the time.
+/// Answers every request with the current body.
 async fn serve(listener: TcpListener, body: Arc<Mutex<Vec<u8>>>) {
     loop {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -45,9 +45,9 @@ fn leaf() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// A field as it should be, or something else, or none.
-fn field(fit: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Option<Value>> {
-    prop_oneof![12 => fit.prop_map(Some), 1 => leaf().prop_map(Some), 1 => Just(None)]
+/// A field with a valid value, with another value, or missing.
+fn field(valid: impl Strategy<Value = Value> + 'static) -> impl Strategy<Value = Option<Value>> {
+    prop_oneof![12 => valid.prop_map(Some), 1 => leaf().prop_map(Some), 1 => Just(None)]
 }
 
 fn text(pattern: &'static str) -> impl Strategy<Value = Value> {
@@ -87,9 +87,9 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// What of the body is to be kept: name and external id of each sandbox, the first record of each.
-fn fit_records(body: &Value) -> Option<BTreeMap<String, (String, String)>> {
-    let mut fit = BTreeMap::new();
+/// The records that must be kept: name and external id by sandbox, from the first valid record of each.
+fn valid_records(body: &Value) -> Option<BTreeMap<String, (String, String)>> {
+    let mut valid = BTreeMap::new();
     for record in body["results"].as_array()? {
         let text = |name: &str| record[name].as_str();
         let optional = |name: &str| record[name].is_null() || record[name].is_string();
@@ -100,14 +100,14 @@ fn fit_records(body: &Value) -> Option<BTreeMap<String, (String, String)>> {
         let Some(uuid) = id.strip_prefix("identity/accounts/") else { continue };
         let is_segment = !uuid.is_empty() && uuid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if is_segment && !name.is_empty() && optional("created_at") && optional("sfdc_account_id") {
-            fit.entry(csp_id.to_string()).or_insert((name.to_owned(), id.to_owned()));
+            valid.entry(csp_id.to_string()).or_insert((name.to_owned(), id.to_owned()));
         }
     }
-    Some(fit)
+    Some(valid)
 }
 
 #[test]
-fn a_listing_is_read_as_it_should_be_or_is_an_error() {
+fn a_listing_is_an_error_or_gives_its_valid_records() {
     let runtime = Runtime::new().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
@@ -120,9 +120,9 @@ fn a_listing_is_read_as_it_should_be_or_is_an_error() {
         served.lock().unwrap().clone_from(&body);
         let listed = runtime.block_on(csp.list());
         let parsed: Option<Value> = serde_json::from_slice(&body).ok();
-        match parsed.as_ref().and_then(fit_records) {
+        match parsed.as_ref().and_then(valid_records) {
             None => prop_assert!(matches!(listed, Err(CspError::BadAnswer(_))), "{listed:?}"),
-            Some(fit) => {
+            Some(valid) => {
                 let listing = listed.map_err(|error| TestCaseError::fail(error.to_string()))?;
                 let kept: BTreeMap<_, _> = listing
                     .accounts
@@ -130,7 +130,7 @@ fn a_listing_is_read_as_it_should_be_or_is_an_error() {
                     .map(|kept| (kept.sandbox_id.to_string(), (kept.name.clone(), kept.external_id.clone())))
                     .collect();
                 prop_assert_eq!(kept.len(), listing.accounts.len(), "a sandbox was kept twice");
-                prop_assert_eq!(kept, fit);
+                prop_assert_eq!(kept, valid);
             }
         }
         Ok(())

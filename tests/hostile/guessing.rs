@@ -1,21 +1,18 @@
-//! Guessing tokens is slow, whatever a guesser does, and tells nothing.
+//! Guessing tokens is rate limited and reveals nothing.
 
-use clap::Parser as _;
 use futures_util::future::join_all;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use reqwest::Method;
-use sandbox_broker::config::Settings;
 use sandbox_broker::http::auth::{Role, Tokens};
+use test_support::{Answer, Broker, assert_error, parse_settings, send};
 
-use crate::helpers::{Answer, assert_error, send};
-use crate::program::Broker;
 use crate::properties;
 
-/// Few enough that a bucket does not fill up while a test runs: it gets one token each second.
+/// One token per second, so that a bucket does not refill during a test.
 const RATE: (&str, &str) = ("RATE_LIMIT_RPS", "1");
-/// Far more guesses than the bucket holds or could get on the slowest machine.
+/// Far more guesses than the bucket allows, even on a slow machine.
 const GUESSES: usize = 400;
 
 async fn guess(broker: &Broker, number: usize, forwarded: &str) -> Answer {
@@ -23,8 +20,8 @@ async fn guess(broker: &Broker, number: usize, forwarded: &str) -> Answer {
     send(request.header("X-Track-ID", "guesser").header("X-Forwarded-For", forwarded)).await
 }
 
-/// How many of the guesses were looked at.
-fn looked_at(answers: &[Answer]) -> usize {
+/// The number of guesses that were compared with the tokens.
+fn compared(answers: &[Answer]) -> usize {
     for answer in answers {
         match answer.status.as_u16() {
             401 => assert_error(answer, 401, "UNAUTHORIZED"),
@@ -38,16 +35,16 @@ fn looked_at(answers: &[Answer]) -> usize {
 }
 
 #[tokio::test]
-async fn a_guesser_cannot_pretend_to_be_many() {
+async fn a_guesser_cannot_pose_as_many_clients() {
     let broker = Broker::start(&[("BROKER_STORE", "memory"), RATE]).await;
     let answers = join_all(
         (0..GUESSES)
             .map(async |number| guess(&broker, number, &format!("203.0.{}.{}", number / 250, number % 250)).await),
     )
     .await;
-    let looked_at = looked_at(&answers);
-    assert!((1..GUESSES / 2).contains(&looked_at), "{looked_at} guesses were looked at");
-    // The right token is refused from there as well, so that a guesser does not learn that it is right.
+    let compared = compared(&answers);
+    assert!((1..GUESSES / 2).contains(&compared), "{compared} guesses were compared");
+    // The right token is refused as well, so a guesser does not learn that it is right.
     assert_error(&broker.read("1", "guesser").await, 429, "RATE_LIMITED");
     for path in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(broker.get(path).await.status, 200, "{path} is never limited");
@@ -55,20 +52,20 @@ async fn a_guesser_cannot_pretend_to_be_many() {
 }
 
 #[tokio::test]
-async fn behind_a_proxy_only_its_word_counts() {
+async fn behind_a_proxy_only_its_header_entry_counts() {
     let broker = Broker::start(&[("BROKER_STORE", "memory"), RATE, ("TRUSTED_PROXIES", "1")]).await;
     let answers = join_all((0..GUESSES).map(async |number| {
         guess(&broker, number, &format!("203.0.{}.{}, 192.0.2.1", number / 250, number % 250)).await
     }))
     .await;
-    let looked_at = looked_at(&answers);
-    assert!((1..GUESSES / 2).contains(&looked_at), "{looked_at} guesses were looked at");
-    // Others are not held up by it.
+    let compared = compared(&answers);
+    assert!((1..GUESSES / 2).contains(&compared), "{compared} guesses were compared");
+    // Other clients are not limited.
     assert_error(&guess(&broker, 0, "192.0.2.2").await, 401, "UNAUTHORIZED");
 }
 
 #[tokio::test]
-async fn clients_are_forgotten_so_that_many_of_them_fill_no_memory() {
+async fn the_rate_limiter_forgets_clients_so_that_memory_stays_bounded() {
     let broker =
         Broker::start(&[("BROKER_STORE", "memory"), ("RATE_LIMIT_RPS", "1000"), ("TRUSTED_PROXIES", "1")]).await;
     for round in 0..27 {
@@ -78,17 +75,12 @@ async fn clients_are_forgotten_so_that_many_of_them_fill_no_memory() {
         }))
         .await;
     }
-    let remembered = broker.metric("broker_rate_limit_clients", "").await;
-    assert!((1.0..5000.0).contains(&remembered), "{remembered} of 10800 clients are remembered");
+    let kept = broker.metric("broker_rate_limit_clients", "").await;
+    assert!((1.0..5000.0).contains(&kept), "{kept} of 10800 clients are kept");
 }
 
 #[test]
 fn a_token_is_known_if_and_only_if_it_is_one_of_the_settings() {
-    #[derive(clap::Parser)]
-    struct Flags {
-        #[command(flatten)]
-        settings: Settings,
-    }
     let token = || prop_oneof!["[!-+./-~-]{1,4}", "[a-b]{1,3}", "a{250,256}"];
     let tokens = vec(token(), 1..4);
     let guess = prop_oneof!["[ -~]{0,4}", "[a-b]{0,4}", "a{250,520}", "[a\u{0}]{1,4}", any::<String>()];
@@ -96,14 +88,13 @@ fn a_token_is_known_if_and_only_if_it_is_one_of_the_settings() {
         TestRunner::new(properties()).run(&(tokens, guess, any::<prop::sample::Index>()), |(tokens, guess, index)| {
             let flags =
                 ["test", &format!("--broker-api-token={}", tokens.join(",")), "--broker-admin-token=another-one"];
-            let settings = Settings::check(Flags::parse_from(flags).settings).unwrap();
-            let known = Tokens::new(&settings);
+            let known = Tokens::new(&parse_settings(flags));
             prop_assert_eq!(known.know(Role::Track, &guess), tokens.contains(&guess));
             prop_assert!(!known.know(Role::Admin, &guess));
             let token = index.get(&tokens);
             prop_assert!(known.know(Role::Track, token));
-            let filled_up = format!("{token}\0");
-            prop_assert!(!known.know(Role::Track, &filled_up));
+            let padded = format!("{token}\0");
+            prop_assert!(!known.know(Role::Track, &padded));
             for cut in [&token[1..], &token[..token.len() - 1]] {
                 prop_assert_eq!(known.know(Role::Track, cut), tokens.iter().any(|token| token == cut));
             }

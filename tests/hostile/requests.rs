@@ -1,5 +1,5 @@
-//! Requests that are nearly right: headers, cursors, queries, bodies and paths. Each is answered with a status that is
-//! specified for it, in the one error form; the valid ones do what they say; nothing is allocated by mistake.
+//! Requests that are almost valid: headers, cursors, queries, bodies and paths. Invalid ones get the specified status and an
+//! error of the one form, valid ones take effect, and nothing else is allocated.
 
 use std::collections::BTreeSet;
 
@@ -12,19 +12,18 @@ use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
+use test_support::{Answer, Broker, TRACK_TOKEN, assert_error, send};
 use tokio::runtime::Runtime;
 use url::form_urlencoded::byte_serialize;
 
-use crate::helpers::{Answer, assert_error, send};
-use crate::program::{Broker, TRACK_TOKEN};
 use crate::properties;
 
-/// Checks the property on random cases, all against one broker, which must be well in the end.
+/// Checks the property on random cases against one broker, which must still serve at the end.
 fn check<S: Strategy>(cases: &S, property: impl AsyncFn(&Broker, S::Value)) {
     let config = properties();
     let runtime = Runtime::new().unwrap();
     let broker = runtime.block_on(async {
-        // Each case may be given one.
+        // Each case may allocate one.
         let sandboxes = (config.cases + 100).to_string();
         let broker = Broker::start(&[("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", &sandboxes)]).await;
         assert_eq!(broker.sync("").await.status, 200);
@@ -36,13 +35,13 @@ fn check<S: Strategy>(cases: &S, property: impl AsyncFn(&Broker, S::Value)) {
     });
     checked.unwrap_or_else(|failure| panic!("{failure}"));
     runtime.block_on(async {
-        assert_eq!(broker.allocate("afterwards").await.status, 201, "the broker goes on");
+        assert_eq!(broker.allocate("afterwards").await.status, 201, "the broker still allocates");
         assert_eq!(broker.get("/readyz").await.status, 200);
     });
     assert!(!broker.log().contains("panicked"), "{}", broker.log());
 }
 
-/// Text that is often, but not always, what a header takes.
+/// A text that is usually a valid header value.
 fn header_value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         4 => "[!-~]{1,20}".prop_map(String::into_bytes),
@@ -53,35 +52,35 @@ fn header_value() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Each of the five headers of an allocation, mostly once or not at all.
+/// The five headers of an allocation, usually each at most once.
 fn allocation() -> impl Strategy<Value = Vec<(&'static str, Vec<Vec<u8>>)>> {
     let names =
         ["X-Instruqt-Sandbox-ID", "X-Track-ID", "X-Instruqt-Track-ID", "Idempotency-Key", "X-Sandbox-Name-Prefix"];
     let values = || prop_oneof![3 => vec(header_value(), 0..=1), 1 => vec(header_value(), 2..=3)];
-    names.map(|name| values().prop_map(move |values| (name, values))).prop_map_all()
+    names.map(|name| values().prop_map(move |values| (name, values))).combine()
 }
 
-/// An array of strategies as one.
-trait All<T> {
-    fn prop_map_all(self) -> BoxedStrategy<Vec<T>>;
+/// Combines an array of strategies into one.
+trait Combine<T> {
+    fn combine(self) -> BoxedStrategy<Vec<T>>;
 }
 
-impl<T: std::fmt::Debug + 'static, S: Strategy<Value = T> + 'static, const N: usize> All<T> for [S; N] {
-    fn prop_map_all(self) -> BoxedStrategy<Vec<T>> {
+impl<T: std::fmt::Debug + 'static, S: Strategy<Value = T> + 'static, const N: usize> Combine<T> for [S; N] {
+    fn combine(self) -> BoxedStrategy<Vec<T>> {
         self.into_iter().collect::<Vec<_>>().boxed()
     }
 }
 
-/// What the broker must make of the header: nothing, a value, or an error. HTTP itself drops white space at both ends.
-fn meaning(values: &[Vec<u8>]) -> Result<Option<String>, ()> {
+/// The specified reading of a header: none, a value, or an error. HTTP drops white space at both ends.
+fn specified(values: &[Vec<u8>]) -> Result<Option<String>, ()> {
     let [value] = values else { return if values.is_empty() { Ok(None) } else { Err(()) } };
     let value = value.trim_ascii();
-    let is_fit = (1..=256).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
-    if is_fit { Ok(Some(String::from_utf8(value.to_vec()).unwrap())) } else { Err(()) }
+    let is_valid = (1..=256).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+    if is_valid { Ok(Some(String::from_utf8(value.to_vec()).unwrap())) } else { Err(()) }
 }
 
 #[test]
-fn headers_are_taken_or_refused_as_specified() {
+fn headers_are_accepted_or_refused_as_specified() {
     check(&allocation(), async |broker, headers| {
         let allocated = async || broker.stats().await.body["allocated"].as_u64().unwrap();
         let before = allocated().await;
@@ -91,12 +90,12 @@ fn headers_are_taken_or_refused_as_specified() {
                 |request, (name, value)| request.header(name, HeaderValue::from_bytes(value).unwrap()),
             );
         let answer = send(request).await;
-        let meanings: Vec<_> = headers.iter().map(|(_, values)| meaning(values)).collect();
-        let [Ok(sandbox), Ok(track), Ok(track_name), Ok(_), Ok(prefix)] = &meanings[..] else {
+        let specified: Vec<_> = headers.iter().map(|(_, values)| specified(values)).collect();
+        let [Ok(sandbox), Ok(track), Ok(track_name), Ok(_), Ok(prefix)] = &specified[..] else {
             assert_error(&answer, 400, "BAD_HEADER");
             let message = answer.body["error"]["message"].as_str().unwrap();
-            for ((name, _), meaning) in headers.iter().zip(&meanings) {
-                assert_eq!(message.contains(name), meaning.is_err(), "{answer:?}");
+            for ((name, _), specified) in headers.iter().zip(&specified) {
+                assert_eq!(message.contains(name), specified.is_err(), "{answer:?}");
             }
             assert_eq!(allocated().await, before);
             return;
@@ -109,7 +108,7 @@ fn headers_are_taken_or_refused_as_specified() {
         let prefix = prefix.as_deref().unwrap_or_default();
         if answer.status == 409 {
             assert_error(&answer, 409, "NO_SANDBOXES_AVAILABLE");
-            assert!(!"lab-".starts_with(prefix), "there is one with {prefix:?}");
+            assert!(!"lab-".starts_with(prefix), "{prefix:?} matches available sandboxes");
             assert_eq!(allocated().await, before);
             return;
         }
@@ -122,7 +121,7 @@ fn headers_are_taken_or_refused_as_specified() {
     });
 }
 
-/// Strings that could be, but hardly are, cursors.
+/// Strings that resemble cursors.
 fn cursor() -> impl Strategy<Value = String> {
     let encoded = |text: String| URL_SAFE_NO_PAD.encode(text);
     let tail = prop_oneof![
@@ -147,7 +146,7 @@ fn ids(page: &Answer) -> Vec<String> {
 }
 
 #[test]
-fn cursors_lead_on_or_are_refused() {
+fn cursors_work_or_are_refused() {
     let statuses = prop::sample::select(vec!["", "&status=available", "&status=deleted"]);
     check(&(cursor(), statuses, option::of("[a-z]{1,3}")), async |broker, (cursor, status, search)| {
         let search = search.map(|text| format!("&search={text}")).unwrap_or_default();
@@ -159,22 +158,22 @@ fn cursors_lead_on_or_are_refused() {
     });
 }
 
-/// DynamoDB takes keys of at most 2048 bytes, and calls a longer one an error of the request.
+/// DynamoDB accepts keys of at most 2048 bytes and fails a request with a longer one.
 #[tokio::test]
 async fn a_cursor_that_is_longer_than_any_key_is_refused() {
     let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
     let cursor = URL_SAFE_NO_PAD.encode(format!("0#{}", "7".repeat(3000)));
-    assert_error(&page(&broker, &format!("status=available&cursor=available.{cursor}")).await, 400, "BAD_CURSOR");
+    assert_error(&page(&broker, &format!("status=available&cursor=available.0.{cursor}")).await, 400, "BAD_CURSOR");
     let cursor = URL_SAFE_NO_PAD.encode("0#7");
-    assert_eq!(page(&broker, &format!("status=available&cursor=available.{cursor}")).await.status, 200);
+    assert_eq!(page(&broker, &format!("status=available&cursor=available.0.{cursor}")).await.status, 200);
 }
 
 #[test]
-fn a_listing_walked_by_its_cursors_holds_each_sandbox_once() {
+fn pages_of_a_listing_hold_each_sandbox_once() {
     check(&(1..=40_usize), async |broker, limit| {
         let mut seen = BTreeSet::new();
         let mut cursor = String::new();
-        // Only the beginning: whole walks are the store's contract.
+        // Four pages are enough here; the contract of the store covers whole listings.
         for _ in 0..4 {
             let answer = page(broker, &format!("status=available&limit={limit}{cursor}")).await;
             let listed = ids(&answer);
@@ -216,7 +215,7 @@ fn queries_are_understood_or_refused() {
         let answer = send(broker.admin(method, &format!("{path}?{}", query.join("&")))).await;
         match answer.status.as_u16() {
             200 => {}
-            // A job that runs already, of the timer's accord.
+            // The job is running already, started by its timer.
             409 => assert_error(&answer, 409, "JOB_BUSY"),
             _ if answer.code() == "BAD_CURSOR" => assert_error(&answer, 400, "BAD_CURSOR"),
             _ => assert_error(&answer, 400, "BAD_QUERY"),
@@ -224,7 +223,7 @@ fn queries_are_understood_or_refused() {
     });
 }
 
-/// JSON near a pause's body.
+/// Bodies that resemble that of a pause.
 fn pause_body() -> impl Strategy<Value = Vec<u8>> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -250,7 +249,7 @@ fn pause_body() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn a_pause_takes_a_reason_and_nothing_else() {
+fn a_pause_accepts_only_a_reason() {
     check(&pause_body(), async |broker, body| {
         let request = broker.admin(Method::POST, "/v1/admin/actors/stale-collector/pause").body(body.clone());
         let answer = send(request).await;
@@ -287,7 +286,7 @@ fn paths_name_a_sandbox_or_nothing() {
             403 => assert_error(&answer, 403, "NOT_SANDBOX_OWNER"),
             405 => assert_error(&answer, 405, "METHOD_NOT_ALLOWED"),
             _ if answer.code() == "SANDBOX_NOT_FOUND" => assert_error(&answer, 404, "SANDBOX_NOT_FOUND"),
-            // An id that the path's own characters make another path.
+            // The id contains characters that make it another path.
             _ => assert_error(&answer, 404, "NOT_FOUND"),
         }
     });

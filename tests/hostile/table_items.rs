@@ -1,19 +1,17 @@
-//! Items that somebody has spoilt by hand: they are errors of their own and no others', and nothing panics over them.
+//! Items with invalid attributes: only requests that need such an item fail, and nothing panics.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
 use reqwest::Method;
+use test_support::{Broker, DynamoServer, assert_error, send};
 use tokio::runtime::Runtime;
 
-use crate::helpers::{assert_error, send};
-use crate::program::{Broker, DynamoServer};
 use crate::properties;
 
 type Item = HashMap<String, AttributeValue>;
@@ -71,7 +69,7 @@ fn lease() -> Item {
     item(&[
         ("PK", text("LEASE#cleanup")),
         ("SK", text("META")),
-        ("holder", text("somebody")),
+        ("holder", text("another-replica")),
         ("expires_at", number("0")),
         ("term", number("5")),
         ("ran_at", number("1000")),
@@ -103,8 +101,8 @@ fn odd_value() -> impl Strategy<Value = Option<AttributeValue>> {
     ]
 }
 
-/// An item of each kind, in which some attributes are not as they should be.
-fn spoilt() -> impl Strategy<Value = [Item; 4]> {
+/// An item of each kind, in which some attributes are invalid.
+fn invalid_items() -> impl Strategy<Value = [Item; 4]> {
     let statuses = select(vec!["available", "allocated", "pending_deletion", "stale", "deletion_failed", "deleted"]);
     let changes = || vec((any::<prop::sample::Index>(), odd_value()), 0..3);
     (statuses, changes(), changes(), changes(), changes()).prop_map(|(status, a, b, c, d)| {
@@ -114,7 +112,7 @@ fn spoilt() -> impl Strategy<Value = [Item; 4]> {
             names.sort();
             for (index, value) in changes {
                 let name = index.get(&names);
-                // The indexes take only what fits their keys; DynamoDB itself refuses the rest.
+                // DynamoDB refuses values of the wrong type for the keys of an index.
                 let is_string_key = ["status", "allocated_to_track", "idempotency_key"].contains(&name.as_str());
                 match value {
                     None => drop(item.remove(name)),
@@ -135,7 +133,8 @@ async fn put(client: &Client, item: &Item) {
     client.put_item().table_name("sandbox-broker-pool").set_item(Some(item.clone())).send().await.unwrap();
 }
 
-async fn look_at(broker: &Broker, client: &Client, items: &[Item]) {
+/// Puts the items, calls every endpoint that reads them, and deletes them.
+async fn call_endpoints(broker: &Broker, client: &Client, items: &[Item]) {
     for item in items {
         put(client, item).await;
     }
@@ -159,7 +158,7 @@ async fn look_at(broker: &Broker, client: &Client, items: &[Item]) {
         let answer = send(call).await;
         match answer.status.as_u16() {
             200 | 201 => {}
-            // What cannot be read is no fault of the caller; the log says what it is.
+            // An unreadable item is not the caller's fault; the log names it.
             500 => assert_error(&answer, 500, "INTERNAL_ERROR"),
             status => {
                 assert!([403, 404, 409, 503].contains(&status), "{answer:?}");
@@ -174,23 +173,18 @@ async fn look_at(broker: &Broker, client: &Client, items: &[Item]) {
     }
 }
 
-/// A server, a broker on it, and a client for the table.
+/// A server, a broker on it, and a client of the server.
 async fn start() -> (DynamoServer, Broker, Client) {
     let server = DynamoServer::start().await;
     let settings = [("CSP_MODE", "sim"), ("ALLOCATE_TIMEOUT_MS", "500"), ("BACKOFF_MAX_MS", "100")];
     let broker = Broker::on_server(&server, &settings).await;
     assert_eq!(broker.sync("").await.status, 200);
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-        .endpoint_url(&server.url)
-        .build();
-    (server, broker, Client::from_conf(config))
+    let client = server.client();
+    (server, broker, client)
 }
 
 #[tokio::test]
-async fn numbers_that_cannot_grow_do_no_harm() {
+async fn numbers_that_cannot_grow_cause_no_panic() {
     let (_server, broker, client) = start().await;
     let (count, time) = ("4294967295", "18446744073709551615");
     for (status, name, end) in [
@@ -207,18 +201,18 @@ async fn numbers_that_cannot_grow_do_no_harm() {
     ] {
         let mut item = sandbox(status);
         item.insert(name.to_owned(), number(end));
-        look_at(&broker, &client, &[item]).await;
+        call_endpoints(&broker, &client, &[item]).await;
         let log = broker.log();
         assert!(!log.contains("panicked"), "{status} with {name} {end}: {log}");
     }
 }
 
 #[test]
-fn spoilt_items_are_errors_and_nothing_panics() {
+fn invalid_items_are_errors_and_nothing_panics() {
     let runtime = Runtime::new().unwrap();
     let (_server, broker, client) = runtime.block_on(start());
-    let checked = TestRunner::new(properties()).run(&spoilt(), |items| {
-        runtime.block_on(look_at(&broker, &client, &items));
+    let checked = TestRunner::new(properties()).run(&invalid_items(), |items| {
+        runtime.block_on(call_endpoints(&broker, &client, &items));
         let log = broker.log();
         prop_assert!(!log.contains("panicked"), "{log}");
         Ok(())
@@ -226,6 +220,6 @@ fn spoilt_items_are_errors_and_nothing_panics() {
     checked.unwrap_or_else(|failure| panic!("{failure}"));
     runtime.block_on(async {
         assert_eq!(broker.get("/readyz").await.status, 200);
-        assert_eq!(broker.allocate("afterwards").await.status, 201, "the others are handed out as before");
+        assert_eq!(broker.allocate("afterwards").await.status, 201, "other sandboxes are still allocated");
     });
 }

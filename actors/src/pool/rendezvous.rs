@@ -75,7 +75,7 @@ impl CandidateOrder {
             return OrderKey { rank: 0, weight: weight(owner, sandbox_id) };
         }
         let own = weight(&self.own, &shard);
-        let is_earlier = |replica: &&ReplicaId| *replica != owner && weight(*replica, &shard) > own;
+        let is_earlier = |replica: &&ReplicaId| *replica != owner && weight(replica, &shard) > own;
         let rank = 1 + self.live.iter().filter(is_earlier).count();
         OrderKey { rank, weight: u64::MAX - weight(owner, sandbox_id) }
     }

@@ -258,7 +258,7 @@ pub struct Refused {
 /// [`Refused`] if the event does not apply to that state.
 pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutation, Refused> {
     let name = event.name();
-    let to = |to: Status, shard_at: Timestamp, fields: Vec<Field>| Ok(Mutation { to, at: now, shard_at, fields });
+    let to = |to: Status, fields: Vec<Field>| Ok(mutation(to, now, fields));
     match (status, event) {
         (Status::Available, Event::Claim(holding)) => {
             let mut fields = vec![
@@ -269,28 +269,24 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
                 Field::IdempotencyKey(holding.key),
             ];
             fields.extend(holding.owner.proof.map(Field::OwnerProof));
-            to(Status::Allocated, holding.expires_at, fields)
+            to(Status::Allocated, fields)
         }
-        (Status::Allocated, Event::Renew { expires_at }) => {
-            to(Status::Allocated, expires_at, vec![Field::ExpiresAt(expires_at)])
-        }
+        (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
         (Status::Allocated, Event::Release) => Ok(released(now)),
         (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
-        (Status::Stale, Event::Listed) => to(Status::Available, now, vec![Field::LastSynced(now)]),
-        (Status::Available, Event::Missing { .. }) => to(Status::Stale, now, vec![Field::LastSynced(now)]),
+        (Status::Stale, Event::Listed) => to(Status::Available, vec![Field::LastSynced(now)]),
+        (Status::Available, Event::Missing { .. }) => to(Status::Stale, vec![Field::LastSynced(now)]),
         (Status::DeletionFailed, Event::Missing { keep_until })
         | (Status::PendingDeletion, Event::DeletedAtCsp { keep_until })
         | (Status::Stale | Status::DeletionFailed, Event::Discard { keep_until }) => {
-            to(Status::Deleted, keep_until, vec![Field::Ttl(keep_until), Field::NextAttemptAt(None)])
+            to(Status::Deleted, vec![Field::Ttl(keep_until), Field::NextAttemptAt(None)])
         }
         (Status::PendingDeletion, Event::DeletionAttemptFailed { attempts, retry_at, error }) => to(
             if retry_at.is_some() { Status::PendingDeletion } else { Status::DeletionFailed },
-            retry_at.unwrap_or(now),
             vec![Field::DeletionRetryCount(attempts), Field::NextAttemptAt(retry_at), Field::LastError(Some(error))],
         ),
         (Status::DeletionFailed, Event::RetryDeletion) => to(
             Status::PendingDeletion,
-            now,
             vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)],
         ),
         (status, _) => Err(Refused { status, event: name }),
@@ -298,5 +294,105 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
 }
 
 fn released(now: Timestamp) -> Mutation {
-    Mutation { to: Status::PendingDeletion, at: now, shard_at: now, fields: vec![Field::DeletionRequestedAt(now)] }
+    mutation(Status::PendingDeletion, now, vec![Field::DeletionRequestedAt(now)])
+}
+
+fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
+    let mut times = PositionTimes { updated_at: at, ..PositionTimes::default() };
+    for field in &fields {
+        match field {
+            Field::ExpiresAt(at) => times.expires_at = Some(*at),
+            Field::NextAttemptAt(at) => times.next_attempt_at = *at,
+            Field::Ttl(at) => times.ttl = Some(*at),
+            _ => {}
+        }
+    }
+    Mutation { to, at, shard_at: times.position(to), fields }
+}
+
+/// The times of a record that place it in the status index.
+#[derive(Clone, Copy, Debug, Default)]
+struct PositionTimes {
+    updated_at: Timestamp,
+    expires_at: Option<Timestamp>,
+    next_attempt_at: Option<Timestamp>,
+    ttl: Option<Timestamp>,
+}
+
+impl PositionTimes {
+    /// The one rule for [`Sandbox::shard_at`]. A record without the time of its status is placed by its last change.
+    fn position(self, status: Status) -> Timestamp {
+        let of_status = match status {
+            // These statuses are entered by their last change.
+            Status::Available | Status::Stale | Status::DeletionFailed => None,
+            Status::Allocated => self.expires_at,
+            // A deletion that no attempt has put off is due since it was asked for.
+            Status::PendingDeletion => self.next_attempt_at,
+            Status::Deleted => self.ttl,
+        };
+        of_status.unwrap_or(self.updated_at)
+    }
+}
+
+impl Sandbox {
+    /// The [`Self::shard_at`] that the other fields of this record call for. The transitions set the same one. Where it
+    /// differs from the stored one, another program wrote the record.
+    pub fn position(&self) -> Timestamp {
+        let Self { updated_at, expires_at, next_attempt_at, ttl, .. } = *self;
+        PositionTimes { updated_at, expires_at, next_attempt_at, ttl }.position(self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sandbox::{CspAccount, UnixMillis};
+
+    fn events(now: Timestamp) -> Vec<Event> {
+        let later = now.plus(Duration::from_secs(60));
+        let failed = |retry_at| Event::DeletionAttemptFailed { attempts: 1, retry_at, error: "no".to_owned() };
+        vec![
+            Event::Claim(Holding {
+                owner: Owner::named(TrackId::new("track")),
+                track_name: None,
+                key: IdempotencyKey::new("key"),
+                expires_at: later,
+            }),
+            Event::Renew { expires_at: later },
+            Event::Release,
+            Event::Listed,
+            Event::Missing { keep_until: later },
+            Event::DeletedAtCsp { keep_until: later },
+            failed(Some(later)),
+            failed(None),
+            Event::RetryDeletion,
+            Event::Discard { keep_until: later },
+        ]
+    }
+
+    /// A position is computed from the record alone, so every record that the transitions make must have the computed one.
+    #[test]
+    fn every_path_of_transitions_leaves_the_position_that_the_record_calls_for() {
+        let account = CspAccount {
+            sandbox_id: SandboxId::new("1"),
+            name: "lab-1".to_owned(),
+            external_id: "identity/accounts/1".to_owned(),
+            sfdc_account_id: None,
+            created_at: Some(Timestamp(5)),
+        };
+        let mut records = vec![Sandbox::discovered(&account, UnixMillis(1_000_000))];
+        for now in (2000..=6000).step_by(1000).map(Timestamp) {
+            let mut next = Vec::new();
+            for record in &records {
+                assert_eq!(record.position(), record.shard_at, "{record:?}");
+                for event in events(now) {
+                    next.extend(record.update(event, now).ok().map(|update| record.after(&update.mutation)));
+                }
+            }
+            records = next;
+        }
+        assert!(records.len() > 20, "{} records after five changes", records.len());
+    }
 }

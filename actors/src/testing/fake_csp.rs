@@ -5,11 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::connection::{Connection, Trace};
+use super::connection::Connection;
+use super::trace::Trace;
 use crate::ports::{CspClient, CspDeletion, CspError, CspListing};
 use crate::sandbox::{CspAccount, SandboxId};
 
-/// A CSP in memory, with scripted trouble.
+/// A CSP in memory with injected faults.
 #[derive(Clone, Debug, Default)]
 pub struct FakeCsp {
     state: Arc<Mutex<State>>,
@@ -23,7 +24,7 @@ struct State {
     down: Option<CspError>,
     panics_next: bool,
     next_errors: VecDeque<CspError>,
-    bad_accounts: BTreeMap<String, CspError>,
+    deletion_errors: BTreeMap<String, CspError>,
     lists: u64,
     deletes: BTreeMap<String, u64>,
     trace: Option<Trace>,
@@ -60,12 +61,12 @@ impl FakeCsp {
         self.state().accounts.insert(account.external_id.clone(), account);
     }
 
-    /// Takes an account away behind the broker's back.
+    /// Removes an account without the broker.
     pub fn remove(&self, number: u32) {
         self.state().accounts.remove(&Self::account(number).external_id);
     }
 
-    /// The `external_id` of each account that is there.
+    /// The `external_id` of each account.
     pub fn accounts(&self) -> BTreeSet<String> {
         self.state().accounts.keys().cloned().collect()
     }
@@ -90,40 +91,40 @@ impl FakeCsp {
         self.state().panics_next = true;
     }
 
-    /// The deletion of this account always fails with this error, until `None`.
-    pub fn set_bad(&self, number: u32, error: Option<CspError>) {
+    /// Every deletion of this account fails with this error, until `None`.
+    pub fn set_deletion_error(&self, number: u32, error: Option<CspError>) {
         let external_id = Self::account(number).external_id;
         let mut state = self.state();
         match error {
-            Some(error) => state.bad_accounts.insert(external_id, error),
-            None => state.bad_accounts.remove(&external_id),
+            Some(error) => state.deletion_errors.insert(external_id, error),
+            None => state.deletion_errors.remove(&external_id),
         };
     }
 
-    /// Every call is written down here.
+    /// Records every call in this trace.
     pub fn set_trace(&self, trace: Trace) {
         self.state().trace = Some(trace);
     }
 
-    /// All trouble that was set is over.
-    pub fn heal_all(&self) {
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
         let mut state = self.state();
         (state.delay, state.down) = (Duration::ZERO, None);
-        state.bad_accounts.clear();
+        state.deletion_errors.clear();
         state.next_errors.clear();
     }
 
-    /// How many listings were asked for.
+    /// The number of requests for a listing.
     pub fn lists(&self) -> u64 {
         self.state().lists
     }
 
-    /// Whether the deletion of this account was ever asked for.
-    pub fn was_told_to_delete(&self, external_id: &str) -> bool {
+    /// Whether a deletion of this account was requested.
+    pub fn was_deletion_requested(&self, external_id: &str) -> bool {
         self.state().deletes.contains_key(external_id)
     }
 
-    /// How many deletions were asked for, by `external_id`.
+    /// The number of requests for a deletion, by `external_id`.
     pub fn deletes(&self) -> BTreeMap<String, u64> {
         self.state().deletes.clone()
     }
@@ -132,8 +133,8 @@ impl FakeCsp {
         self.state.lock()
     }
 
-    /// What stands between a call and its being carried out.
-    async fn trouble(&self) -> Result<(), CspError> {
+    /// Delays or fails a call as the faults say.
+    async fn inject_faults(&self) -> Result<(), CspError> {
         let (delay, error) = {
             let mut state = self.state();
             (state.delay, state.next_errors.pop_front().or_else(|| state.down.clone()))
@@ -144,15 +145,15 @@ impl FakeCsp {
         error.map_or(Ok(()), Err)
     }
 
-    fn note(&self, what: &str, outcome: &impl std::fmt::Debug) {
+    fn record(&self, call: &str, outcome: &impl std::fmt::Debug) {
         if let Some(trace) = &self.state().trace {
-            trace.note(|| format!("{} CSP {what}: {outcome:?}", self.connection.name()));
+            trace.record(|| format!("{} CSP {call}: {outcome:?}", self.connection.name()));
         }
     }
 
-    fn carry_out_deletion(&self, external_id: &str) -> Result<CspDeletion, CspError> {
+    fn delete_account(&self, external_id: &str) -> Result<CspDeletion, CspError> {
         let mut state = self.state();
-        if let Some(error) = state.bad_accounts.get(external_id) {
+        if let Some(error) = state.deletion_errors.get(external_id) {
             return Err(error.clone());
         }
         Ok(match state.accounts.remove(external_id) {
@@ -167,19 +168,19 @@ impl CspClient for FakeCsp {
     async fn list(&self) -> Result<CspListing, CspError> {
         self.connection.pass().await;
         self.state().lists += 1;
-        let trouble = self.trouble().await;
+        let faults = self.inject_faults().await;
         self.connection.pass().await;
-        self.note("lists", &trouble);
-        trouble?;
+        self.record("list", &faults);
+        faults?;
         Ok(CspListing { accounts: self.state().accounts.values().cloned().collect(), skipped: 0 })
     }
 
     async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
         self.connection.pass().await;
         *self.state().deletes.entry(external_id.to_owned()).or_default() += 1;
-        let carried_out = self.trouble().await.and_then(|()| self.carry_out_deletion(external_id));
-        self.note(external_id, &carried_out);
+        let deletion = self.inject_faults().await.and_then(|()| self.delete_account(external_id));
+        self.record(external_id, &deletion);
         self.connection.pass().await;
-        carried_out
+        deletion
     }
 }

@@ -1,44 +1,44 @@
 use std::time::Duration;
 
-/// What can go wrong with one request.
+/// A fault of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Refused for being too much; not carried out.
+    /// The request is throttled and has no effect.
     Throttle,
-    /// Refused because another transaction is at it; not carried out. Other requests take it as a throttle.
+    /// The transaction conflicts with another one and has no effect. Other requests are throttled.
     Conflict,
-    /// Never arrives.
+    /// The request is lost.
     LostRequest,
-    /// Arrives late, long after its sender gave up.
+    /// The request takes effect after its sender has timed out.
     LateRequest(Duration),
-    /// Is carried out, but the answer never comes back.
+    /// The request takes effect and the response is lost.
     LostResponse,
-    /// Takes this long on its way.
+    /// The request is delayed.
     Delay(Duration),
 }
 
-/// Which requests go wrong, each with a probability, and how long all of them take, by a seeded generator.
+/// A seeded generator of faults and latencies.
 #[derive(Clone, Debug)]
 pub struct FaultPlan {
     random: fastrand::Rng,
     probability: f64,
-    longest_way: Duration,
+    max_latency: Duration,
 }
 
 impl FaultPlan {
-    /// Every request goes wrong with this probability, in a way drawn from all.
+    /// Each request has a fault of a random kind with this probability.
     pub fn random(seed: u64, probability: f64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), probability, longest_way: Duration::ZERO }
+        Self { random: fastrand::Rng::with_seed(seed), probability, max_latency: Duration::ZERO }
     }
 
-    /// Every request takes up to this long on its way to the store, and its answer on the way back.
+    /// Each request and each response takes up to this long.
     #[must_use]
-    pub fn with_longest_way(self, longest_way: Duration) -> Self {
-        Self { longest_way, ..self }
+    pub fn with_max_latency(self, max_latency: Duration) -> Self {
+        Self { max_latency, ..self }
     }
 
-    pub(super) fn draw_way(&mut self) -> Duration {
-        Duration::from_millis(self.random.u64(0..=self.longest_way.as_millis() as u64))
+    pub(super) fn draw_latency(&mut self) -> Duration {
+        Duration::from_millis(self.random.u64(0..=self.max_latency.as_millis() as u64))
     }
 
     pub(super) fn draw(&mut self) -> Option<Fault> {

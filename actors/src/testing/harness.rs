@@ -10,24 +10,24 @@ use crate::broker::Broker;
 use crate::jobs::cleanup::CleanupSettings;
 use crate::jobs::csp_sync::SyncSettings;
 use crate::retry::RetryPolicy;
-use crate::sandbox::{IdempotencyKey, ReplicaId, Sandbox, SandboxId, Status, TrackId};
+use crate::sandbox::{IdempotencyKey, Owner, ReplicaId, Sandbox, SandboxId, Status, TrackId};
 use crate::start::{BrokerSettings, Ports};
 
-/// A whole broker on a model store and a CSP in memory, with all its actors on the test's thread, under a paused clock.
+/// A whole broker on a model store and a CSP in memory, with all actors on the test's thread and a paused clock.
 #[derive(Clone)]
 pub struct TestBroker {
     /// The broker.
     pub broker: Broker,
-    /// Its table.
+    /// The model store.
     pub store: ModelStore,
-    /// Its CSP.
+    /// The CSP.
     pub csp: Arc<FakeCsp>,
-    /// Its time of day.
+    /// The clock.
     pub clock: Arc<PausedClock>,
 }
 
 impl TestBroker {
-    /// The settings of a broker in production, with a replica of this name.
+    /// The default settings of a broker, with this name of the replica.
     pub fn settings(replica: &str) -> BrokerSettings {
         let day = Duration::from_secs(86_400);
         BrokerSettings {
@@ -35,6 +35,7 @@ impl TestBroker {
             jitter_seed: 0,
             allocation: AllocationSettings {
                 lab_duration: Duration::from_secs(4 * 3600),
+                max_holding: Duration::from_secs(16 * 3600),
                 timeout: Duration::from_secs(10),
                 max_in_flight: 1024,
                 retry: RetryPolicy { base: Duration::from_millis(100), max: Duration::from_secs(5) },
@@ -63,7 +64,7 @@ impl TestBroker {
         let csp = Arc::new(FakeCsp::with_accounts(n));
         let clock = Arc::new(PausedClock::new());
         let broker = Self::start(ModelStore::with_sandboxes(n), csp, clock, Self::settings("replica-1")).await;
-        // The jobs' first runs are over then, and the next ones minutes away.
+        // The first runs of the jobs end, and the next ones are minutes away.
         tokio::time::sleep(Duration::from_secs(1)).await;
         broker
     }
@@ -81,18 +82,18 @@ impl TestBroker {
         Self { broker, store, csp, clock }
     }
 
-    /// A second replica on the same table and CSP.
+    /// Another replica on the same table and CSP.
     pub async fn replica(&self, name: &str) -> Self {
         let (store, csp, clock) = (self.store.clone(), self.csp.clone(), self.clock.clone());
         Self::start(store, csp, clock, Self::settings(name)).await
     }
 
-    /// Allocates for this track under its default key.
+    /// Allocates for this track with its default key.
     pub async fn allocate(&self, track: &str) -> Result<Allocation, AllocateError> {
         self.allocate_with(track, track, None).await
     }
 
-    /// Allocates for this track under this key, by this prefix.
+    /// Allocates for this track with this key and name prefix.
     pub async fn allocate_with(
         &self,
         track: &str,
@@ -100,7 +101,7 @@ impl TestBroker {
         prefix: Option<&str>,
     ) -> Result<Allocation, AllocateError> {
         let request = AllocateRequest {
-            track: TrackId::new(track),
+            owner: Owner::named(TrackId::new(track)),
             track_name: None,
             key: IdempotencyKey::new(key),
             name_prefix: prefix.map(str::to_owned),
@@ -108,13 +109,13 @@ impl TestBroker {
         self.broker.allocator().allocate(request).await
     }
 
-    /// The sandbox with this id, as the table holds it.
+    /// The sandbox with this id in the table.
     pub fn sandbox(&self, sandbox_id: &SandboxId) -> Sandbox {
         let found = self.store.sandboxes().into_iter().find(|sandbox| sandbox.sandbox_id == *sandbox_id);
         found.unwrap_or_else(|| panic!("{sandbox_id} is not in the table"))
     }
 
-    /// How many sandboxes have this status.
+    /// The number of sandboxes with this status.
     pub fn count(&self, status: Status) -> usize {
         self.store.sandboxes().iter().filter(|sandbox| sandbox.status == status).count()
     }

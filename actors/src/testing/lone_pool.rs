@@ -5,16 +5,16 @@ use crate::liveness::LivenessMonitor;
 use crate::pool::{Listed, Pool, Scope};
 use crate::sandbox::{ReplicaId, Sandbox, ShardCount};
 
-/// A pool manager without a broker around it, to measure it alone.
+/// A pool manager without a broker, for benchmarks.
 #[derive(Debug)]
 pub struct LonePool {
     pool: Pool,
-    /// Watches over nobody else; it has to outlive the pool manager.
+    /// Must outlive the pool manager.
     _monitor: LivenessMonitor,
 }
 
 impl LonePool {
-    /// A pool manager in `arbiter` that holds `n` candidates.
+    /// A pool manager in `arbiter` with `n` candidates.
     pub async fn filled(arbiter: &ArbiterHandle, n: u32) -> Self {
         let monitor = LivenessMonitor::default();
         let pool =
@@ -30,7 +30,7 @@ impl LonePool {
         taken.expect("a candidate fits").put_back();
     }
 
-    /// A whole refresh that has read these sandboxes.
+    /// Applies a whole refresh with these sandboxes.
     pub async fn refill(&self, listed: Vec<Sandbox>) {
         let refresh = self.pool.start_refresh(Scope::All).await.expect("the pool manager lives");
         let listed = Listed { sandboxes: listed, is_truncated: false };

@@ -1,5 +1,5 @@
-//! Stand-ins for the outside, for deterministic tests: a model of the store with faults to inject, a CSP in memory, a
-//! clock that follows tokio's, and the contract that every store has to keep.
+//! Implementations of the ports for deterministic tests: a model of the store with injected faults, a CSP in memory, a clock
+//! that follows tokio's; and the contract of every store.
 
 mod connection;
 pub mod contract;
@@ -8,16 +8,18 @@ mod faults;
 mod harness;
 mod lone_pool;
 mod model_store;
+mod observer;
 mod paused_clock;
 mod tables;
-mod watch;
+mod trace;
 
-pub use self::connection::{Connection, Trace};
+pub use self::connection::Connection;
 pub use self::fake_csp::FakeCsp;
 pub use self::faults::{Fault, FaultPlan};
 pub use self::harness::TestBroker;
 pub use self::lone_pool::LonePool;
 pub use self::model_store::ModelStore;
+pub use self::observer::Observer;
 pub use self::paused_clock::PausedClock;
 pub use self::tables::{Flaw, Tables};
-pub use self::watch::Watch;
+pub use self::trace::Trace;

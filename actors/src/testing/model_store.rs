@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
-use super::connection::{Connection, Trace};
+use super::connection::Connection;
 use super::faults::{Fault, FaultPlan};
+use super::observer::Observer;
 use super::tables::{Flaw, Tables};
-use super::watch::Watch;
+use super::trace::Trace;
 use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
@@ -21,11 +22,11 @@ use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp,
 };
 
-/// What the store should be, as simply as it can be said, with faults to inject.
+/// The simplest store that keeps the contract, with injected faults.
 #[derive(Clone, Debug, Default)]
 pub struct ModelStore {
     contents: Arc<Mutex<Contents>>,
-    trouble: Arc<Mutex<Trouble>>,
+    faults: Arc<Mutex<Faults>>,
     connection: Connection,
 }
 
@@ -36,13 +37,13 @@ struct Contents {
     controls: BTreeMap<ActorName, Control>,
     stats: StoredStats,
     replicas: BTreeMap<ReplicaId, Timestamp>,
-    /// What the status index shows while it lags.
+    /// The contents of the status index while it lags.
     lagging_index: Option<Tables>,
-    watch: Option<Watch>,
+    observer: Option<Observer>,
 }
 
 #[derive(Debug, Default)]
-struct Trouble {
+struct Faults {
     plan: Option<FaultPlan>,
     next: BTreeMap<&'static str, VecDeque<Fault>>,
     is_down: bool,
@@ -63,38 +64,38 @@ impl ModelStore {
         Tables::sandbox(number)
     }
 
-    /// The same store, reached through this connection.
+    /// The same store through this connection.
     #[must_use]
     pub fn through(&self, connection: Connection) -> Self {
         Self { connection, ..self.clone() }
     }
 
-    /// Requests go wrong by this plan, until `None`.
+    /// Injects the faults of this plan, until `None`.
     pub fn set_plan(&self, plan: Option<FaultPlan>) {
-        self.trouble().plan = plan;
+        self.faults().plan = plan;
     }
 
-    /// The next request of this operation goes wrong.
+    /// The next request of this operation has this fault.
     pub fn fail_next(&self, operation: &'static str, fault: Fault) {
-        self.trouble().next.entry(operation).or_default().push_back(fault);
+        self.faults().next.entry(operation).or_default().push_back(fault);
     }
 
     /// While down, every request fails.
     pub fn set_down(&self, is_down: bool) {
-        self.trouble().is_down = is_down;
+        self.faults().is_down = is_down;
     }
 
-    /// From now on the writes are wrong in this way.
+    /// All following writes have this flaw.
     pub fn set_flaw(&self, flaw: Flaw) {
         self.contents().tables.flaw = Some(flaw);
     }
 
-    /// Every request is written down here.
+    /// Records every request in this trace.
     pub fn set_trace(&self, trace: Trace) {
-        self.trouble().trace = Some(trace);
+        self.faults().trace = Some(trace);
     }
 
-    /// From now on the status index shows what the table holds now.
+    /// The status index lags: it keeps its present contents.
     pub fn freeze_index(&self) {
         self.change_index(|contents| contents.lagging_index = Some(contents.tables.clone()));
     }
@@ -104,9 +105,9 @@ impl ModelStore {
         self.change_index(|contents| contents.lagging_index = None);
     }
 
-    /// Looks at the tables as they are.
-    pub fn look_at<T>(&self, look: impl FnOnce(&Tables) -> T) -> T {
-        look(&self.contents().tables)
+    /// Reads the tables.
+    pub fn read_tables<T>(&self, read: impl FnOnce(&Tables) -> T) -> T {
+        read(&self.contents().tables)
     }
 
     /// All sandboxes.
@@ -119,71 +120,70 @@ impl ModelStore {
         self.contents().tables.claims.values().cloned().collect()
     }
 
-    /// Panics, naming the invariant, if the tables contradict themselves.
+    /// Panics if claims and sandboxes do not match.
     pub fn assert_consistent(&self) {
-        assert_eq!(self.contents().tables.contradiction(), None);
+        assert_eq!(self.contents().tables.violation(), None);
     }
 
-    /// From now on every write is watched: what it contradicts, which holdings it ends, and whether it leaves a
-    /// sandbox for these prefixes. Costs a look at the whole table each time.
-    pub fn watch(&self, prefixes: &[Option<&str>]) {
+    /// Observes the whole table after each following write; emptiness is observed for these name prefixes.
+    pub fn observe(&self, prefixes: &[Option<&str>]) {
         let mut contents = self.contents();
-        contents.watch = Some(Watch::new(prefixes));
-        contents.look();
+        contents.observer = Some(Observer::new(prefixes));
+        contents.update_observer();
     }
 
-    /// What the watch saw so far.
-    pub fn watched<T>(&self, read: impl FnOnce(&Watch) -> T) -> T {
-        read(self.contents().watch.as_ref().expect("a watch was set"))
+    /// Reads the observations so far.
+    pub fn observed<T>(&self, read: impl FnOnce(&Observer) -> T) -> T {
+        read(self.contents().observer.as_ref().expect("the store is observed"))
     }
 
-    /// How many requests of each operation were asked for.
+    /// The number of requests of each operation.
     pub fn requests(&self) -> BTreeMap<&'static str, u64> {
-        self.trouble().requests.clone()
+        self.faults().requests.clone()
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock()
     }
 
-    fn trouble(&self) -> MutexGuard<'_, Trouble> {
-        self.trouble.lock()
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock()
     }
 
     fn draw(&self, operation: &'static str) -> Result<Option<Fault>, StoreError> {
-        let mut trouble = self.trouble();
-        *trouble.requests.entry(operation).or_default() += 1;
-        if trouble.is_down {
+        let mut faults = self.faults();
+        *faults.requests.entry(operation).or_default() += 1;
+        if faults.is_down {
             return Err(StoreError::Unavailable(cause("the model store is down")));
         }
-        let scripted = trouble.next.get_mut(operation).and_then(VecDeque::pop_front);
-        Ok(scripted.or_else(|| trouble.plan.as_mut().and_then(FaultPlan::draw)))
+        let scripted = faults.next.get_mut(operation).and_then(VecDeque::pop_front);
+        Ok(scripted.or_else(|| faults.plan.as_mut().and_then(FaultPlan::draw)))
     }
 
-    /// The time that one way takes.
-    async fn travel(&self) {
-        let way = self.trouble().plan.as_mut().map_or(Duration::ZERO, FaultPlan::draw_way);
-        if !way.is_zero() {
-            sleep(way).await;
+    /// The latency of one request or response.
+    async fn delay(&self) {
+        let latency = self.faults().plan.as_mut().map_or(Duration::ZERO, FaultPlan::draw_latency);
+        if !latency.is_zero() {
+            sleep(latency).await;
         }
     }
 
-    fn note(&self, operation: &str, what: &impl Debug) {
-        if let Some(trace) = &self.trouble().trace {
-            trace.note(|| format!("{} {operation}: {what:?}", self.connection.name()));
+    fn record(&self, operation: &str, what: &impl Debug) {
+        if let Some(trace) = &self.faults().trace {
+            trace.record(|| format!("{} {operation}: {what:?}", self.connection.name()));
         }
     }
 
-    /// One request, as its sender sees it: nothing goes out of a dead replica, and no answer comes in.
+    /// One request of a replica: with a cut connection nothing is sent and no response arrives.
     async fn request<T: Debug>(
         &self,
         operation: &'static str,
-        carried_out: impl Future<Output = Result<T, StoreError>> + Send,
+        execution: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
         self.connection.pass().await;
-        let answer = carried_out.await;
+        let answer = execution.await;
         self.connection.pass().await;
-        self.note(operation, &answer);
+        self.record(operation, &answer);
         answer
     }
 
@@ -192,7 +192,7 @@ impl ModelStore {
         operation: &'static str,
         read: impl FnOnce(&Contents) -> Result<T, StoreError> + Send,
     ) -> Result<T, StoreError> {
-        let carried_out = async {
+        let execution = async {
             match self.draw(operation)? {
                 None => {}
                 Some(Fault::Throttle | Fault::Conflict) => return Err(StoreError::Throttled(cause("injected"))),
@@ -201,12 +201,12 @@ impl ModelStore {
                     return Err(StoreError::Unavailable(cause("injected")));
                 }
             }
-            self.travel().await;
+            self.delay().await;
             let result = read(&self.contents());
-            self.travel().await;
+            self.delay().await;
             result
         };
-        self.request(operation, carried_out).await
+        self.request(operation, execution).await
     }
 
     async fn write<T: Debug + Send + 'static>(
@@ -216,7 +216,7 @@ impl ModelStore {
         write: impl FnOnce(&mut Contents) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let unknown = || Err(StoreError::OutcomeUnknown(cause("injected")));
-        let carried_out = async {
+        let execution = async {
             match self.draw(operation)? {
                 None => {}
                 Some(Fault::Throttle) => return Err(StoreError::Throttled(cause("injected"))),
@@ -226,40 +226,40 @@ impl ModelStore {
                     let store = self.clone();
                     tokio::spawn(async move {
                         sleep(delay).await;
-                        store.carry_out(operation, write);
+                        store.execute(operation, write);
                     });
                     return unknown();
                 }
                 Some(Fault::LostResponse) => {
-                    self.travel().await;
-                    self.carry_out(operation, write);
+                    self.delay().await;
+                    self.execute(operation, write);
                     return unknown();
                 }
                 Some(Fault::Delay(delay)) => sleep(delay).await,
             }
-            self.travel().await;
-            let result = self.carry_out(operation, write);
-            self.travel().await;
+            self.delay().await;
+            let result = self.execute(operation, write);
+            self.delay().await;
             Ok(result)
         };
-        self.request(operation, carried_out).await
+        self.request(operation, execution).await
     }
 
-    fn carry_out<T: Debug>(&self, operation: &str, write: impl FnOnce(&mut Contents) -> T) -> T {
+    fn execute<T: Debug>(&self, operation: &str, write: impl FnOnce(&mut Contents) -> T) -> T {
         let result = {
             let mut contents = self.contents();
             let result = write(&mut contents);
-            contents.look();
+            contents.update_observer();
             result
         };
-        self.note(operation, &("carried out", &result));
+        self.record(operation, &("executed", &result));
         result
     }
 
     fn change_index(&self, change: impl FnOnce(&mut Contents)) {
         let mut contents = self.contents();
         change(&mut contents);
-        contents.look();
+        contents.update_observer();
     }
 }
 
@@ -272,9 +272,9 @@ impl Contents {
         self.lagging_index.as_ref().unwrap_or(&self.tables)
     }
 
-    fn look(&mut self) {
-        if let Some(watch) = &mut self.watch {
-            watch.look(&self.tables, self.lagging_index.as_ref());
+    fn update_observer(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer.update(&self.tables, self.lagging_index.as_ref());
         }
     }
 }

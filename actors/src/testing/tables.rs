@@ -4,24 +4,24 @@ use super::{FakeCsp, PausedClock};
 use crate::ports::{ClaimOutcome, WriteOutcome};
 use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status};
 
-/// The sandbox and claim items as a plain value, and what each conditional write does to them. The model store puts
-/// faults around it; the model of the claim protocol explores it.
+/// The sandbox and claim items as a plain value with the conditional writes. The model store adds faults to it; the model
+/// of the claim protocol explores it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tables {
     pub(super) sandboxes: BTreeMap<SandboxId, Sandbox>,
     pub(super) claims: BTreeMap<ClaimKey, Claim>,
-    /// What is wrong with the writes, on purpose.
+    /// An intended error in the writes.
     pub flaw: Option<Flaw>,
 }
 
-/// A condition left out of the writes, or a write left out: for tests that show that the checks notice.
+/// A missing condition or a missing write, for tests that show that the checks detect it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flaw {
-    /// A claim does not look whether its key holds a sandbox already.
+    /// A claim does not check whether its key already holds a sandbox.
     HeldKeyIgnored,
-    /// A change is written whatever has become of the sandbox since its author looked.
+    /// A write does not check whether the sandbox has changed since it was read.
     ViewIgnored,
-    /// A claim is answered and not kept.
+    /// A claim succeeds without a write.
     ClaimForgotten,
 }
 
@@ -135,13 +135,13 @@ impl Tables {
         self.update(write)
     }
 
-    /// What must hold at any moment (I1, I2, I3): claims and allocated sandboxes match one to one. Names the invariant
-    /// that does not hold, if one does not.
-    pub fn contradiction(&self) -> Option<String> {
+    /// Checks that claims and allocated sandboxes match one to one (I1, I2, I3). Returns a description of a violation that
+    /// starts with the invariant.
+    pub fn violation(&self) -> Option<String> {
         for claim in self.claims.values() {
             let sandbox = self.sandboxes.get(&claim.sandbox_id);
             if sandbox.and_then(Claim::held).as_ref() != Some(claim) {
-                return Some(format!("I1/I3: a claim without its sandbox: {claim:?}, {sandbox:?}"));
+                return Some(format!("I1/I3: a claim does not match its sandbox: {claim:?}, {sandbox:?}"));
             }
         }
         let allocated = self.sandboxes().filter(|sandbox| sandbox.status == Status::Allocated).count();

@@ -1,4 +1,4 @@
-//! What the model is made of: its bounds, its state, and the steps that there are.
+//! The bounds, the state and the actions of the model.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -7,111 +7,110 @@ use std::time::Duration;
 use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, Status, Timestamp};
 use broker_actors::testing::{PausedClock, Tables};
 
-/// How long a holding lasts: one tick of the clock. There is no grace.
+/// The lab duration: one tick of the clock. There is no grace period.
 pub(crate) const LAB_DURATION: Duration = Duration::from_secs(100);
 
-/// The protocol within these bounds.
+/// The protocol and its bounds.
 #[derive(Clone, Debug)]
 pub(crate) struct Protocol {
-    /// Who asks where first; the same track twice is a pair of twins.
-    pub(crate) asks: Vec<Ask>,
+    /// The clients. Two of the same track are duplicates.
+    pub(crate) clients: Vec<ClientSpec>,
     pub(crate) sandboxes: u32,
     pub(crate) replicas: usize,
     pub(crate) crashes: u8,
-    /// So many answers or requests are lost or late.
+    /// Lost or late requests, lost responses and failed reads.
     pub(crate) losses: u8,
-    /// So many times may pass.
+    /// Ticks of the clock.
     pub(crate) ticks: u8,
-    /// So often an asker whose replica died, or who was told that the outcome is unknown, asks again.
+    /// Retries of a client whose request was indeterminate.
     pub(crate) retries: u8,
-    /// Whether askers give back what they got.
+    /// Whether clients release.
     pub(crate) releases: bool,
-    /// Whether askers renew what they got.
+    /// Whether clients renew.
     pub(crate) renews: bool,
     /// Whether the index may lag.
     pub(crate) lags: bool,
     pub(crate) variant: Variant,
 }
 
-/// One asker.
+/// A client sends one request, first to this replica.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct ClientSpec {
     pub(crate) track: u8,
     pub(crate) replica: usize,
 }
 
-/// The protocol as it is, or one of those it must not be.
+/// The correct protocol, or one with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
-    Sound,
+    Correct,
     /// Reads the key, then claims without a condition on it.
     ReadThenWrite,
     /// Ends holdings without a condition on the sandbox.
     UnfencedEnd,
-    /// Takes an unknown outcome for a success.
+    /// Treats an unknown outcome as success.
     UnknownIsSuccess,
-    /// Puts a candidate of unknown fate back into the pool at once.
+    /// Puts a candidate of unknown outcome back into the pool at once.
     UnknownPutBack,
-    /// Says "none" as soon as no candidate is free.
+    /// Answers "none available" as soon as no candidate is free.
     NoneAtOnce,
-    /// Says "none" after a refresh whose finds went to others who waited.
-    FindsForgotten,
+    /// Answers "none available" after a refresh although it gave candidates to other clients.
+    ServedIgnored,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     pub(crate) tables: Arc<Tables>,
-    /// What the index shows while it lags.
+    /// The contents of the index while it lags.
     pub(crate) index: Option<Arc<Tables>>,
-    pub(crate) askers: Vec<Asker>,
-    /// By replica and sandbox: what the pool of the replica knows.
+    pub(crate) clients: Vec<Client>,
+    /// The pool of each replica: one slot for each sandbox.
     pub(crate) pools: Vec<Vec<Slot>>,
-    /// Requests under way that nobody waits for, in a fixed order.
-    pub(crate) late: Vec<Arc<Message>>,
+    /// The messages whose responses are not awaited, in a canonical order.
+    pub(crate) in_network: Vec<Arc<Message>>,
     pub(crate) crashes: u8,
     pub(crate) losses: u8,
     pub(crate) ticks: u8,
-    /// A write changed a sandbox that was not as its author had seen it.
-    pub(crate) is_unfenced: bool,
-    /// A holding that nobody gave back ended before its time.
+    /// Whether a write changed a sandbox although its condition was not met.
+    pub(crate) has_unfenced_write: bool,
+    /// Whether an expiry ended a holding before it was due.
     pub(crate) has_ended_early: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Asker {
+pub(crate) struct Client {
     pub(crate) replica: usize,
     pub(crate) stage: Stage,
     pub(crate) retries: u8,
     pub(crate) has_released: bool,
     pub(crate) has_renewed: bool,
-    /// Whether the pool was empty at some moment of the request, as far as the index shows.
+    /// Whether the index showed no available sandbox at some moment of the request.
     pub(crate) saw_none: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
-    /// Has not asked yet.
+    /// The request is not sent yet.
     Idle,
-    /// Waits for a candidate.
-    Seeking,
-    /// Its claim is under way.
+    /// The request waits for a candidate.
+    Waiting,
+    /// The claim is in flight.
     Claiming(Arc<Message>),
-    /// The outcome of its claim is unknown; the key is about to be read.
+    /// The outcome of the claim is unknown; the next step reads the key.
     Resolving(Arc<Claim>),
-    /// Its key holds what should have ended; that is about to be ended.
+    /// The key holds an expired sandbox; the next step ends that holding.
     Ending(Arc<Message>),
-    /// There is no candidate; the key is about to be read before that is said.
-    Doubting,
-    /// Was told that it holds this, and whether that is new.
-    Told {
-        claim: Arc<Claim>,
-        is_new: bool,
-    },
-    ToldNone,
-    /// Was told that the outcome is unknown, or its replica died.
-    Unanswered,
+    /// There is no candidate; the next step reads the key.
+    ConfirmingNone,
+    /// The answer is this claim.
+    Holds { claim: Arc<Claim>, is_new: bool },
+    /// The answer is "none available".
+    NoneAvailable,
+    /// The answer is an error, or the replica has crashed.
+    Indeterminate,
 }
 
+/// What a pool knows of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Slot {
     Absent,
@@ -121,7 +120,7 @@ pub(crate) enum Slot {
     Consumed,
 }
 
-/// A write on its way to the store.
+/// A write to the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
     Claim(ConditionalUpdate, Claim),
@@ -130,28 +129,29 @@ pub(crate) enum Message {
     Renew(ConditionalUpdate, Claim),
 }
 
-/// One step of somebody; numbers are those of the asker, replica, sandbox or late message.
+/// One step. The numbers are those of a client, a replica, a sandbox, or a message in the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    Ask(usize),
-    AskAgain(usize),
+    Send(usize),
+    Retry(usize),
+    /// The client takes the sandbox as its candidate.
     Take(usize, usize),
-    /// The asker's request is carried out, and answered.
-    CarryOut(usize),
-    /// It is carried out, and the answer is lost.
-    LoseAnswer(usize),
-    /// It is given up; it may arrive at any time, or never.
-    GiveUp(usize),
+    /// The client's write takes effect and its response arrives.
+    Execute(usize),
+    /// The client's write takes effect and its response is lost.
+    LoseResponse(usize),
+    /// The client's write times out. It may take effect later, or never.
+    TimeOut(usize),
     ReadKey(usize),
-    /// The read of the key fails.
     FailRead(usize),
     Release(usize),
     Renew(usize),
-    /// The timer that was set when the asker was answered fires.
+    /// The expiry timer of the client's holding fires.
     FireTimer(usize),
-    /// The reaper's sweep finds this sandbox overdue.
+    /// The sweep of the reaper finds this sandbox overdue.
     Sweep(usize),
-    CarryOutLate(usize),
+    /// The message in the network takes effect.
+    Deliver(usize),
     Refresh(usize),
     Crash(usize),
     Tick,
@@ -165,18 +165,19 @@ impl State {
     }
 
     pub(crate) fn sandbox(&self, number: usize) -> &Sandbox {
-        self.tables.sandboxes().nth(number).expect("it is one")
+        self.tables.sandboxes().nth(number).expect("the sandbox exists")
     }
 
-    pub(crate) fn shows(&self, number: usize) -> bool {
-        let shown = self.index.as_ref().unwrap_or(&self.tables);
-        shown.sandboxes().nth(number).is_some_and(|sandbox| sandbox.status == Status::Available)
+    /// Whether the index shows this sandbox as available.
+    pub(crate) fn is_indexed(&self, number: usize) -> bool {
+        let index = self.index.as_ref().unwrap_or(&self.tables);
+        index.sandboxes().nth(number).is_some_and(|sandbox| sandbox.status == Status::Available)
     }
 
-    pub(crate) fn send_late(&mut self, message: Arc<Message>) {
-        if !self.late.contains(&message) {
-            self.late.push(message);
-            self.late.sort_by_cached_key(|message| {
+    pub(crate) fn send(&mut self, message: Arc<Message>) {
+        if !self.in_network.contains(&message) {
+            self.in_network.push(message);
+            self.in_network.sort_by_cached_key(|message| {
                 let mut hasher = DefaultHasher::new();
                 message.hash(&mut hasher);
                 hasher.finish()
@@ -184,13 +185,17 @@ impl State {
         }
     }
 
-    pub(crate) fn note_emptiness(&mut self) {
+    /// Updates `saw_none` of all clients with a request in flight.
+    pub(crate) fn observe_emptiness(&mut self) {
         let count = self.pools.first().map_or(0, Vec::len);
-        let is_empty = (0..count).all(|number| !self.shows(number) || self.sandbox(number).status != Status::Available);
-        for asker in &mut self.askers {
-            let is_asking =
-                !matches!(asker.stage, Stage::Idle | Stage::Told { .. } | Stage::ToldNone | Stage::Unanswered);
-            asker.saw_none |= is_empty && is_asking;
+        let is_available = |number| self.is_indexed(number) && self.sandbox(number).status == Status::Available;
+        let is_empty = !(0..count).any(is_available);
+        for client in &mut self.clients {
+            let is_in_flight = !matches!(
+                client.stage,
+                Stage::Idle | Stage::Holds { .. } | Stage::NoneAvailable | Stage::Indeterminate
+            );
+            client.saw_none |= is_empty && is_in_flight;
         }
     }
 }

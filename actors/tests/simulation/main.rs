@@ -1,13 +1,13 @@
-//! Whole brokers, up to three replicas on one table, with everybody around them, under paused time and from one seed:
-//! tracks that repeat, release and renew; an operator; replicas that crash and come back; a store that throttles,
-//! conflicts, loses, delays and lags; a CSP that fails. Whatever happens, I1 to I5 hold at every write and every answer,
-//! and once the trouble is over, all that was given back is gone and the pool serves.
+//! Whole brokers on one table, up to three replicas, under paused time and from one seed, with tracks that repeat, release
+//! and renew, an operator, replicas that crash and restart, and faults of the store and the CSP. I1 to I5 hold at every write
+//! and every answer. After the last fault all released sandboxes are deleted and the pool serves.
 //!
-//! Time and chance come from the seed alone, so a failed seed happens again exactly as it did:
-//! `BROKER_TEST_SEED=<seed> cargo test -p broker-actors --test simulation` runs it alone and, if it fails, tells what
-//! happened. `BROKER_TEST_CASES=<count>` changes how many seeds are run; a quarter of them is fresh each time.
+//! Time and randomness come from the seed alone, so a failed seed can be repeated exactly:
+//! `BROKER_TEST_SEED=<seed> cargo test -p broker-actors --test simulation` runs one seed and prints the trace of a failure.
+//! `BROKER_TEST_CASES=<count>` sets the number of seeds; a quarter of them is random.
 
 mod history;
+mod key;
 mod nemesis;
 mod operator;
 mod tracks;
@@ -20,14 +20,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use broker_actors::testing::{Flaw, Trace};
 
-/// So many seeds are run by default.
+use crate::world::World;
+
+/// The default number of seeds.
 const CASES: u64 = 2000;
 
-/// So much of the trace of a failed case is told; the rest hardly matters.
-const TOLD_LINES: usize = 120;
+/// The number of lines of the trace that a failure prints.
+const PRINTED_LINES: usize = 120;
 
 #[test]
-fn whatever_happens_the_invariants_hold() {
+fn the_invariants_hold_in_every_case() {
     let number = |name| std::env::var(name).ok().map(|value| value.parse().expect("a number"));
     let cases = number("BROKER_TEST_CASES").unwrap_or(CASES);
     let seeds = match number("BROKER_TEST_SEED") {
@@ -39,25 +41,24 @@ fn whatever_happens_the_invariants_hold() {
     let [first, second] = [failed.violation, again.violation].map(Option::unwrap_or_default);
     let before = again.trace.split(&second).next().unwrap_or_default();
     let lines: Vec<_> = before.lines().collect();
-    let told = lines[lines.len().saturating_sub(TOLD_LINES)..].join("\n");
-    panic!("{told}\n{first}\nagain: {second}\nreplay it with BROKER_TEST_SEED={}", failed.seed);
+    let printed = lines[lines.len().saturating_sub(PRINTED_LINES)..].join("\n");
+    panic!("{printed}\n{first}\nrepeated: {second}\nrepeat it with BROKER_TEST_SEED={}", failed.seed);
 }
 
-/// What makes a failed seed worth having.
 #[test]
-fn a_seed_happens_again_byte_for_byte() {
+fn a_seed_gives_the_same_trace_every_time() {
     for seed in 0..20 {
         let [first, second] = [run(seed, None, true), run(seed, None, true)];
-        assert!(first.trace.lines().count() > 200, "seed {seed}: hardly anything happened");
-        let differ = first.trace.lines().zip(second.trace.lines()).find(|(one, other)| one != other);
-        assert!(differ.is_none() && first.trace == second.trace, "seed {seed} went two ways: {differ:#?}");
+        assert!(first.trace.lines().count() > 200, "seed {seed}: the trace is too short");
+        let difference = first.trace.lines().zip(second.trace.lines()).find(|(one, other)| one != other);
+        assert!(difference.is_none() && first.trace == second.trace, "seed {seed}: the traces differ: {difference:#?}");
     }
-    assert_ne!(run(0, None, true).trace, run(1, None, true).trace, "seeds differ");
+    assert_ne!(run(0, None, true).trace, run(1, None, true).trace, "two seeds give different traces");
 }
 
-/// The checks can fail: a store with a condition left out is found out, under the number of the invariant it breaks.
+/// The simulation detects a store with a missing condition and reports the invariant that it violates.
 #[test]
-fn a_store_that_leaves_a_condition_out_is_found_out() {
+fn a_missing_condition_in_the_store_is_detected() {
     let cases = [
         (Flaw::HeldKeyIgnored, &["I2", "I1/I3"][..]),
         (Flaw::ViewIgnored, &["I1", "I2", "I5"]),
@@ -65,27 +66,27 @@ fn a_store_that_leaves_a_condition_out_is_found_out() {
     ];
     for (flaw, invariants) in cases {
         let found = first_failure(&(0..100).collect::<Vec<_>>(), Some(flaw)).and_then(|failed| failed.violation);
-        let found = found.unwrap_or_else(|| panic!("{flaw:?} was not noticed"));
-        assert!(invariants.iter().any(|invariant| found.starts_with(invariant)), "{flaw:?} is taken for: {found}");
+        let found = found.unwrap_or_else(|| panic!("{flaw:?} was not detected"));
+        assert!(invariants.iter().any(|invariant| found.starts_with(invariant)), "{flaw:?} is reported as: {found}");
     }
 }
 
-/// What became of one seed.
-struct Ended {
+/// The result of one seed.
+struct CaseResult {
     seed: u64,
     violation: Option<String>,
     trace: String,
 }
 
-/// Runs all seeds, on all processors, until one fails.
-fn first_failure(seeds: &[u64], flaw: Option<Flaw>) -> Option<Ended> {
+/// Runs the seeds on all processors until one fails.
+fn first_failure(seeds: &[u64], flaw: Option<Flaw>) -> Option<CaseResult> {
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let work = || {
         while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let ended = run(*seed, flaw, false);
-            if ended.violation.is_some() {
+            let result = run(*seed, flaw, false);
+            if result.violation.is_some() {
                 next.store(seeds.len(), Ordering::Relaxed);
-                failed.lock().expect("nobody panics with it").get_or_insert(ended);
+                failed.lock().expect("no thread panics while it holds the lock").get_or_insert(result);
             }
         }
     };
@@ -94,24 +95,47 @@ fn first_failure(seeds: &[u64], flaw: Option<Flaw>) -> Option<Ended> {
             scope.spawn(work);
         }
     });
-    failed.into_inner().expect("nobody panicked with it")
+    failed.into_inner().expect("no thread panics while it holds the lock")
 }
 
-fn run(seed: u64, flaw: Option<Flaw>, keeps_trace: bool) -> Ended {
-    // Paused from its first moment on: a clock that ran for a few microseconds would round every wait differently.
+fn run(seed: u64, flaw: Option<Flaw>, is_traced: bool) -> CaseResult {
+    // Paused from the start: even microseconds of real time would change the rounding of waits.
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_time().start_paused(true).build().expect("a runtime")
     };
-    let kept = RefCell::new(None);
+    let kept_trace = RefCell::new(None);
     let case = || {
         actix::System::with_tokio_rt(runtime).block_on(async {
-            let trace = Trace::new(keeps_trace);
-            kept.replace(Some(trace.clone()));
-            world::live_through(seed, flaw, trace).await
+            let trace = Trace::new(is_traced);
+            kept_trace.replace(Some(trace.clone()));
+            run_case(seed, flaw, trace).await
         })
     };
-    let ended = catch_unwind(AssertUnwindSafe(case));
-    let violation = ended.unwrap_or_else(|_| Some("it panicked, as told above".to_owned()));
-    Ended { seed, violation, trace: kept.take().map_or(String::new(), |trace| trace.text()) }
+    let result = catch_unwind(AssertUnwindSafe(case));
+    let violation = result.unwrap_or_else(|_| Some("it panicked; the message is above".to_owned()));
+    CaseResult { seed, violation, trace: kept_trace.take().map_or(String::new(), |trace| trace.text()) }
+}
+
+/// Runs one case and returns the first violation.
+async fn run_case(seed: u64, flaw: Option<Flaw>, trace: Trace) -> Option<String> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let world = World::new(&mut random, flaw, trace);
+    for slot in 0..world.slots() {
+        world.start(slot).await;
+    }
+    let tracks: Vec<_> = (0..random.u64(2..8)).map(|track| tracks::run(&world, track, random.fork())).collect();
+    tokio::join!(
+        futures_util::future::join_all(tracks),
+        operator::run(&world, random.fork()),
+        nemesis::run(&world, random.fork())
+    );
+    world.heal().await;
+    if world.history.borrow().violation.is_none() {
+        world.wait_until_settled().await;
+        world.check_settled().await;
+        tracks::check_pool(&world).await;
+        world.check();
+    }
+    world.history.borrow_mut().violation.take()
 }

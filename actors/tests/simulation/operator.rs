@@ -1,4 +1,4 @@
-//! The operator: pauses, resumes, runs jobs by hand, and acts on single sandboxes.
+//! The operator: pauses and resumes actors, runs jobs, and acts on single sandboxes.
 
 use std::time::Duration;
 
@@ -9,17 +9,17 @@ use tokio::time::sleep;
 
 use crate::world::{Replica, World};
 
-/// One operator, until the trouble ends.
-pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
-    while world.is_troubled() {
+/// Gives random commands until the end of the fault phase.
+pub(crate) async fn run(world: &World, mut random: fastrand::Rng) {
+    while world.is_fault_phase() {
         sleep(Duration::from_millis(random.u64(500..6000))).await;
         let Some(replica) = world.replica(random.usize(0..world.slots())) else { continue };
         let actor = ActorName::ALL[random.usize(0..ActorName::ALL.len())];
-        let order = random.u8(0..12);
-        world.trace.note(|| format!("the operator gives {} order {order}, {actor}", replica.broker.replica()));
+        let command = random.u8(0..12);
+        world.trace.record(|| format!("operator: command {command} for {actor} at {}", replica.broker.replica()));
         let broker = &replica.broker;
-        let obeyed = async {
-            match order {
+        let executed = async {
+            match command {
                 0 => _ = broker.pause(actor, "because", "simulation").await,
                 1..4 => _ = broker.resume(actor, "simulation").await,
                 4 => _ = broker.run(actor, random.bool()).await,
@@ -29,17 +29,17 @@ pub(crate) async fn work(world: &World, mut random: fastrand::Rng) {
                 8 => _ = broker.delete_stale(random.bool().then_some(Duration::ZERO)).await,
                 9 => {
                     let status = if random.bool() { Status::Stale } else { Status::DeletionFailed };
-                    world.history.borrow_mut().has_discarded |= status == Status::DeletionFailed;
+                    world.history.borrow_mut().has_bulk_deleted |= status == Status::DeletionFailed;
                     _ = broker.admin().bulk_delete(status).await;
                 }
                 _ => act_on_one(world, &replica, &mut random).await,
             }
         };
-        // Runs by hand may take as long as their jobs do; the operator does not wait.
+        // A job may take long; the operator does not wait for it.
         tokio::select! {
             biased;
             () = replica.connection.closed() => {}
-            () = obeyed => {}
+            () = executed => {}
             () = sleep(Duration::from_secs(5)) => {}
         }
     }
@@ -52,7 +52,7 @@ async fn act_on_one(world: &World, replica: &Replica, random: &mut fastrand::Rng
     match sandbox.status {
         Status::DeletionFailed => _ = admin.retry_deletion(&sandbox.sandbox_id).await,
         _ => {
-            world.history.borrow_mut().ask_end(&sandbox.sandbox_id);
+            world.history.borrow_mut().request_end(&sandbox.sandbox_id);
             _ = admin.force_release(&sandbox.sandbox_id).await;
         }
     }

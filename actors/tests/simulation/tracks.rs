@@ -1,115 +1,162 @@
-//! The tracks: each asks, repeats, asks twice at once, renews, reads and gives back, at any replica.
+//! The tracks: each allocates, repeats, sends duplicates, renews, reads and releases, at any replica.
 
 use std::time::Duration;
 
 use broker_actors::allocation::{AllocateError, Allocation};
+use broker_actors::sandbox::{Sandbox, Status};
 use broker_actors::update::SandboxError;
+use futures_util::future::join_all;
 use tokio::time::sleep;
 
-use crate::history::Key;
-use crate::world::{Replica, World, track_id};
+use crate::key::{Key, impostor, owner};
+use crate::world::{Replica, World};
 
-/// So many intents a track has.
+/// The number of keys of a track.
 const KEYS: u64 = 2;
 
-/// One track, until the trouble ends.
-pub(crate) async fn live(world: &World, track: u64, mut random: fastrand::Rng) {
-    while world.is_troubled() {
+/// Sends random requests of one track until the end of the fault phase.
+pub(crate) async fn run(world: &World, track: u64, mut random: fastrand::Rng) {
+    while world.is_fault_phase() {
         sleep(world.longest_pause.mul_f64(random.f64())).await;
         let key = Key::new(track, random.u64(0..KEYS));
         let (one, other) = (random.usize(0..world.slots()), random.usize(0..world.slots()));
         let Some(replica) = world.replica(one) else { continue };
-        match random.u8(0..10) {
+        match random.u8(0..11) {
             0..4 => {
                 if let Some(Err(AllocateError::NoneAvailable)) = allocate(world, &replica, &key).await {
                     sleep(Duration::from_secs(random.u64(0..3))).await;
                 }
             }
             4..6 => {
-                let twin = async {
+                let duplicate = async {
                     sleep(Duration::from_millis(random.u64(0..20))).await;
                     if let Some(replica) = world.replica(other) {
                         allocate(world, &replica, &key).await;
                     }
                 };
-                tokio::join!(allocate(world, &replica, &key), twin);
+                tokio::join!(allocate(world, &replica, &key), duplicate);
             }
             6..8 => release(world, &replica, &key).await,
             8 => renew(world, &replica, &key).await,
-            _ => meddle(world, &replica, track, &mut random).await,
+            9 => impersonate(world, &replica, &key, &mut random).await,
+            _ => access_any(world, &replica, track, &mut random).await,
         }
     }
 }
 
-/// Allocates; `None` if the replica died before it answered.
-pub(crate) async fn allocate(world: &World, replica: &Replica, key: &Key) -> Option<Result<Allocation, AllocateError>> {
+/// Allocates. Returns `None` if the replica crashed before it answered.
+async fn allocate(world: &World, replica: &Replica, key: &Key) -> Option<Result<Allocation, AllocateError>> {
     let name = replica.broker.replica().as_str();
-    let began = world.history.borrow_mut().begin(name, key);
-    let answer = world.ask(replica, "an allocation", replica.broker.allocator().allocate(key.request())).await;
-    world.trace.note(|| format!("{key:?} was told by {name}: {answer:?}"));
+    let started = world.history.borrow_mut().start_allocation(name, key);
+    let answer = world.request(replica, "an allocation", replica.broker.allocator().allocate(key.request())).await;
+    world.trace.record(|| format!("{key:?} allocates at {name}: {answer:?}"));
     let mut history = world.history.borrow_mut();
-    history.end(name, key);
+    history.end_allocation(name, key);
     if let Some(answer) = &answer {
-        history.judge_allocation(&world.store, key, began, answer);
+        history.check_allocation(&world.store, key, started, answer);
     }
     drop(history);
-    world.judge();
+    world.check();
     answer
 }
 
 async fn release(world: &World, replica: &Replica, key: &Key) {
-    let Some(sandbox_id) = world.history.borrow().told(key) else { return };
-    world.history.borrow_mut().ask_end(&sandbox_id);
-    let track = track_id(key.track);
-    let answer = world.ask(replica, "a release", replica.broker.allocator().release(&sandbox_id, &track)).await;
-    world.trace.note(|| format!("{key:?} gives back {sandbox_id}: {answer:?}"));
+    let Some(sandbox_id) = world.history.borrow().held_by(key) else { return };
+    world.history.borrow_mut().request_end(&sandbox_id);
+    let answer =
+        world.request(replica, "a release", replica.broker.allocator().release(&sandbox_id, &owner(key.track()))).await;
+    world.trace.record(|| format!("{key:?} releases {sandbox_id}: {answer:?}"));
     match answer {
-        Some(Ok(_)) => world.history.borrow_mut().judge_release(&world.store, key.track, &sandbox_id),
-        Some(Err(error)) => judge_denial(world, key.track, &error),
+        Some(Ok(_)) => world.history.borrow_mut().check_release(&world.store, key.track(), &sandbox_id),
+        Some(Err(error)) => check_denial(world, key.track(), &error),
         None => {}
     }
 }
 
 async fn renew(world: &World, replica: &Replica, key: &Key) {
-    let Some(sandbox_id) = world.history.borrow().told(key) else { return };
-    let track = track_id(key.track);
-    let answer = world.ask(replica, "a renewal", replica.broker.allocator().renew(&sandbox_id, &track)).await;
-    world.trace.note(|| format!("{key:?} renews {sandbox_id}: {answer:?}"));
+    let Some(sandbox_id) = world.history.borrow().held_by(key) else { return };
+    let answer =
+        world.request(replica, "a renewal", replica.broker.allocator().renew(&sandbox_id, &owner(key.track()))).await;
+    world.trace.record(|| format!("{key:?} renews {sandbox_id}: {answer:?}"));
     match answer {
-        Some(Ok(claim)) => world.history.borrow_mut().judge_renewal(&world.store, &claim),
-        Some(Err(error)) => judge_denial(world, key.track, &error),
+        Some(Ok(claim)) => world.history.borrow_mut().check_renewal(&world.store, &claim),
+        Some(Err(error)) => check_denial(world, key.track(), &error),
         None => {}
     }
 }
 
-/// Reads or releases a sandbox that may be anybody's.
-async fn meddle(world: &World, replica: &Replica, track: u64, random: &mut fastrand::Rng) {
-    let all = world.history.borrow().all_told();
+/// Another student, who knows the track's name and not its secret, reads, renews or releases its sandbox.
+async fn impersonate(world: &World, replica: &Replica, key: &Key, random: &mut fastrand::Rng) {
+    let Some(sandbox_id) = world.history.borrow().held_by(key) else { return };
+    let Some(impostor) = impostor(key.track(), random) else { return };
+    let allocator = replica.broker.allocator();
+    let succeeded = match random.u8(0..3) {
+        0 => {
+            world.request(replica, "a read", allocator.read(&sandbox_id, &impostor)).await.map(|answer| answer.is_ok())
+        }
+        1 => world
+            .request(replica, "a renewal", allocator.renew(&sandbox_id, &impostor))
+            .await
+            .map(|answer| answer.is_ok()),
+        _ => {
+            let answer = world.request(replica, "a release", allocator.release(&sandbox_id, &impostor)).await;
+            answer.map(|answer| answer.is_ok())
+        }
+    };
+    world.trace.record(|| format!("an impostor of {key:?} wants {sandbox_id}: {succeeded:?}"));
+    if succeeded == Some(true) {
+        world.report_violation(format!("I10: an impostor of {key:?} acted on {sandbox_id}"));
+    }
+}
+
+/// Reads or releases a sandbox of any track.
+async fn access_any(world: &World, replica: &Replica, track: u64, random: &mut fastrand::Rng) {
+    let all = world.history.borrow().allocated();
     if all.is_empty() {
         return;
     }
     let sandbox_id = &all[random.usize(0..all.len())];
     let allocator = replica.broker.allocator();
     if random.bool() {
-        let answer = world.ask(replica, "a read", allocator.read(sandbox_id, &track_id(track))).await;
+        let answer = world.request(replica, "a read", allocator.read(sandbox_id, &owner(track))).await;
         if let Some(Err(error)) = answer {
-            judge_denial(world, track, &error);
+            check_denial(world, track, &error);
         }
         return;
     }
-    let is_own =
-        (0..KEYS).any(|number| world.history.borrow().told(&Key::new(track, number)).as_ref() == Some(sandbox_id));
-    if !is_own {
-        let answer = world.ask(replica, "a release", allocator.release(sandbox_id, &track_id(track))).await;
-        world.trace.note(|| format!("t{track} gives back what may not be its own, {sandbox_id}: {answer:?}"));
+    let may_hold =
+        (0..KEYS).any(|number| world.history.borrow().held_by(&Key::new(track, number)).as_ref() == Some(sandbox_id));
+    if !may_hold {
+        let answer = world.request(replica, "a release", allocator.release(sandbox_id, &owner(track))).await;
+        world.trace.record(|| format!("t{track} releases {sandbox_id}, which it may not hold: {answer:?}"));
         if let Some(Ok(_)) = answer {
-            world.history.borrow_mut().judge_release(&world.store, track, sandbox_id);
+            world.history.borrow_mut().check_release(&world.store, track, sandbox_id);
         }
     }
 }
 
-fn judge_denial(world: &World, track: u64, error: &SandboxError) {
+fn check_denial(world: &World, track: u64, error: &SandboxError) {
     if let SandboxError::NotOwner(sandbox_id) = error {
-        world.history.borrow_mut().judge_denial(track, sandbox_id);
+        world.history.borrow_mut().check_denial(track, sandbox_id);
+    }
+}
+
+/// I4 after the last fault: of three more requests than available sandboxes, all but three succeed.
+pub(crate) async fn check_pool(world: &World) {
+    let Some(replica) = world.replica(0) else { return };
+    let is_available = |sandbox: &&Sandbox| sandbox.status == Status::Available;
+    let available = world.store.read_tables(|tables| tables.sandboxes().filter(is_available).count());
+    let probes = (0..available as u64 + 3).map(Key::of_probe);
+    let answers = join_all(probes.map(|key| {
+        let replica = &replica;
+        async move { allocate(world, replica, &key).await }
+    }));
+    let (mut allocated, mut refused) = (0, 0);
+    for answer in answers.await {
+        allocated += usize::from(matches!(answer, Some(Ok(_))));
+        refused += usize::from(matches!(answer, Some(Err(AllocateError::NoneAvailable))));
+    }
+    if (allocated, refused) != (available, 3) {
+        world.report_violation(format!("I4: of {available} available {allocated} were allocated, {refused} refused"));
     }
 }

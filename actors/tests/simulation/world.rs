@@ -1,61 +1,50 @@
-//! One case: the replicas, what they stand on, and the course of events.
+//! The state of one case: the replicas, their store and CSP, and the checks of the whole.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use broker_actors::actor::ActorName;
-use broker_actors::allocation::AllocateError;
 use broker_actors::broker::Broker;
-use broker_actors::error::cause;
-use broker_actors::ports::CspError;
-use broker_actors::sandbox::{ReplicaId, Sandbox, Status, TrackId};
+use broker_actors::sandbox::{ReplicaId, Sandbox, Status};
 use broker_actors::start::{BrokerSettings, Ports};
 use broker_actors::testing::{Connection, FakeCsp, Flaw, ModelStore, PausedClock, TestBroker, Trace};
 use futures_util::FutureExt as _;
-use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::history::{History, Key};
-use crate::{nemesis, operator, tracks};
+use crate::history::History;
+use crate::key::{PREFIXES, SECOND_KIND};
 
-/// How long the trouble lasts.
-const TROUBLE: Duration = Duration::from_secs(30);
+/// The length of the fault phase.
+const FAULT_PHASE: Duration = Duration::from_secs(30);
 
-/// Long enough after the trouble for every holding to end and every deletion to be tried again.
-const PEACE: Duration = Duration::from_secs(400);
+/// Long enough for every holding to end and every deletion to be retried.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(400);
 
-/// How often it is looked whether everything has come to rest.
-const LOOK: Duration = Duration::from_secs(10);
+/// The interval between checks whether everything has settled.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A request that is late or delayed has arrived after this.
-const LATEST_ARRIVAL: Duration = Duration::from_secs(2);
+/// The longest delay of a request by faults.
+const MAX_REQUEST_DELAY: Duration = Duration::from_secs(2);
 
-/// How long a request may take: the budget of an allocation, and what comes on top.
-const LONGEST_REQUEST: Duration = Duration::from_secs(20);
-
-/// The prefixes that tracks ask for. Accounts with numbers from [`OTHER_KIND`] on have the last one.
-pub(crate) const PREFIXES: [Option<&str>; 3] = [None, Some("lab-0"), Some("lab-1")];
-
-/// The numbers of the second kind of accounts begin here.
-pub(crate) const OTHER_KIND: u32 = 10_000;
+/// The longest duration of a request: the budget of an allocation and some more.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct World {
     pub(crate) store: ModelStore,
     pub(crate) csp: FakeCsp,
     pub(crate) history: RefCell<History>,
     pub(crate) trace: Trace,
-    trouble_ends_at: Instant,
-    /// How long a track thinks between two requests.
+    faults_end_at: Instant,
+    /// The longest pause of a track between two requests.
     pub(crate) longest_pause: Duration,
     clock: Arc<PausedClock>,
     settings: BrokerSettings,
-    /// `None` where a replica is dead, or not yet up again.
+    /// `None` where a replica does not run.
     replicas: RefCell<Vec<Option<Replica>>>,
-    /// How many processes were begun.
-    begun: Cell<u64>,
-    /// Whether a replica has the same name again after a restart.
+    /// The number of processes that were started.
+    starts: Cell<u64>,
+    /// Whether a replica keeps its name over a restart.
     keeps_names: bool,
 }
 
@@ -65,30 +54,12 @@ pub(crate) struct Replica {
     pub(crate) connection: Connection,
 }
 
-/// Runs one case; returns the first violation.
-pub(crate) async fn live_through(seed: u64, flaw: Option<Flaw>, trace: Trace) -> Option<String> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let world = Rc::new(World::new(&mut random, flaw, trace));
-    for slot in 0..world.slots() {
-        world.start(slot).await;
-    }
-    let tracks: Vec<_> = (0..random.u64(2..8)).map(|track| tracks::live(&world, track, random.fork())).collect();
-    tokio::join!(join_all(tracks), operator::work(&world, random.fork()), nemesis::run(&world, random.fork()));
-    world.make_peace().await;
-    if world.history.borrow().violation.is_none() {
-        world.wait_for_rest().await;
-        world.judge_the_end().await;
-        world.judge();
-    }
-    world.history.borrow_mut().violation.take()
-}
-
 impl World {
-    fn new(random: &mut fastrand::Rng, flaw: Option<Flaw>, trace: Trace) -> Self {
+    pub(crate) fn new(random: &mut fastrand::Rng, flaw: Option<Flaw>, trace: Trace) -> Self {
         let sandboxes = random.u32(3..16);
         let (store, csp) = (ModelStore::with_sandboxes(sandboxes), FakeCsp::with_accounts(sandboxes));
-        (0..random.u32(0..5)).for_each(|number| csp.add(OTHER_KIND + number));
-        store.watch(&PREFIXES);
+        (0..random.u32(0..5)).for_each(|number| csp.add(SECOND_KIND + number));
+        store.observe(&PREFIXES);
         store.set_trace(trace.clone());
         csp.set_trace(trace.clone());
         if let Some(flaw) = flaw {
@@ -112,33 +83,35 @@ impl World {
             csp,
             history: RefCell::new(History::new(settings.grace, trace.clone())),
             trace,
-            trouble_ends_at: Instant::now() + TROUBLE,
+            faults_end_at: Instant::now() + FAULT_PHASE,
             longest_pause: Duration::from_millis([200, 1000, 4000][random.usize(0..3)]),
             clock: Arc::new(PausedClock::new()),
             settings,
             replicas: RefCell::new(vec![None; random.usize(1..4)]),
-            begun: Cell::new(0),
+            starts: Cell::new(0),
             keeps_names: random.bool(),
         }
     }
 
-    pub(crate) fn is_troubled(&self) -> bool {
-        Instant::now() < self.trouble_ends_at && self.history.borrow().violation.is_none()
+    /// Whether faults and requests go on. A violation ends the phase early.
+    pub(crate) fn is_fault_phase(&self) -> bool {
+        Instant::now() < self.faults_end_at && self.history.borrow().violation.is_none()
     }
 
+    /// The number of replicas, whether they run or not.
     pub(crate) fn slots(&self) -> usize {
         self.replicas.borrow().len()
     }
 
-    /// The replica in this slot, if it lives.
+    /// The replica in this slot, if it runs.
     pub(crate) fn replica(&self, slot: usize) -> Option<Replica> {
         self.replicas.borrow()[slot].clone()
     }
 
-    /// Starts a process in this slot, and again until it comes up, as whatever runs it would.
+    /// Starts a process in this slot, again if it fails, as a supervisor would.
     pub(crate) async fn start(&self, slot: usize) {
-        let begun = self.begun.replace(self.begun.get() + 1);
-        let name = if self.keeps_names { format!("r{slot}") } else { format!("r{slot}.{begun}") };
+        let start = self.starts.replace(self.starts.get() + 1);
+        let name = if self.keeps_names { format!("r{slot}") } else { format!("r{slot}.{start}") };
         loop {
             let connection = Connection::of(&name);
             let ports = Ports {
@@ -148,10 +121,10 @@ impl World {
             };
             let mut settings = self.settings.clone();
             settings.replica = ReplicaId::new(&name);
-            settings.jitter_seed ^= begun;
+            settings.jitter_seed ^= start;
             let here = actix::Arbiter::current();
             if let Ok(broker) = Broker::start(ports, settings, &here, &here).await {
-                self.trace.note(|| format!("{name} is up"));
+                self.trace.record(|| format!("{name} has started"));
                 self.replicas.borrow_mut()[slot] = Some(Replica { broker, connection });
                 return;
             }
@@ -159,79 +132,84 @@ impl World {
         }
     }
 
-    /// The replica in this slot dies on the spot.
+    /// Crashes the replica in this slot.
     pub(crate) fn crash(&self, slot: usize) {
         if let Some(replica) = self.replicas.borrow_mut()[slot].take() {
-            self.trace.note(|| format!("{} crashes", replica.broker.replica()));
-            self.judge_health(&replica);
+            self.trace.record(|| format!("{} crashes", replica.broker.replica()));
+            self.check_actors(&replica);
             replica.connection.cut();
         }
     }
 
-    /// The replica in this slot ends in order: no new requests, those under way to their end, then the actors.
+    /// Stops the replica in this slot in order: no new requests, then the end of requests in flight, then the actors.
     pub(crate) async fn stop(&self, slot: usize) {
         let Some(replica) = self.replicas.borrow_mut()[slot].take() else { return };
-        self.trace.note(|| format!("{} stops", replica.broker.replica()));
+        self.trace.record(|| format!("{} stops", replica.broker.replica()));
         let drained = async {
             while replica.broker.allocator().in_flight() > 0 {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        let _ = timeout(LONGEST_REQUEST, drained).await;
-        if timeout(LONGEST_REQUEST, replica.broker.stop()).await.is_err() {
-            self.blame(format!("I8: {} does not stop", replica.broker.replica()));
+        let _ = timeout(REQUEST_TIMEOUT, drained).await;
+        if timeout(REQUEST_TIMEOUT, replica.broker.stop()).await.is_err() {
+            self.report_violation(format!("I8: {} does not stop", replica.broker.replica()));
         }
-        self.judge_health(&replica);
+        self.check_actors(&replica);
         replica.connection.cut();
     }
 
-    fn judge_health(&self, replica: &Replica) {
-        if let Some(part) = replica.broker.first_failure().now_or_never() {
-            self.blame(format!("{} has lost its {part}", replica.broker.replica()));
+    fn check_actors(&self, replica: &Replica) {
+        if let Some(actor) = replica.broker.first_failure().now_or_never() {
+            self.report_violation(format!("{} of {} is dead", actor, replica.broker.replica()));
         }
     }
 
-    /// A request to this replica: its answer, or `None` if the replica died meanwhile.
-    pub(crate) async fn ask<T>(&self, replica: &Replica, what: &str, request: impl Future<Output = T>) -> Option<T> {
+    /// Sends a request to this replica. Returns `None` if the replica crashes before it answers.
+    pub(crate) async fn request<T>(
+        &self,
+        replica: &Replica,
+        what: &str,
+        request: impl Future<Output = T>,
+    ) -> Option<T> {
         let answer = tokio::select! {
             biased;
             () = replica.connection.closed() => return None,
-            answer = timeout(LONGEST_REQUEST, request) => answer,
+            answer = timeout(REQUEST_TIMEOUT, request) => answer,
         };
         if answer.is_err() {
-            self.blame(format!("I8: {} never answers to {what}", replica.broker.replica()));
+            self.report_violation(format!("I8: {} does not answer {what}", replica.broker.replica()));
         }
         answer.ok()
     }
 
-    /// What was seen of the table and the CSP by now, whoever was told what.
-    pub(crate) fn judge(&self) {
-        if let Some(contradiction) = self.store.watched(|watch| watch.contradiction().map(str::to_owned)) {
-            self.blame(contradiction);
+    /// Checks the table and the calls to the CSP so far.
+    pub(crate) fn check(&self) {
+        if let Some(violation) = self.store.observed(|observer| observer.violation().map(str::to_owned)) {
+            self.report_violation(violation);
         }
-        self.history.borrow_mut().judge_ends(&self.store);
+        self.history.borrow_mut().check_ended_holdings(&self.store);
         let is_in_use = |status| matches!(status, Status::Available | Status::Allocated);
-        let too_soon = self.store.look_at(|tables| {
+        let deleted_in_use = self.store.read_tables(|tables| {
             let mut in_use = tables.sandboxes().filter(|sandbox| is_in_use(sandbox.status));
-            in_use.find(|sandbox| self.csp.was_told_to_delete(&sandbox.external_id)).cloned()
+            in_use.find(|sandbox| self.csp.was_deletion_requested(&sandbox.external_id)).cloned()
         });
-        if let Some(sandbox) = too_soon {
-            self.blame(format!("I3: deleted at the CSP, but not given back: {sandbox:?}"));
+        if let Some(sandbox) = deleted_in_use {
+            self.report_violation(format!("I3: deleted at the CSP while in use: {sandbox:?}"));
         }
     }
 
-    pub(crate) fn blame(&self, violation: String) {
-        self.history.borrow_mut().blame(violation);
+    pub(crate) fn report_violation(&self, violation: String) {
+        self.history.borrow_mut().report_violation(violation);
     }
 
-    /// All that was troubled is whole again, and one replica is left to bring everything to its end.
-    async fn make_peace(&self) {
-        self.trace.note(|| "peace".to_owned());
+    /// Removes all faults, leaves one replica and resumes its actors.
+    pub(crate) async fn heal(&self) {
+        self.trace.record(|| "heal".to_owned());
         self.store.set_plan(None);
         self.store.thaw_index();
-        self.csp.heal_all();
-        // An order of the operator's may be under way still; it must not come after those that follow.
-        sleep(LATEST_ARRIVAL).await;
+        self.csp.clear_faults();
+        // A command of the operator may still be in flight; it must not overtake those below.
+        sleep(MAX_REQUEST_DELAY).await;
         for slot in 1..self.slots() {
             self.stop(slot).await;
         }
@@ -241,81 +219,50 @@ impl World {
         let Some(replica) = self.replica(0) else { return };
         for actor in ActorName::ALL {
             if let Err(error) = replica.broker.resume(*actor, "simulation").await {
-                self.blame(format!("{actor} cannot be resumed: {error}"));
+                self.report_violation(format!("{actor} cannot be resumed: {error}"));
             }
         }
     }
 
-    async fn wait_for_rest(&self) {
-        let longest = Instant::now() + PEACE;
-        while self.restless().is_some() && Instant::now() < longest {
-            sleep(LOOK).await;
+    pub(crate) async fn wait_until_settled(&self) {
+        let deadline = Instant::now() + SETTLE_TIMEOUT;
+        while self.unsettled().is_some() && Instant::now() < deadline {
+            sleep(POLL_INTERVAL).await;
         }
-        // The pool takes a refresh to know it.
-        sleep(LOOK * 2).await;
+        // The pool needs a refresh to see the table.
+        sleep(POLL_INTERVAL * 2).await;
     }
 
-    /// A sandbox on its way, if there is one.
-    fn restless(&self) -> Option<Sandbox> {
-        let is_restless = |status| matches!(status, Status::Allocated | Status::PendingDeletion);
-        self.store.look_at(|tables| tables.sandboxes().find(|sandbox| is_restless(sandbox.status)).cloned())
+    /// A sandbox that is held or waits for its deletion.
+    fn unsettled(&self) -> Option<Sandbox> {
+        let is_unsettled = |status| matches!(status, Status::Allocated | Status::PendingDeletion);
+        self.store.read_tables(|tables| tables.sandboxes().find(|sandbox| is_unsettled(sandbox.status)).cloned())
     }
 
-    /// I3: once the trouble is over, nothing is stuck.
-    async fn judge_the_end(&self) {
+    /// I3 after the last fault: every holding has ended, every released sandbox is deleted, and the broker is idle.
+    pub(crate) async fn check_settled(&self) {
         let Some(replica) = self.replica(0) else { return };
-        if let Some(sandbox) = self.restless() {
-            self.blame(format!("I3: it stays {} for ever: {sandbox:?}", sandbox.status));
+        if let Some(sandbox) = self.unsettled() {
+            self.report_violation(format!("I3: it stays {}: {sandbox:?}", sandbox.status));
         }
         let accounts = self.csp.accounts();
-        let deleted = self.store.sandboxes().into_iter().find(|sandbox| {
+        let alive = self.store.sandboxes().into_iter().find(|sandbox| {
             let was_held = sandbox.deletion_requested_at.is_some();
             sandbox.status == Status::Deleted && was_held && accounts.contains(&sandbox.external_id)
         });
-        let has_discarded = self.history.borrow().has_discarded;
-        if let (Some(sandbox), false) = (deleted, has_discarded) {
-            self.blame(format!("I3: deleted in the table, but not at the CSP: {sandbox:?}"));
+        let has_bulk_deleted = self.history.borrow().has_bulk_deleted;
+        if let (Some(sandbox), false) = (alive, has_bulk_deleted) {
+            self.report_violation(format!("I3: deleted in the table and alive at the CSP: {sandbox:?}"));
         }
         let snapshot = replica.broker.pool_snapshot().await;
         if snapshot.is_none_or(|pool| pool.waiting + pool.in_flight > 0) {
-            self.blame(format!("I3: the pool does not come to rest: {snapshot:?}"));
+            self.report_violation(format!("I3: the pool is not idle: {snapshot:?}"));
         }
         for (check, outcome) in replica.broker.checks().await {
             if let Err(reason) = outcome {
-                self.blame(format!("not ready: {check}: {reason}"));
+                self.report_violation(format!("not ready: {check}: {reason}"));
             }
         }
-        self.judge_health(&replica);
-        // More latecomers than there are sandboxes: each is told at once what is true.
-        let is_available = |sandbox: &&Sandbox| sandbox.status == Status::Available;
-        let available = self.store.look_at(|tables| tables.sandboxes().filter(is_available).count());
-        let latecomers = (0..available as u64 + 3).map(Key::of_latecomer);
-        let answers = join_all(latecomers.map(|key| {
-            let replica = &replica;
-            async move { tracks::allocate(self, replica, &key).await }
-        }));
-        let (mut served, mut told_none) = (0, 0);
-        for answer in answers.await {
-            served += usize::from(matches!(answer, Some(Ok(_))));
-            told_none += usize::from(matches!(answer, Some(Err(AllocateError::NoneAvailable))));
-        }
-        if (served, told_none) != (available, 3) {
-            self.blame(format!("I4: of {available} available ones {served} were given, {told_none} were told none"));
-        }
+        self.check_actors(&replica);
     }
-}
-
-/// What a CSP in trouble answers.
-pub(crate) fn csp_trouble(random: &mut fastrand::Rng) -> CspError {
-    match random.u8(0..4) {
-        0 => CspError::Unavailable(cause("injected")),
-        1 => CspError::Throttled { retry_after: Some(Duration::from_secs(random.u64(1..20))) },
-        2 => CspError::Unauthorized { status: 401 },
-        _ => CspError::BadAnswer(cause("injected")),
-    }
-}
-
-/// The name of a track in the requests.
-pub(crate) fn track_id(track: u64) -> TrackId {
-    TrackId::new(format!("t{track}"))
 }

@@ -184,6 +184,7 @@ fn serve(database: &Database, calls: Receiver) {
 
 fn dispatch(database: &Database, operation: &str, body: &[u8]) -> Result<String, DynoxideError> {
     match operation {
+        "TransactGetItems" => answer(body, |request| database.transact_get_items(request)),
         "TransactWriteItems" => {
             answer(body, |mut request: dynoxide::actions::transact_write_items::TransactWriteItemsRequest| {
                 // The engine keeps each token for ten minutes and looks through all of them at each transaction. Here

@@ -12,9 +12,9 @@ use aws_sdk_dynamodb::types::{
 use broker_actors::sandbox::ShardCount;
 use tokio::time::{Instant, sleep};
 
-use super::describe::{describe, failed, has_ttl, wait_until_active};
+use super::describe::{describe, failed, ttl_attribute, wait_until_active};
 use super::open::open_table;
-use super::schema::create_schema;
+use super::schema::{create_schema, read_schema};
 use super::{IDEMPOTENCY_INDEX, IndexKeys, STATUS_INDEX, TRACK_INDEX, TTL_ATTRIBUTE, TableError, TableNames};
 
 /// How long DynamoDB may take until point-in-time recovery can be enabled on a new table.
@@ -81,13 +81,19 @@ pub async fn create_table(
         Err(error) => return Err(error),
     };
     wait_until_active(client, names).await?;
-    if is_new {
+    // A table without items is a new one too: Terraform made it, or an earlier run ended before this.
+    if is_new || (read_schema(client, names).await?.is_none() && is_empty(client, names).await?) {
         create_schema(client, names, options.shards).await?;
     }
     open_table(client, names).await?;
     enable_ttl(client, names).await?;
     let recovery = enable_recovery(client, names, progress).await?;
     Ok(Created { is_new, recovery })
+}
+
+async fn is_empty(client: &Client, names: &TableNames) -> Result<bool, TableError> {
+    let found = client.scan().table_name(&names.table).limit(1).consistent_read(true).send().await;
+    Ok(found.map_err(|error| failed("Scan", error))?.count() == 0)
 }
 
 /// The indexes of a table, by name.
@@ -163,8 +169,10 @@ fn attribute(name: &str, kind: ScalarAttributeType) -> AttributeDefinition {
 
 /// Makes DynamoDB expire items, if it does not.
 pub(super) async fn enable_ttl(client: &Client, names: &TableNames) -> Result<(), TableError> {
-    if has_ttl(client, names).await? {
-        return Ok(());
+    match ttl_attribute(client, names).await? {
+        Some(attribute) if attribute == TTL_ATTRIBUTE => return Ok(()),
+        Some(attribute) => return Err(TableError::OtherTtl { table: names.table.clone(), attribute }),
+        None => {}
     }
     let specification = TimeToLiveSpecification::builder()
         .enabled(true)
@@ -175,23 +183,28 @@ pub(super) async fn enable_ttl(client: &Client, names: &TableNames) -> Result<()
     request.send().await.map(|_| ()).map_err(|error| failed("UpdateTimeToLive", error))
 }
 
-/// Enables point-in-time recovery, if it is off. A new table takes up to ten minutes until that is possible.
-pub(super) async fn enable_recovery(
-    client: &Client,
-    names: &TableNames,
-    progress: impl Fn(&str),
-) -> Result<Recovery, TableError> {
+/// The state of point-in-time recovery; `None` if it is off, or the process may not ask.
+pub(super) async fn recovery(client: &Client, names: &TableNames) -> Option<Recovery> {
     let found = client.describe_continuous_backups().table_name(&names.table).send().await;
     let status = match &found {
         Ok(found) => found
             .continuous_backups_description()
             .and_then(|backups| backups.point_in_time_recovery_description())
             .and_then(|recovery| recovery.point_in_time_recovery_status()),
-        Err(error) if is_unknown_operation(error.code()) => return Ok(Recovery::Unsupported),
+        Err(error) if is_unknown_operation(error.code()) => return Some(Recovery::Unsupported),
         Err(_) => None,
     };
-    if status == Some(&PointInTimeRecoveryStatus::Enabled) {
-        return Ok(Recovery::On);
+    (status == Some(&PointInTimeRecoveryStatus::Enabled)).then_some(Recovery::On)
+}
+
+/// Enables point-in-time recovery, if it is off. A new table takes up to ten minutes until that is possible.
+pub(super) async fn enable_recovery(
+    client: &Client,
+    names: &TableNames,
+    progress: impl Fn(&str),
+) -> Result<Recovery, TableError> {
+    if let Some(recovery) = recovery(client, names).await {
+        return Ok(recovery);
     }
     let deadline = Instant::now() + RECOVERY_TIMEOUT;
     loop {
@@ -219,5 +232,5 @@ pub(super) async fn enable_recovery(
 
 /// What emulators answer to operations that they do not have.
 fn is_unknown_operation(code: Option<&str>) -> bool {
-    matches!(code, Some("UnknownOperationException" | "UnsupportedCapability" | "NotImplemented"))
+    matches!(code, Some("UnknownOperationException" | "UnsupportedOperation" | "NotImplemented"))
 }

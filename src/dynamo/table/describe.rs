@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::{
 use broker_actors::error::cause;
 use tokio::time::{sleep, timeout};
 
-use super::{IndexKeys, TTL_ATTRIBUTE, TableError, TableNames};
+use super::{IndexKeys, STATUS_INDEX, TTL_ATTRIBUTE, TableError, TableNames};
 
 /// How long a new table or index may take to become active.
 pub(super) const ACTIVATION_TIMEOUT: Duration = Duration::from_secs(300);
@@ -46,11 +46,19 @@ pub(super) async fn wait_until_active(client: &Client, names: &TableNames) -> Re
         }
     };
     let waited = timeout(ACTIVATION_TIMEOUT, wait).await;
-    waited.unwrap_or_else(|_| Err(TableError::NotActive { table: names.table.clone() }))
+    waited.unwrap_or_else(|_| {
+        let (table, seconds) = (names.table.clone(), ACTIVATION_TIMEOUT.as_secs());
+        Err(TableError::NotActive { table, seconds })
+    })
 }
 
 /// Whether DynamoDB expires items by [`TTL_ATTRIBUTE`].
 pub(super) async fn has_ttl(client: &Client, names: &TableNames) -> Result<bool, TableError> {
+    Ok(ttl_attribute(client, names).await?.as_deref() == Some(TTL_ATTRIBUTE))
+}
+
+/// The attribute by which DynamoDB expires items; `None` if it does not.
+pub(super) async fn ttl_attribute(client: &Client, names: &TableNames) -> Result<Option<String>, TableError> {
     let found = client.describe_time_to_live().table_name(&names.table).send().await;
     let found = found.map_err(|error| failed("DescribeTimeToLive", error))?;
     let ttl = found.time_to_live_description();
@@ -58,13 +66,27 @@ pub(super) async fn has_ttl(client: &Client, names: &TableNames) -> Result<bool,
         ttl.and_then(|ttl| ttl.time_to_live_status()),
         Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
     );
-    Ok(is_on && ttl.and_then(|ttl| ttl.attribute_name()) == Some(TTL_ATTRIBUTE))
+    Ok(ttl.filter(|_| is_on).and_then(|ttl| ttl.attribute_name()).map(str::to_owned))
 }
 
 /// The key of the index with this name, if there is one.
 pub(super) fn index_keys<'a>(found: &'a TableDescription, name: &str) -> Option<&'a [KeySchemaElement]> {
     let index = found.global_secondary_indexes().iter().find(|index| index.index_name() == Some(name))?;
     Some(index.key_schema())
+}
+
+/// The sharded status index: under its own name, or beside one of an older form.
+pub(super) fn status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
+    let is_sharded = |name: &String| {
+        index_keys(found, name).is_some_and(|keys| is_keyed_by(keys, STATUS_INDEX.hash, STATUS_INDEX.range))
+    };
+    [names.status_index.clone(), names.status_index_beside()].into_iter().find(is_sharded)
+}
+
+/// The status index of an older form, if the sharded one stands beside it.
+pub(super) fn old_status_index(names: &TableNames, found: &TableDescription) -> Option<String> {
+    let has_old = index_keys(found, &names.status_index).is_some();
+    (has_old && status_index(names, found) == Some(names.status_index_beside())).then(|| names.status_index.clone())
 }
 
 /// Checks the index with this name. `Ok(false)` if there is none.

@@ -1,13 +1,33 @@
 //! The table: its names, its form, and why it cannot be used. [`create`] makes it, [`open`] checks it at every start.
-//! Terraform makes the same one.
+//! Terraform makes the same one. The other modules are the commands for operators: [`adopt`] takes over a table of an
+//! older form, [`unadopt`] gives it back, [`check`] finds and repairs torn items, [`reshard`] changes the number of
+//! shards, [`old_index`] deletes the index of the older form.
 
+pub mod adopt;
+pub mod check;
 pub mod create;
 mod describe;
+mod expression;
+mod heartbeats;
+mod index;
+mod items;
+pub mod old_index;
 pub mod open;
+mod plan;
+pub mod progress;
+mod repair;
+pub mod reshard;
 pub mod schema;
+mod survey;
+pub mod unadopt;
 
 use broker_actors::error::Cause;
+use broker_actors::ports::StoreError;
 use broker_actors::sandbox::ShardCount;
+
+pub use self::index::MissingIndex;
+pub use self::repair::RepairReport;
+pub use self::survey::{ItemCounts, Named};
 
 /// The attribute by which DynamoDB expires items.
 pub const TTL_ATTRIBUTE: &str = "ttl";
@@ -81,7 +101,8 @@ pub enum TableError {
     Missing(String),
     /// It holds items of an older form, or of another program.
     #[error(
-        "the table `{0}` is not adopted by this version; stop every broker on it, then run `sandbox-broker table adopt`"
+        "the table `{0}` is not adopted by this version; stop everything that writes to it, then run `sandbox-broker \
+         table adopt` to see what adoption would change, and `sandbox-broker table adopt --yes` to do it"
     )]
     NotAdopted(String),
     /// A newer version made or changed it.
@@ -93,7 +114,10 @@ pub enum TableError {
         form: u64,
     },
     /// `table reshard` was interrupted.
-    #[error("the table `{table}` is being resharded to {shards} shards; run `sandbox-broker table reshard` again")]
+    #[error(
+        "the table `{table}` is being resharded to {shards} shards; run `sandbox-broker table reshard --shards {shards} \
+         --yes` again until it ends"
+    )]
     Resharding {
         /// Its name.
         table: String,
@@ -109,19 +133,76 @@ pub enum TableError {
         difference: String,
     },
     /// It did not become active in time.
-    #[error("the table `{table}` is not active after {} s", describe::ACTIVATION_TIMEOUT.as_secs())]
+    #[error("the table `{table}` is not active after {seconds} s; run the same command again to go on waiting")]
     NotActive {
         /// Its name.
         table: String,
+        /// The time that it was given.
+        seconds: u64,
     },
-    /// DynamoDB does not answer, or refuses.
-    #[error("DynamoDB refuses {request}")]
+    /// DynamoDB does not answer, or it refuses.
+    #[error("the DynamoDB request {request} failed")]
     Failed {
         /// The request.
         request: &'static str,
         /// The reason.
         source: Cause,
     },
+    /// Its items cannot be read or written.
+    #[error("the items of the table cannot be read or written")]
+    Items(#[from] StoreError),
+    /// Brokers are running on it.
+    #[error(
+        "brokers are running on the table `{table}`: {}; stop them and run this again (after a crash, {seconds} s from \
+         now), or skip this check with --force",
+        .replicas.join(", ")
+    )]
+    InUse {
+        /// Its name.
+        table: String,
+        /// The brokers, by the names in their heartbeats.
+        replicas: Vec<String>,
+        /// When the last of their heartbeats ends.
+        seconds: u64,
+    },
+    /// Holdings have no end, and the length of a lab is not known.
+    #[error(
+        "{holdings} holdings of the table `{table}` have no end; set LAB_DURATION_HOURS to the hours that the old service \
+         gave a lab (48 unless it was set there), so that they end when they would have"
+    )]
+    LabDurationNeeded {
+        /// Its name.
+        table: String,
+        /// The number of these holdings.
+        holdings: u64,
+    },
+    /// DynamoDB expires its items by another attribute.
+    #[error(
+        "the table `{table}` expires items by the attribute `{attribute}`, not by `ttl`; switch its TTL off, wait an hour \
+         as DynamoDB requires, and run this again"
+    )]
+    OtherTtl {
+        /// Its name.
+        table: String,
+        /// The attribute.
+        attribute: String,
+    },
+    /// Another program kept changing items while they were to be written.
+    #[error(
+        "{count} items of the table `{table}` could not be written, because another program kept changing them \
+         (the first is {first}); run this again, best when the other program has stopped"
+    )]
+    Busy {
+        /// Its name.
+        table: String,
+        /// The number of items.
+        count: u64,
+        /// One of them.
+        first: String,
+    },
+    /// Another process changed the schema item meanwhile.
+    #[error("another process changed the item CTRL#schema of the table `{0}` meanwhile; run this again")]
+    SchemaChanged(String),
     /// The schema item cannot be read.
     #[error("the item CTRL#schema of the table `{table}` cannot be read: {reason}")]
     UnreadableSchema {
@@ -130,4 +211,14 @@ pub enum TableError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl TableError {
+    /// Whether an operator has to change the table or the settings first. Otherwise the same may succeed later.
+    pub fn needs_operator(&self) -> bool {
+        !matches!(
+            self,
+            Self::Failed { .. } | Self::Items(_) | Self::NotActive { .. } | Self::Busy { .. } | Self::SchemaChanged(_)
+        )
+    }
 }

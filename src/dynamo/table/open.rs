@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::error::ProvideErrorMetadata as _;
 use aws_sdk_dynamodb::types::{AttributeValue, TableDescription};
 use broker_actors::error::Chain;
 
-use super::describe::{check_index, check_key, describe, has_ttl, index_keys, is_keyed_by};
+use super::describe::{check_index, check_key, describe, has_ttl, index_keys, status_index};
 use super::schema::{FORM, Schema, read_schema};
 use super::{IDEMPOTENCY_INDEX, STATUS_INDEX, TRACK_INDEX, TableError, TableForm, TableNames};
 
@@ -15,16 +15,23 @@ use super::{IDEMPOTENCY_INDEX, STATUS_INDEX, TRACK_INDEX, TableError, TableForm,
 ///
 /// See [`TableError`].
 pub async fn open_table(client: &Client, names: &TableNames) -> Result<TableForm, TableError> {
-    let indexes = match describe(client, names).await {
-        Ok(found) => Indexes::of(names, &found)?,
+    let found = match describe(client, names).await {
+        Ok(found) => {
+            check_key(names, &found)?;
+            Some(found)
+        }
         Err(error) if is_denied(&error) => {
             let error = Chain(&error).to_string();
             tracing::warn!(event = "table_not_checked", error, "the table's keys and indexes were not checked");
-            Indexes::probe(client, names).await?
+            None
         }
         Err(error) => return Err(error),
     };
     let schema = usable(names, read_schema(client, names).await?)?;
+    let indexes = match found {
+        Some(found) => Indexes::of(names, &found)?,
+        None => Indexes::probe(client, names).await?,
+    };
     match has_ttl(client, names).await {
         Ok(true) => {}
         Ok(false) => {
@@ -40,7 +47,8 @@ pub async fn open_table(client: &Client, names: &TableNames) -> Result<TableForm
     Ok(TableForm { shards: schema.shards, status_index, track_index, idempotency_index })
 }
 
-fn usable(names: &TableNames, schema: Option<Schema>) -> Result<Schema, TableError> {
+/// The schema, if this version can use the table.
+pub(super) fn usable(names: &TableNames, schema: Option<Schema>) -> Result<Schema, TableError> {
     let table = || names.table.clone();
     match schema {
         None => Err(TableError::NotAdopted(table())),
@@ -67,8 +75,9 @@ struct Indexes {
 
 impl Indexes {
     fn of(names: &TableNames, found: &TableDescription) -> Result<Self, TableError> {
-        check_key(names, found)?;
-        let lookup_index = |name: &String, keys| Ok(check_index(names, found, name, keys)?.then(|| name.clone()));
+        let lookup_index = |name: &String, keys| -> Result<_, TableError> {
+            Ok(check_index(names, found, name, keys)?.then(|| name.clone()))
+        };
         Ok(Self {
             status_index: Self::status_index(names, found)?,
             track_index: lookup_index(&names.track_index, &TRACK_INDEX)?,
@@ -77,13 +86,9 @@ impl Indexes {
     }
 
     fn status_index(names: &TableNames, found: &TableDescription) -> Result<String, TableError> {
-        let beside = names.status_index_beside();
-        for name in [&names.status_index, &beside] {
-            let is_sharded = |keys: &[_]| is_keyed_by(keys, STATUS_INDEX.hash, STATUS_INDEX.range);
-            if index_keys(found, name).is_some_and(is_sharded) {
-                check_index(names, found, name, &STATUS_INDEX)?;
-                return Ok(name.clone());
-            }
+        if let Some(name) = status_index(names, found) {
+            check_index(names, found, &name, &STATUS_INDEX)?;
+            return Ok(name);
         }
         if index_keys(found, &names.status_index).is_some() {
             return Err(TableError::NotAdopted(names.table.clone()));

@@ -5,6 +5,8 @@ use aws_sdk_dynamodb::Client;
 use broker_actors::sandbox::ShardCount;
 
 use super::describe::failed;
+use super::expression::Expression;
+use super::items::{Items, Write};
 use super::{TableError, TableNames};
 use crate::dynamo::item::{Item, number, schema_key};
 
@@ -73,4 +75,50 @@ pub(super) async fn create_schema(client: &Client, names: &TableNames, shards: S
         }
         Err(error) => Err(failed("PutItem", error)),
     }
+}
+
+/// Writes the schema item, if it is still as it was read.
+pub(super) async fn replace_schema(
+    items: &Items<'_>,
+    names: &TableNames,
+    read: Option<Schema>,
+    new: Schema,
+) -> Result<(), TableError> {
+    let mut expression = Expression::default();
+    let expected = read.map(attributes).unwrap_or_default();
+    for name in ["form", "shards", "resharding_to"] {
+        expression.require_as_in(&expected, name);
+    }
+    let wanted = attributes(new);
+    for (name, value) in &wanted {
+        expression.set(name, value.clone());
+    }
+    if new.resharding_to.is_none() {
+        expression.remove("resharding_to");
+    }
+    match items.write(&[Write::update(schema_key(), expression)]).await? {
+        true => Ok(()),
+        // The write was executed although its answer was lost, or another process wrote something else.
+        false if items.get(&schema_key()).await?.is_some_and(|item| parse(names, &item).is_ok_and(|it| it == new)) => {
+            Ok(())
+        }
+        false => Err(TableError::SchemaChanged(names.table.clone())),
+    }
+}
+
+/// Deletes the schema item.
+pub(super) async fn delete_schema(items: &Items<'_>) -> Result<(), TableError> {
+    items.write(&[Write::delete(schema_key(), Expression::default())]).await?;
+    Ok(())
+}
+
+fn attributes(schema: Schema) -> Item {
+    let mut attributes = Item::from([
+        ("form".to_owned(), number(schema.form)),
+        ("shards".to_owned(), number(schema.shards.get().into())),
+    ]);
+    if let Some(shards) = schema.resharding_to {
+        attributes.insert("resharding_to".to_owned(), number(shards.get().into()));
+    }
+    attributes
 }

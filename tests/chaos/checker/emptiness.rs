@@ -1,8 +1,8 @@
-//! I4: whoever was completion that there is none op at a time when there was none.
+//! I4: "none available" is answered only if no matching sandbox was available at some moment of the call.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Violation;
+use super::violation::Violation;
 use crate::history::{Call, Commit, Completion, Evidence, Op, Timestamp, Written};
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
@@ -14,22 +14,21 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     }
     let mut violations = Vec::new();
     for (prefix, calls) in calls_by_prefix {
-        let empty = empty_times(&evidence.journal, prefix);
-        let was_empty = |call: &Call| empty.iter().any(|(from, until)| *from <= call.received && call.sent <= *until);
-        let unfounded = calls.into_iter().filter(|call| !was_empty(call));
+        let periods = empty_periods(&evidence.journal, prefix);
+        let was_empty =
+            |call: &Call| periods.iter().any(|(start, end)| *start <= call.completed && call.invoked <= *end);
+        let wrong = calls.into_iter().filter(|call| !was_empty(call));
         violations.extend(
-            unfounded.map(|call| {
-                Violation::new("I4", format!("{call:?}, though there was one with this prefix all the time"))
-            }),
+            wrong.map(|call| Violation::new("I4", format!("{call:?}, but a match was available all the time"))),
         );
     }
     violations
 }
 
-/// The times in which no sandbox with this prefix was available, as long as they can have been.
-fn empty_times(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> {
+/// The periods in which no sandbox with this prefix was available, at their longest.
+fn empty_periods(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> {
     let mut available: BTreeSet<&str> = BTreeSet::new();
-    let mut times = Vec::new();
+    let mut periods = Vec::new();
     let mut empty_since = Some(Timestamp::default());
     for commit in journal {
         for written in &commit.written {
@@ -40,14 +39,14 @@ fn empty_times(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> 
             };
         }
         match (available.is_empty(), empty_since) {
-            (true, None) => empty_since = Some(commit.began),
+            (true, None) => empty_since = Some(commit.started),
             (false, Some(since)) => {
-                times.push((since, commit.ended));
+                periods.push((since, commit.ended));
                 empty_since = None;
             }
             _ => {}
         }
     }
-    times.extend(empty_since.map(|since| (since, Timestamp(u64::MAX))));
-    times
+    periods.extend(empty_since.map(|since| (since, Timestamp(u64::MAX))));
+    periods
 }

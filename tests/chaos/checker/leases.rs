@@ -1,33 +1,34 @@
-//! I1 to I3 by exclusive leases: what a track was completion is its own from the answer until it gives it back or until the
-//! end that it was completion, to the histories of all clients and to the table alike.
+//! I1 to I3 as exclusive leases: from an answer that gives a track a sandbox until its release or the expiry in the answer,
+//! the track holds it alone, in the histories of all clients and in the table.
 
 use std::collections::BTreeMap;
 
-use super::Violation;
+use super::violation::Violation;
 use crate::history::{Call, ClaimKey, Commit, Completion, Evidence, Op, SandboxId, Timestamp, Written};
 
-/// A sandbox that is certainly held.
+/// A period in which a key certainly holds a sandbox.
 struct Lease {
     key: ClaimKey,
     sandbox: SandboxId,
-    /// The first answer that said so.
-    from: Timestamp,
-    /// When its owner began to give it back, or the last end that was completion, whichever is sooner.
-    until: Timestamp,
-    /// The last end that was completion.
-    promised: Timestamp,
+    /// The completion of the first answer.
+    start: Timestamp,
+    /// The first release by the track or the last expiry, whichever is earlier.
+    end: Timestamp,
+    /// The last expiry in an answer.
+    expires_at: Timestamp,
 }
 
-/// The time in which a sandbox is allocated in the table.
-struct Life {
+/// A period in which a sandbox is allocated in the table.
+struct Allocation {
     owner: ClaimKey,
-    began: Timestamp,
-    end: Option<(Timestamp, Timestamp)>,
+    started: Timestamp,
+    /// Start and end of the commit that ended it.
+    ended: Option<(Timestamp, Timestamp)>,
 }
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     let leases = leases(&evidence.history);
-    let lives = lives(&evidence.journal);
+    let allocations = allocations(&evidence.journal);
     let mut violations = overlaps(&leases, "I1", |lease| lease.sandbox.clone(), |one, other| one.key.0 != other.key.0);
     violations.extend(overlaps(
         &leases,
@@ -35,59 +36,59 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
         |lease| format!("{:?}", lease.key),
         |one, other| one.sandbox != other.sandbox,
     ));
-    violations.extend(leases.iter().filter_map(|lease| missing_in_table(lease, lives.get(&lease.sandbox))));
+    violations.extend(leases.iter().filter_map(|lease| missing_in_table(lease, allocations.get(&lease.sandbox))));
     for call in &evidence.history {
         violations.extend(denied(call, &leases));
-        violations.extend(release_lost(call, &lives));
+        violations.extend(release_lost(call, &allocations));
     }
     violations
 }
 
 fn leases(history: &[Call]) -> Vec<Lease> {
-    let mut given_back: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
+    let mut first_releases: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for call in history {
         if let Op::Release(sandbox) = &call.op {
-            let at = given_back.entry((&call.track, sandbox)).or_insert(call.sent);
-            *at = call.sent.min(*at);
+            let first = first_releases.entry((&call.track, sandbox)).or_insert(call.invoked);
+            *first = call.invoked.min(*first);
         }
     }
     let mut leases: BTreeMap<(ClaimKey, SandboxId), Vec<Lease>> = BTreeMap::new();
-    for call in in_order_of_answers(history) {
-        let Completion::Holds { sandbox, until: promised } = &call.completion else { continue };
-        let given_back = given_back.get(&(call.track.as_str(), sandbox.as_str()));
-        let until = given_back.map_or(*promised, |at| *promised.min(at));
-        if until <= call.received {
+    for call in by_completion(history) {
+        let Completion::Holds { sandbox, until: expires_at } = &call.completion else { continue };
+        let released = first_releases.get(&(call.track.as_str(), sandbox.as_str()));
+        let end = released.map_or(*expires_at, |released| *expires_at.min(released));
+        if end <= call.completed {
             continue;
         }
         let key = (call.track.clone(), call.key.clone());
         let of_key = leases.entry((key.clone(), sandbox.clone())).or_default();
-        match of_key.last_mut().filter(|lease| call.received <= lease.until) {
+        match of_key.last_mut().filter(|lease| call.completed <= lease.end) {
             Some(lease) => {
-                lease.until = lease.until.max(until);
-                lease.promised = lease.promised.max(*promised);
+                lease.end = lease.end.max(end);
+                lease.expires_at = lease.expires_at.max(*expires_at);
             }
-            // One that lapsed may be renewed in its grace, but was not certain meanwhile.
+            // A lease that expired may be renewed within the grace period, but was not certain in between.
             None => {
-                let (sandbox, from) = (sandbox.clone(), call.received);
-                of_key.push(Lease { key, sandbox, from, until, promised: *promised });
+                let (sandbox, start) = (sandbox.clone(), call.completed);
+                of_key.push(Lease { key, sandbox, start, end, expires_at: *expires_at });
             }
         }
     }
     leases.into_values().flatten().collect()
 }
 
-fn in_order_of_answers(history: &[Call]) -> Vec<&Call> {
+fn by_completion(history: &[Call]) -> Vec<&Call> {
     let mut calls: Vec<_> = history.iter().collect();
-    calls.sort_by_key(|call| call.received);
+    calls.sort_by_key(|call| call.completed);
     calls
 }
 
-/// Leases of one group that are not the same and hold at the same time.
+/// The pairs of leases in one group that conflict and overlap.
 fn overlaps<G: Ord>(
     leases: &[Lease],
     invariant: &'static str,
     group: impl Fn(&Lease) -> G,
-    differ: impl Fn(&Lease, &Lease) -> bool,
+    conflict: impl Fn(&Lease, &Lease) -> bool,
 ) -> Vec<Violation> {
     let mut groups: BTreeMap<G, Vec<&Lease>> = BTreeMap::new();
     for lease in leases {
@@ -97,11 +98,11 @@ fn overlaps<G: Ord>(
     for group in groups.into_values() {
         for (index, one) in group.iter().enumerate() {
             for other in &group[index + 1..] {
-                if differ(one, other) && one.from.max(other.from) < one.until.min(other.until) {
-                    let holder = |lease: &Lease| {
-                        format!("{:?} holds {} from {:?} until {:?}", lease.key, lease.sandbox, lease.from, lease.until)
+                if conflict(one, other) && one.start.max(other.start) < one.end.min(other.end) {
+                    let describe = |lease: &Lease| {
+                        format!("{:?} holds {} from {:?} until {:?}", lease.key, lease.sandbox, lease.start, lease.end)
                     };
-                    violations.push(Violation::new(invariant, format!("{}, {}", holder(one), holder(other))));
+                    violations.push(Violation::new(invariant, format!("{}, {}", describe(one), describe(other))));
                 }
             }
         }
@@ -109,73 +110,81 @@ fn overlaps<G: Ord>(
     violations
 }
 
-fn lives(journal: &[Commit]) -> BTreeMap<SandboxId, Vec<Life>> {
-    let mut lives: BTreeMap<SandboxId, Vec<Life>> = BTreeMap::new();
+fn allocations(journal: &[Commit]) -> BTreeMap<SandboxId, Vec<Allocation>> {
+    let mut allocations: BTreeMap<SandboxId, Vec<Allocation>> = BTreeMap::new();
     for commit in journal {
         for written in &commit.written {
             let Written::Sandbox(id, item) = written else { continue };
             let owner = item.as_ref().filter(|item| item.is("allocated")).and_then(|item| item.owner.clone());
-            let of_sandbox = lives.entry(id.clone()).or_default();
-            let current = of_sandbox.last_mut().filter(|life| life.end.is_none());
-            if current.as_ref().map(|life| &life.owner) == owner.as_ref() {
+            let of_sandbox = allocations.entry(id.clone()).or_default();
+            let current = of_sandbox.last_mut().filter(|allocation| allocation.ended.is_none());
+            if current.as_ref().map(|allocation| &allocation.owner) == owner.as_ref() {
                 continue;
             }
-            if let Some(life) = current {
-                life.end = Some((commit.began, commit.ended));
+            if let Some(allocation) = current {
+                allocation.ended = Some((commit.started, commit.ended));
             }
             if let Some(owner) = owner {
-                of_sandbox.push(Life { owner, began: commit.began, end: None });
+                of_sandbox.push(Allocation { owner, started: commit.started, ended: None });
             }
         }
     }
-    lives
+    allocations
 }
 
-/// I3: a success is durable. The table has it before the answer, and keeps it for as long as it was promised.
-fn missing_in_table(lease: &Lease, lives: Option<&Vec<Life>>) -> Option<Violation> {
-    let of_owner = || lives.into_iter().flatten().filter(|life| life.owner == lease.key && life.began <= lease.from);
-    let is_kept = |life: &Life| life.end.is_none_or(|(_, ended)| ended >= lease.until);
-    if of_owner().any(is_kept) {
+/// I3: a success is durable. The table has the allocation before the answer and keeps it until the end of the lease.
+fn missing_in_table(lease: &Lease, allocations: Option<&Vec<Allocation>>) -> Option<Violation> {
+    let of_lease = || {
+        allocations
+            .into_iter()
+            .flatten()
+            .filter(|allocation| allocation.owner == lease.key && allocation.started <= lease.start)
+    };
+    let covers_lease = |allocation: &Allocation| allocation.ended.is_none_or(|(_, ended)| ended >= lease.end);
+    if of_lease().any(covers_lease) {
         return None;
     }
-    let Lease { key, sandbox, from, until, .. } = lease;
-    let promised = format!("{key:?} was completion at {from:?} that it holds {sandbox} until {until:?}");
+    let Lease { key, sandbox, start, end, .. } = lease;
+    let observed = format!("{key:?} holds {sandbox} from {start:?} until {end:?}");
     Some(Violation::new(
         "I3",
-        match of_owner().next_back() {
-            Some(life) => format!("{promised}; the table ended that at {:?}", life.end),
-            None => format!("{promised}; the table never said so"),
+        match of_lease().next_back() {
+            Some(allocation) => format!("{observed}, but the table ended that at {:?}", allocation.ended),
+            None => format!("{observed}, but not in the table"),
         },
     ))
 }
 
-/// I3: an owner is not turned away from what it certainly holds, and its key's request is answered with it.
+/// I3: a track is not denied a sandbox that it certainly holds, and a repeated allocation gets it.
 fn denied(call: &Call, leases: &[Lease]) -> Option<Violation> {
-    let is_sure = |lease: &&Lease| lease.from <= call.sent && call.received <= lease.until && lease.key.0 == call.track;
+    let covers_call =
+        |lease: &&Lease| lease.start <= call.invoked && call.completed <= lease.end && lease.key.0 == call.track;
     let denied = match (&call.op, &call.completion) {
         (Op::Read(sandbox), Completion::Reads { status }) if status != "allocated" => sandbox,
-        (Op::Read(sandbox) | Op::Renew(sandbox), Completion::NotYours | Completion::WrongState) => sandbox,
-        (Op::Release(sandbox), Completion::NotYours) => {
-            // The lease ends where its first release begins, and would have lasted longer than that took.
-            let was_held = |lease: &&Lease| lease.until == call.sent && call.received <= lease.promised;
-            let of_caller = |lease: &&Lease| lease.sandbox == *sandbox && lease.key.0 == call.track;
-            let lease = leases.iter().filter(of_caller).find(was_held)?;
-            return Some(Violation::new("I3", format!("{call:?}, though it was held since {:?}", lease.from)));
+        (Op::Read(sandbox) | Op::Renew(sandbox), Completion::NotOwned | Completion::WrongState) => sandbox,
+        (Op::Release(sandbox), Completion::NotOwned) => {
+            // The lease ends when its first release is invoked, so compare the completion with the expiry.
+            let covers_release = |lease: &&Lease| lease.end == call.invoked && call.completed <= lease.expires_at;
+            let of_track = |lease: &&Lease| lease.sandbox == *sandbox && lease.key.0 == call.track;
+            let lease = leases.iter().filter(of_track).find(covers_release)?;
+            return Some(Violation::new("I3", format!("{call:?}, but it is held since {:?}", lease.start)));
         }
         (Op::Allocate { .. }, Completion::NoneAvailable) => {
-            let lease = leases.iter().filter(is_sure).find(|lease| lease.key.1 == call.key)?;
-            return Some(Violation::new("I3", format!("{call:?}, though its key holds {}", lease.sandbox)));
+            let lease = leases.iter().filter(covers_call).find(|lease| lease.key.1 == call.key)?;
+            return Some(Violation::new("I3", format!("{call:?}, but its key holds {}", lease.sandbox)));
         }
         _ => return None,
     };
-    let lease = leases.iter().filter(is_sure).find(|lease| lease.sandbox == *denied)?;
-    Some(Violation::new("I3", format!("{call:?}, though it is held until {:?}", lease.until)))
+    let lease = leases.iter().filter(covers_call).find(|lease| lease.sandbox == *denied)?;
+    Some(Violation::new("I3", format!("{call:?}, but it is held until {:?}", lease.end)))
 }
 
 /// I3: a release that was answered has taken effect.
-fn release_lost(call: &Call, lives: &BTreeMap<SandboxId, Vec<Life>>) -> Option<Violation> {
+fn release_lost(call: &Call, allocations: &BTreeMap<SandboxId, Vec<Allocation>>) -> Option<Violation> {
     let (Op::Release(sandbox), Completion::Released) = (&call.op, &call.completion) else { return None };
-    let is_over = |life: &Life| life.owner.0 == call.track && life.end.is_some_and(|(began, _)| began <= call.received);
-    let is_known = lives.get(sandbox).into_iter().flatten().any(is_over);
-    (!is_known).then(|| Violation::new("I3", format!("{call:?}; the table did not release it")))
+    let is_over = |allocation: &Allocation| {
+        allocation.owner.0 == call.track && allocation.ended.is_some_and(|(started, _)| started <= call.completed)
+    };
+    let has_ended = allocations.get(sandbox).into_iter().flatten().any(is_over);
+    (!has_ended).then(|| Violation::new("I3", format!("{call:?}, but not in the table")))
 }

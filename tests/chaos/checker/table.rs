@@ -1,11 +1,11 @@
-//! I1, I2, I3 and I5 by the table: every commit takes each sandbox one legal step further, and after each one sandboxes
-//! and claims agree.
+//! I1, I2, I3 and I5 in the table: every commit moves each sandbox by one legal transition, and after every commit the
+//! sandboxes and claims match.
 
-use super::Violation;
+use super::violation::Violation;
 use crate::history::{Evidence, SandboxItem, Table, Written};
 
-/// The steps that a sandbox may take.
-const STEPS: [(&str, &[&str]); 6] = [
+/// The legal transitions.
+const TRANSITIONS: [(&str, &[&str]); 6] = [
     ("available", &["allocated", "stale"]),
     ("allocated", &["allocated", "pending_deletion"]),
     ("pending_deletion", &["pending_deletion", "deleted", "deletion_failed"]),
@@ -17,63 +17,63 @@ const STEPS: [(&str, &[&str]); 6] = [
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     let mut table = Table::default();
     let mut violations = Vec::new();
-    let mut agreed = true;
+    let mut was_consistent = true;
     for commit in &evidence.journal {
         for written in &commit.written {
             if let Written::Sandbox(id, after) = written {
-                violations.extend(bad_step(id, table.sandboxes.get(id), after.as_ref()));
+                violations.extend(illegal_transition(id, table.sandboxes.get(id), after.as_ref()));
             }
             table.apply(written);
         }
-        // What disagrees now does so after the next commits as well; once is enough.
-        let disagreements = disagreements(&table);
-        if agreed {
-            violations.extend(disagreements.iter().cloned());
+        // A mismatch lasts over the following commits; only the first is reported.
+        let mismatches = mismatches(&table);
+        if was_consistent {
+            violations.extend(mismatches.iter().cloned());
         }
-        agreed = disagreements.is_empty();
+        was_consistent = mismatches.is_empty();
     }
     if table != evidence.table {
-        violations.push(Violation::new("I5", "the table at the end is not what its commits made of it"));
+        violations.push(Violation::new("I5", "the table at the end is not the result of the commits"));
     }
     violations
 }
 
-fn bad_step(id: &str, before: Option<&SandboxItem>, after: Option<&SandboxItem>) -> Option<Violation> {
-    let completion =
+fn illegal_transition(id: &str, before: Option<&SandboxItem>, after: Option<&SandboxItem>) -> Option<Violation> {
+    let violation =
         |invariant, what: &str| Some(Violation::new(invariant, format!("{id} {what}: {before:?} → {after:?}")));
     match (before, after) {
         (None, None) => None,
-        (Some(_), None) => completion("I3", "vanished"),
-        (None, Some(after)) if !after.is("available") || after.epoch != 1 || after.owner.is_some() => {
-            completion("I3", "did not begin as an available one")
+        (Some(_), None) => violation("I3", "vanished"),
+        (None, Some(after)) if !after.is("available") || after.owner.is_some() => {
+            violation("I3", "was not created as available")
         }
         (None, Some(_)) => None,
         (Some(before), Some(after)) => {
-            let steps = STEPS.iter().find(|(from, _)| before.is(from)).map_or(&[][..], |(_, to)| to);
+            let targets = TRANSITIONS.iter().find(|(from, _)| before.is(from)).map_or(&[][..], |(_, to)| to);
             let is_claim = before.is("available") && after.is("allocated");
             if after.epoch != before.epoch + 1 {
-                return completion("I5", "changed without one step of its epoch");
+                return violation("I5", "changed and its epoch did not grow by one");
             }
             if before.owner != after.owner && !is_claim {
-                return completion("I1", "changed its owner");
+                return violation("I1", "changed its owner");
             }
-            if !steps.iter().any(|to| after.is(to)) {
-                return completion("I3", "took a step that there is not");
+            if !targets.iter().any(|to| after.is(to)) {
+                return violation("I3", "made an illegal transition");
             }
             None
         }
     }
 }
 
-/// Every claim has its sandbox and every allocated sandbox has its claim.
-fn disagreements(table: &Table) -> Vec<Violation> {
+/// The claims without a matching sandbox and the allocated sandboxes without a matching claim.
+fn mismatches(table: &Table) -> Vec<Violation> {
     let mut violations = Vec::new();
     for (key, claim) in &table.claims {
         let sandbox = table.sandboxes.get(&claim.sandbox);
-        let is_held = |sandbox: &&SandboxItem| {
+        let is_match = |sandbox: &&SandboxItem| {
             sandbox.is("allocated") && sandbox.owner.as_ref() == Some(key) && sandbox.epoch == claim.epoch
         };
-        if sandbox.filter(is_held).is_none() {
+        if sandbox.filter(is_match).is_none() {
             violations.push(Violation::new("I2", format!("{key:?} claims {claim:?}, which is {sandbox:?}")));
         }
     }

@@ -1,5 +1,5 @@
-//! The contract of [`SandboxStore`]: one function for each promise. [`crate::store_contract!`] makes a test of each,
-//! for any store. A test uses ids of its own and bears foreign items, so that it runs on a shared table too.
+//! The contract of [`SandboxStore`]: one function for each clause. [`crate::store_contract!`] makes a test of each clause for
+//! any store. Each test uses its own ids and ignores other items, so it can run on a shared table.
 
 mod claims;
 mod coordination;
@@ -12,11 +12,11 @@ pub use self::coordination::*;
 pub use self::sandboxes::*;
 use crate::ports::SandboxStore;
 use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Sandbox, SandboxId, Timestamp, TrackId,
-    UnixMillis,
+    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Timestamp,
+    TrackId, UnixMillis,
 };
 
-/// Makes one test of each promise; `$store` is an expression, awaited, that yields a store to test.
+/// Makes one test of each clause. `$store` is a future of the store to test.
 #[macro_export]
 macro_rules! store_contract {
     ($module:ident, $store:expr) => {
@@ -25,8 +25,8 @@ macro_rules! store_contract {
             $crate::store_contract!(@tests $store;
                 claim_allocates_and_can_be_read_back
                 claim_under_a_held_key_answers_with_the_holding
-                claim_of_a_moved_candidate_answers_with_what_is_there
-                claim_of_a_missing_candidate_answers_with_nothing
+                claim_of_a_changed_candidate_returns_the_current_item
+                claim_of_a_missing_candidate_returns_none
                 a_candidate_is_claimed_once_by_many_at_once
                 a_key_gets_one_sandbox_from_many_at_once
                 end_claim_frees_the_key
@@ -60,17 +60,17 @@ macro_rules! store_contract {
             );
         }
     };
-    (@tests $store:expr; $($promise:ident)*) => {
+    (@tests $store:expr; $($clause:ident)*) => {
         $(
             #[tokio::test]
-            async fn $promise() {
-                $crate::testing::contract::$promise($store.await).await;
+            async fn $clause() {
+                $crate::testing::contract::$clause($store.await).await;
             }
         )*
     };
 }
 
-/// The time at which the tests take place.
+/// The time of day in the tests.
 const NOW: Timestamp = Timestamp(1_800_000_000);
 
 type Store = Arc<dyn SandboxStore>;
@@ -92,13 +92,13 @@ fn fresh_sandbox() -> Sandbox {
 
 async fn created(store: &Store) -> Sandbox {
     let sandbox = fresh_sandbox();
-    assert!(store.create(&sandbox).await.unwrap(), "a fresh id is not taken");
+    assert!(store.create(&sandbox).await.unwrap(), "the id is new");
     sandbox
 }
 
 fn fresh_holding() -> Holding {
     Holding {
-        track: TrackId::new(unique("track")),
+        owner: Owner::named(TrackId::new(unique("track"))),
         track_name: Some("intro-lab".to_owned()),
         key: IdempotencyKey::new(unique("key")),
         expires_at: Timestamp(NOW.0 + 3600),
@@ -112,5 +112,5 @@ fn claim_writes(sandbox: &Sandbox, holding: &Holding) -> (ConditionalUpdate, Cla
 }
 
 fn key_of(holding: &Holding) -> ClaimKey {
-    ClaimKey { track: holding.track.clone(), key: holding.key.clone() }
+    ClaimKey { track: holding.owner.track.clone(), key: holding.key.clone() }
 }

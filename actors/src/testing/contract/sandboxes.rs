@@ -173,7 +173,7 @@ pub async fn sandboxes_are_found_by_owner_and_by_key(store: Store) {
         assert_eq!(store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
         ids.push(claim.sandbox_id);
     }
-    let lookup = Lookup::Track(holding.track.clone());
+    let lookup = Lookup::Track(holding.owner.track.clone());
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = store.find(&lookup, 2, after.as_ref()).await.unwrap();

@@ -1,0 +1,102 @@
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::tables::Tables;
+use crate::sandbox::{SandboxId, Status};
+
+/// Observations of the tables after each write, by which a test judges the answers to its requests.
+#[derive(Debug)]
+pub struct Observer {
+    violation: Option<String>,
+    /// For each name prefix: whether no sandbox is available now, and when that was last the case.
+    emptiness: BTreeMap<Option<String>, (bool, Option<Instant>)>,
+    /// Each sandbox after the last write.
+    last_seen: BTreeMap<SandboxId, Seen>,
+    /// The holdings that ended, in order.
+    ended_holdings: Vec<(SandboxId, Instant)>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    status: Status,
+    epoch: u64,
+}
+
+impl Observer {
+    pub(super) fn new(prefixes: &[Option<&str>]) -> Self {
+        let emptiness = prefixes.iter().map(|prefix| (prefix.map(str::to_owned), (false, None))).collect();
+        Self { violation: None, emptiness, last_seen: BTreeMap::new(), ended_holdings: Vec::new() }
+    }
+
+    /// The first violation of an invariant.
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// When no sandbox with this prefix was last available. A sandbox counts if the table and the index have it.
+    pub fn last_empty(&self, prefix: Option<&str>) -> Option<Instant> {
+        let (is_empty, last) = self.emptiness[&prefix.map(str::to_owned)];
+        if is_empty { Some(Instant::now()) } else { last }
+    }
+
+    /// When the holding of this sandbox ended.
+    pub fn holding_ended_at(&self, sandbox_id: &SandboxId) -> Option<Instant> {
+        self.ended_holdings.iter().find(|(ended, _)| ended == sandbox_id).map(|(_, at)| *at)
+    }
+
+    /// The holdings that ended, without the first `count`.
+    pub fn ended_holdings_after(&self, count: usize) -> &[(SandboxId, Instant)] {
+        &self.ended_holdings[count..]
+    }
+
+    pub(super) fn update(&mut self, tables: &Tables, lagging_index: Option<&Tables>) {
+        let now = Instant::now();
+        self.violation = self.violation.take().or_else(|| tables.violation());
+        for sandbox in tables.sandboxes() {
+            let (status, epoch) = (sandbox.status, sandbox.epoch.0);
+            let Some(seen) = self.last_seen.get_mut(&sandbox.sandbox_id) else {
+                self.last_seen.insert(sandbox.sandbox_id.clone(), Seen { status, epoch });
+                continue;
+            };
+            if seen.status == Status::Allocated && status != Status::Allocated {
+                self.ended_holdings.push((sandbox.sandbox_id.clone(), now));
+            }
+            let is_unchanged = (status, epoch) == (seen.status, seen.epoch);
+            let is_legal = epoch == seen.epoch + 1 && is_transition(seen.status, status);
+            if self.violation.is_none() && !is_unchanged && !is_legal {
+                self.violation = Some(format!("I5: from {seen:?} to {sandbox:?}"));
+            }
+            (seen.status, seen.epoch) = (status, epoch);
+        }
+        let is_indexed = |sandbox_id: &SandboxId| {
+            let indexed = lagging_index.unwrap_or(tables).get(sandbox_id);
+            indexed.is_some_and(|sandbox| sandbox.status == Status::Available)
+        };
+        for (prefix, (is_empty, last)) in &mut self.emptiness {
+            let mut available = tables.sandboxes().filter(|sandbox| {
+                sandbox.status == Status::Available
+                    && prefix.as_ref().is_none_or(|prefix| sandbox.name.starts_with(prefix))
+                    && is_indexed(&sandbox.sandbox_id)
+            });
+            let was_empty = std::mem::replace(is_empty, available.next().is_none());
+            if was_empty || *is_empty {
+                *last = Some(now);
+            }
+        }
+    }
+}
+
+/// Whether the state diagram of the architecture has this transition, or a change within this state.
+fn is_transition(from: Status, to: Status) -> bool {
+    use Status::{Allocated, Available, Deleted, DeletionFailed, PendingDeletion, Stale};
+    let targets: &[Status] = match from {
+        Available => &[Allocated, Stale],
+        Allocated => &[Allocated, PendingDeletion],
+        PendingDeletion => &[PendingDeletion, DeletionFailed, Deleted],
+        Stale => &[Available, Deleted],
+        DeletionFailed => &[PendingDeletion, Deleted],
+        Deleted => &[],
+    };
+    targets.contains(&to)
+}

@@ -1,0 +1,8 @@
+//! The background jobs and their driver, under a paused clock.
+
+mod cleanup;
+mod driver;
+mod expiry;
+mod fixtures;
+mod leases;
+mod sync;
