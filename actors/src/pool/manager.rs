@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::cache::{Cache, CandidateOutcome, Listed, MAX_CACHED, Refresh, Scope, matches_prefix};
-use super::refresh::RefreshRequests;
+use super::refresh_requests::RefreshRequests;
 use crate::liveness::LivenessGuard;
 use crate::ports::StoreError;
 use crate::sandbox::{ReplicaId, Sandbox, ShardCount};

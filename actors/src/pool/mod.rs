@@ -4,6 +4,7 @@
 mod cache;
 pub mod manager;
 pub(crate) mod refresh;
+mod refresh_requests;
 mod rendezvous;
 
 #[cfg(any(test, feature = "testing"))]

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::cache::{Listed, MAX_CACHED, Refresh, Scope};
@@ -33,39 +32,6 @@ const GAP_BY_DURATION: u32 = 3;
 
 /// The gaps while the index does not answer.
 const GAP_AFTER_FAILURE: RetryPolicy = RetryPolicy { base: Duration::from_millis(200), max: Duration::from_secs(5) };
-
-/// The refreshes that are wanted. Requests made before one starts share it.
-#[derive(Debug, Default)]
-pub(super) struct RefreshRequests {
-    wanted: Mutex<Wanted>,
-    notify: Notify,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Wanted {
-    /// The largest scope that is wanted.
-    scope: Option<Scope>,
-    /// Whether a request waits for it.
-    is_urgent: bool,
-}
-
-impl RefreshRequests {
-    pub(super) fn add(&self, scope: Scope, is_urgent: bool) {
-        let mut wanted = self.wanted.lock();
-        wanted.scope = wanted.scope.max(Some(scope));
-        wanted.is_urgent |= is_urgent;
-        drop(wanted);
-        self.notify.notify_one();
-    }
-
-    fn peek(&self) -> Wanted {
-        *self.wanted.lock()
-    }
-
-    fn take(&self) -> Option<Scope> {
-        std::mem::take(&mut *self.wanted.lock()).scope
-    }
-}
 
 /// The refresh loop of one pool.
 pub(crate) struct Refresher {
@@ -139,7 +105,7 @@ impl Refresher {
                     let is_due = last_full.is_none_or(|last| last.ended_at.elapsed() >= FULL_INTERVAL);
                     return if is_due { Scope::Own } else { Scope::New };
                 }
-                () = requests.notify.notified() => {}
+                () = requests.changed() => {}
             }
         }
     }
