@@ -8,20 +8,19 @@ ARG TARGETARCH
 WORKDIR /build
 COPY rust-toolchain.toml ./
 
-# aws-lc needs cmake. Versions are not pinned: within a Debian release they hardly change.
+# Versions are not pinned: within a Debian release they hardly change.
 # hadolint ignore=DL3008
 RUN case "$TARGETARCH" in \
       amd64) cpu=x86_64 package=x86-64 ;; \
       arm64) cpu=aarch64 package=aarch64 ;; \
       *) echo "no build for $TARGETARCH" >&2; exit 1 ;; \
     esac \
-    && set -- cmake \
     && if [ "$TARGETARCH" != "$BUILDARCH" ]; then \
-         set -- "$@" "gcc-$package-linux-gnu" "g++-$package-linux-gnu" "libc6-dev-$TARGETARCH-cross"; \
+         apt-get update \
+         && apt-get install --yes --no-install-recommends \
+              "gcc-$package-linux-gnu" "g++-$package-linux-gnu" "libc6-dev-$TARGETARCH-cross" \
+         && rm -rf /var/lib/apt/lists/*; \
        fi \
-    && apt-get update \
-    && apt-get install --yes --no-install-recommends "$@" \
-    && rm -rf /var/lib/apt/lists/* \
     && rustup toolchain install \
     && rustup target add "$cpu-unknown-linux-gnu" \
     && printf '[build]\ntarget = "%s"\n[target.%s]\nlinker = "%s"\n' \
@@ -31,18 +30,19 @@ RUN case "$TARGETARCH" in \
 # copied, and cargo rejects a manifest that names missing files.
 COPY Cargo.toml Cargo.lock ./
 COPY actors/Cargo.toml actors/
+COPY test-support/Cargo.toml test-support/
 RUN sed -i '/^\[\[\(bench\|example\)\]\]/,/^$/d' Cargo.toml \
-    && mkdir -p src actors/src \
+    && mkdir -p src actors/src test-support/src \
     && echo 'fn main() {}' > src/main.rs \
-    && touch src/lib.rs actors/src/lib.rs \
-    && cargo build --release --locked
+    && touch src/lib.rs actors/src/lib.rs test-support/src/lib.rs \
+    && cargo build --profile image --locked
 
 COPY src src
 COPY actors actors
 # Cargo compares modification times: these must be newer than those of the empty sources above.
 RUN find src actors -name '*.rs' -exec touch {} + \
-    && cargo build --release --locked \
-    && cp target/*/release/sandbox-broker /sandbox-broker \
+    && cargo build --profile image --locked \
+    && cp target/*/image/sandbox-broker /sandbox-broker \
     && mkdir /data
 
 # For releases: `docker buildx build --target binary --output dist .`

@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod reference;
 pub mod table_command;
 pub mod telemetry;
+pub mod tls;

@@ -16,6 +16,7 @@ use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::reference::Page;
 use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
+use sandbox_broker::tls;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -198,7 +199,7 @@ async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
 }
 
 async fn check_health(port: u16) -> Result<(), Failure> {
-    let http = reqwest::Client::builder().timeout(Duration::from_secs(3)).no_proxy().build()?;
+    let http = tls::client_builder().timeout(Duration::from_secs(3)).no_proxy().build()?;
     http.get(format!("http://127.0.0.1:{port}/healthz")).send().await?.error_for_status()?;
     Ok(())
 }

@@ -20,6 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
 
 use crate::config::LogFormat;
+use crate::tls;
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,8 @@ impl Telemetry {
 /// Sends spans in batches from a thread of its own.
 fn tracer_provider(endpoint: &Url) -> Result<SdkTracerProvider, TelemetryError> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    // The exporter makes an HTTP client of its own.
+    tls::install_provider();
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))

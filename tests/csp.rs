@@ -9,6 +9,7 @@ use sandbox_broker::csp::HttpCsp;
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use secrecy::SecretString;
 use serde_json::json;
+use test_support::http_client;
 use url::Url;
 
 const TOKEN: &str = "a-secret-token";
@@ -38,7 +39,7 @@ impl Sim {
 
     async fn set(&self, faults: serde_json::Value) -> reqwest::StatusCode {
         let url = format!("http://{}/sim/faults", self.address);
-        reqwest::Client::new().put(url).json(&faults).send().await.unwrap().status()
+        http_client().put(url).json(&faults).send().await.unwrap().status()
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tracing::Instrument as _;
 use url::Url;
 
-use crate::telemetry;
+use crate::{telemetry, tls};
 
 /// The largest listing that is read (I8). It holds more than a hundred thousand accounts.
 const MAX_LISTING_BYTES: usize = 64 * 1024 * 1024;
@@ -61,7 +61,7 @@ impl HttpCsp {
         let mut authorization =
             HeaderValue::try_from(format!("Token {}", token.expose_secret())).map_err(|_| CspConfigError::Token)?;
         authorization.set_sensitive(true);
-        let http = reqwest::Client::builder()
+        let http = tls::client_builder()
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
             .connect_timeout(connect_timeout)
             .read_timeout(read_timeout)

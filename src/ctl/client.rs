@@ -8,6 +8,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use url::Url;
 
+use crate::tls;
+
 /// How long a request may take. A job may run for minutes.
 const TIMEOUT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,7 +99,7 @@ impl AdminClient {
         if let Some(Ok(operator)) = operator.filter(is_fit).map(HeaderValue::from_str) {
             headers.insert(HeaderName::from_static("x-operator"), operator);
         }
-        let http = reqwest::Client::builder()
+        let http = tls::client_builder()
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)

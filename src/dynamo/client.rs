@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::limit::RequestLimit;
 use super::request_metrics::RequestMetrics;
+use crate::tls;
 
 /// A connection that is not established by then will not be.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ impl DynamoClient {
         let timeouts =
             TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(ATTEMPT_TIMEOUT);
         let mut loader = aws_config::defaults(aws_config::BehaviorVersion::latest())
+            .http_client(tls::aws_client())
             .timeout_config(timeouts.build())
             .retry_config(RetryConfig::disabled());
         if let Some(region) = region {

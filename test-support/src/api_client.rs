@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use crate::http_client;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
@@ -40,7 +41,7 @@ impl ApiClient {
     /// A client of the broker at this address.
     pub fn new(address: SocketAddr, track_token: &str, admin_token: &str) -> Self {
         let (track_token, admin_token) = (track_token.to_owned(), admin_token.to_owned());
-        Self { address, http: reqwest::Client::new(), track_token, admin_token }
+        Self { address, http: http_client(), track_token, admin_token }
     }
 
     /// Waits until the broker is ready.

@@ -1,3 +1,4 @@
+use crate::http_client;
 use serde_json::Value;
 
 use crate::process::{Process, program};
@@ -24,7 +25,7 @@ impl CspSim {
         let url_in =
             |output: &str| output.lines().find_map(|line| line.strip_prefix("simulated CSP on ").map(str::to_owned));
         let (process, _, url) = Process::listening(program(&arguments).args(flags), url_in).await;
-        Self { process, url, http: reqwest::Client::new() }
+        Self { process, url, http: http_client() }
     }
 
     /// The settings of a broker that uses this CSP.

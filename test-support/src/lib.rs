@@ -9,6 +9,7 @@ mod csp_sim;
 mod dynamo_server;
 mod dynamo_store;
 mod eventually;
+mod http_client;
 pub mod metering;
 mod process;
 mod test_app;
@@ -19,6 +20,7 @@ pub use self::csp_sim::CspSim;
 pub use self::dynamo_server::DynamoServer;
 pub use self::dynamo_store::{dynamo_store, dynamo_store_named};
 pub use self::eventually::eventually;
+pub use self::http_client::http_client;
 pub use self::process::{
     ADMIN_TOKEN, Process, TRACK_TOKEN, executable, listening_address, output_of, program, program_path,
 };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
-use test_support::TRACK_TOKEN;
+use test_support::{TRACK_TOKEN, http_client};
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
@@ -37,7 +37,7 @@ impl Client {
         Self {
             track,
             endpoints,
-            http: reqwest::Client::new(),
+            http: http_client(),
             random: fastrand::Rng::with_seed(seed),
             held: BTreeMap::new(),
             history: Vec::new(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use test_support::CspSim;
+use test_support::{CspSim, http_client};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
@@ -112,7 +112,7 @@ impl Csp {
     pub(crate) async fn accounts(&self) -> BTreeSet<SandboxId> {
         let url = format!("{}/current_user/accounts", self.simulator.url);
         let token = format!("Token {}", CspSim::TOKEN);
-        let answer = reqwest::Client::new().get(url).header("Authorization", token).send().await.unwrap();
+        let answer = http_client().get(url).header("Authorization", token).send().await.unwrap();
         let listing: Value = answer.json().await.unwrap();
         let ids = listing["results"].as_array().unwrap().iter().filter_map(|account| account["csp_id"].as_u64());
         ids.map(|id| id.to_string()).collect()

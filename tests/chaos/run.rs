@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dynoxide::Database;
 use futures_util::future::join_all;
-use test_support::{ADMIN_TOKEN, DynamoServer};
+use test_support::{ADMIN_TOKEN, DynamoServer, http_client};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
@@ -102,7 +102,7 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
     let database = Database::memory().unwrap();
     let server = DynamoServer::on(database.clone()).await;
     let journal = Mutex::new(Journal::new(database));
-    let origin = Arc::new(Origin { url: server.url, http: reqwest::Client::new(), journal });
+    let origin = Arc::new(Origin { url: server.url, http: http_client(), journal });
     let csp = Csp::start(SANDBOXES, directory.join("csp.json"), seeds.u64(..)).await;
 
     let mut replicas = Vec::new();
@@ -182,7 +182,7 @@ async fn retry_deletions(table: &Table, endpoint: &Endpoint) {
     let Some(address) = endpoint.address() else { return };
     for (id, _) in table.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("deletion_failed")) {
         let url = format!("http://{address}/v1/admin/sandboxes/{id}/retry-deletion");
-        let request = reqwest::Client::new().post(url).bearer_auth(ADMIN_TOKEN).timeout(OPERATOR_INTERVAL);
+        let request = http_client().post(url).bearer_auth(ADMIN_TOKEN).timeout(OPERATOR_INTERVAL);
         // The status does not matter: the next round reads the table.
         if request.send().await.is_err() {
             return;

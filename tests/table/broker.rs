@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 use tokio::time::{Instant, sleep};
 
 use crate::table::program;
+use test_support::http_client;
 
 pub(crate) const TRACK_TOKEN: &str = "track-token-of-at-least-32-characters";
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-at-least-32-characters";
@@ -111,7 +112,7 @@ impl Broker {
         ];
         let process = Process::spawn(program(&[], &[&common[..], settings].concat()));
         let address = eventually("the broker listens", async || listening_address(&process.output())).await;
-        let broker = Self { process, url: format!("http://{address}"), http: Client::new() };
+        let broker = Self { process, url: format!("http://{address}"), http: http_client() };
         eventually("the broker is ready", async || {
             (broker.send(broker.http.get(format!("{}/readyz", broker.url))).await.status == 200).then_some(())
         })
