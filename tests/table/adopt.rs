@@ -291,11 +291,11 @@ async fn a_second_run_follows_what_the_old_service_did_in_between() {
     let mut only_released = server.get("SBX#2030017", "META").await.unwrap();
     only_released.insert("status".to_owned(), text("pending_deletion"));
     server.put(&only_released);
-    // And one account is deleted and listed anew by the old service.
-    let mut anew = server.get("SBX#2030008", "META").await.unwrap();
-    let old_epoch = number_of(&anew, "epoch");
-    anew.retain(|name, _| !["epoch", "status_shard", "shard_at"].contains(&name.as_str()));
-    server.put(&anew);
+    // And one account is deleted and listed again by the old service.
+    let mut listed_again = server.get("SBX#2030008", "META").await.unwrap();
+    let old_epoch = number_of(&listed_again, "epoch");
+    listed_again.retain(|name, _| !["epoch", "status_shard", "shard_at"].contains(&name.as_str()));
+    server.put(&listed_again);
 
     let report = server.succeed(&["adopt", "--yes"]).await;
     assert!(report.contains("1  claims without a holding to delete"), "{report}");
