@@ -97,7 +97,7 @@ if [ "$store" = dynamodb ]; then
   processes+=($!)
   settings+=(DDB_ENDPOINT_URL="$(await "$scratch/dynamodb.log" 'http://.*')" AWS_REGION=eu-central-1
     AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-    CSP_MODE=http CSP_BASE_URL="$(await "$scratch/csp.log" 'http://.*')" CSP_API_TOKEN=csp-token)
+    LAB_DURATION_HOURS=4 CSP_MODE=http CSP_BASE_URL="$(await "$scratch/csp.log" 'http://.*')" CSP_API_TOKEN=csp-token)
   env "${settings[@]}" "$broker" table create > /dev/null
 fi
 others=${#processes[@]}

@@ -125,7 +125,7 @@ impl Application {
         let (client, engine) = open_store(&settings.store).await?;
         let names = settings.store.table_names();
         if engine.is_some() {
-            create_or_adopt(&client, &names, settings.allocation.lab_duration, &*clock).await?;
+            create_or_adopt(&client, &names, settings.allocation.lab_duration(), &*clock).await?;
         }
         let form = open_table(&client.for_tables(), &names).await?;
         let mut store = DynamoStore::new(Arc::new(client), names.table, form);
@@ -251,7 +251,7 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         replica: server.replica_id.clone().unwrap_or_else(random_replica_id),
         jitter_seed: fastrand::u64(..),
         allocation: AllocationSettings {
-            lab_duration: allocation.lab_duration,
+            lab_duration: allocation.lab_duration(),
             max_holding: allocation.max_holding(),
             timeout: allocation.timeout,
             max_in_flight: server.max_in_flight,

@@ -6,6 +6,7 @@
 
 mod allocation;
 mod csp;
+pub mod environment;
 mod jobs;
 mod server;
 mod store;
@@ -16,19 +17,22 @@ use clap::Parser;
 pub use self::allocation::AllocationSettings;
 pub use self::csp::{CspMode, CspSettings, CspSource};
 pub use self::jobs::JobSettings;
-pub use self::server::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, LogFormat, MAX_TOKEN_LENGTH, ServerSettings};
+pub use self::server::{
+    ANY_ORIGIN, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, LogFormat, MAX_TOKEN_LENGTH, ServerSettings,
+};
 pub use self::store::{StoreKind, StoreSettings};
 use self::values::Problem;
 
 /// All settings, each in its final type. They fit together once [`Settings::check`] has accepted them.
 #[derive(Clone, Debug, Parser)]
 pub struct Settings {
+    /// The table. It comes first: clap fills in defaults in the order of the fields, and those of other settings depend
+    /// on the store.
+    #[command(flatten)]
+    pub store: StoreSettings,
     /// The HTTP server and what it reports.
     #[command(flatten)]
     pub server: ServerSettings,
-    /// The table.
-    #[command(flatten)]
-    pub store: StoreSettings,
     /// The cloud service provider.
     #[command(flatten)]
     pub csp: CspSettings,
@@ -54,15 +58,21 @@ impl Settings {
     pub fn check(self) -> Result<Self, BadSettings> {
         let mut problems = self.server.check_tokens(self.store.kind);
         problems.extend(self.csp.source().err().into_iter().flatten());
-        if self.allocation.backoff_base > self.allocation.backoff_max {
-            let holds = self.allocation.backoff_base.as_millis().to_string();
-            problems.push(Problem::new("BACKOFF_BASE_MS", holds, "no more than BACKOFF_MAX_MS"));
-        }
-        if self.allocation.max_holding() < self.allocation.lab_duration {
-            let holds = (self.allocation.max_holding().as_secs_f64() / 3600.0).to_string();
-            problems.push(Problem::new("MAX_HOLDING_HOURS", holds, "no less than LAB_DURATION_HOURS"));
-        }
+        problems.extend(self.allocation.check());
+        problems.extend(self.check_origin_of_sandboxes());
         if problems.is_empty() { Ok(self) } else { Err(BadSettings(problems)) }
+    }
+
+    /// A real CSP that is named but not used would leave students with invented sandboxes.
+    fn check_origin_of_sandboxes(&self) -> Option<Problem> {
+        let names_real_csp = self.csp.base_url.is_some() || self.csp.api_token.is_some();
+        // With DynamoDB the mode has a default.
+        if self.csp.mode.is_some() || !names_real_csp {
+            return None;
+        }
+        let takes = "http to use the CSP of CSP_BASE_URL and CSP_API_TOKEN with an embedded store, or sim to use a simulated \
+                     one; in production set BROKER_STORE=dynamodb instead";
+        Some(Problem::new("CSP_MODE", "nothing", takes))
     }
 }
 
@@ -82,10 +92,10 @@ mod tests {
     #[test]
     fn the_store_determines_the_defaults_of_other_settings() {
         let trial = settings(&["--broker-store=memory"]).check().unwrap();
-        assert_eq!((trial.csp.mode, trial.server.rate_limit_rps), (CspMode::Sim, 0));
+        assert_eq!((trial.csp.mode, trial.server.rate_limit_rps), (None, 0));
         assert!(trial.server.uses_development_tokens());
         let production = settings(&["--broker-store=dynamodb"]);
-        assert_eq!((production.csp.mode, production.server.rate_limit_rps), (CspMode::Http, 10));
+        assert_eq!((production.csp.mode, production.server.rate_limit_rps), (Some(CspMode::Http), 10));
         assert!(production.server.track_tokens.is_empty() && production.server.admin_tokens.is_empty());
     }
 
@@ -103,6 +113,7 @@ mod tests {
             "BROKER_ADMIN_TOKEN holds a token of BROKER_API_TOKEN; it takes other tokens",
             "CSP_BASE_URL holds nothing",
             "CSP_API_TOKEN holds nothing",
+            "LAB_DURATION_HOURS holds nothing",
             "BACKOFF_BASE_MS holds 6000; it takes no more than BACKOFF_MAX_MS",
         ];
         assert_eq!(found.len(), starts.len(), "{found:?}");

@@ -4,12 +4,14 @@
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use broker_actors::error::Chain;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sandbox_broker::app::{Application, StartError};
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
+use sandbox_broker::config::environment::{Environment, drop_empty_variables};
+use sandbox_broker::config::{BadSettings, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::healthcheck;
@@ -43,6 +45,9 @@ enum Command {
     Ctl(CtlArgs),
     /// Check the health of the broker on this machine; the exit code is 0 if it is healthy
     Healthcheck {
+        /// Address of the broker [default: 127.0.0.1]
+        #[arg(long, env = "BROKER_HOST")]
+        broker_host: Option<IpAddr>,
         /// Port of the broker
         #[arg(long, env = "BROKER_PORT", default_value_t = 8080)]
         broker_port: u16,
@@ -81,16 +86,26 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// The exit code for settings that cannot be used.
 const BAD_SETTINGS: u8 = 2;
 
+fn main() -> ExitCode {
+    drop_empty_variables();
+    run()
+}
+
 #[actix_web::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
+async fn run() -> ExitCode {
+    let environment = Environment::of_process();
+    let command = environment.adapt(Cli::command());
+    let unknown = environment.unknown(&command);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
-        None => serve(cli.settings).await,
-        Some(Command::Serve(settings)) => serve(*settings).await,
+        None => serve(cli.settings, &environment, &unknown).await,
+        Some(Command::Serve(settings)) => serve(*settings, &environment, &unknown).await,
         Some(Command::Table(command)) => return table_command::run(command).await,
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
-        Some(Command::Healthcheck { broker_port }) => healthcheck::check(broker_port).await.map_err(Failure::from),
+        Some(Command::Healthcheck { broker_host, broker_port }) => {
+            healthcheck::check(broker_host, broker_port).await.map_err(Failure::from)
+        }
         Some(Command::Reference { page }) => {
             print!("{}", page.render());
             Ok(())
@@ -127,14 +142,31 @@ impl<E: Error + 'static> From<E> for Failure {
     }
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
-    let settings = settings.check().map_err(Failure::settings)?;
+async fn serve(settings: Settings, environment: &Environment, unknown: &[String]) -> Result<(), Failure> {
+    // From here on a signal ends the program in order, also as the first process of a container, which the system
+    // protects from signals without a handler.
+    let stop = stop_requested()?;
+    let refused = environment.refused();
+    let settings = match settings.check() {
+        Ok(settings) if refused.is_empty() => settings,
+        checked => {
+            let problems = refused.into_iter().chain(checked.err().into_iter().flat_map(|bad| bad.0));
+            return Err(Failure::settings(BadSettings(problems.collect())));
+        }
+    };
     let server = &settings.server;
     let telemetry = Telemetry::init(&server.log_filter, server.log_format, server.otlp_endpoint.as_ref())
         .map_err(Failure::settings)?;
     let (store, uses_development_tokens) = (settings.store.kind, server.uses_development_tokens());
     let is_unlimited = server.rate_limit_rps == 0;
-    let application = Application::build(settings).await.map_err(start_failure)?;
+    for message in unknown {
+        tracing::warn!(event = "unknown_setting", "{message}");
+    }
+    let mut stop = pin!(stop);
+    let application = tokio::select! {
+        () = &mut stop => return Ok(()),
+        built = Application::build(settings) => built.map_err(start_failure)?,
+    };
     let address = application.address();
     tracing::info!(event = "listening", %address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
     if is_unlimited {
@@ -143,7 +175,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     if uses_development_tokens {
         welcome(address);
     }
-    let ended = application.run_until_stopped(stop_requested()?).await;
+    let ended = application.run_until_stopped(stop).await;
     telemetry.flush();
     Ok(ended?)
 }

@@ -103,7 +103,8 @@ const JOB: Label = label("job", "`csp-sync`, `expiry-reaper`, `cleanup`, `stale-
 const METHOD: Label = label("method", "the HTTP method");
 const ENDPOINT: Label = label("endpoint", "the path of the endpoint, or `unmatched`");
 const STATUS: Label = label("status", "the HTTP status");
-const CUT: Label = label("reason", "`too_many`, `slow_head`, `large_head`, `slow_body`, `idle`, `not_reading`");
+const CUT: Label =
+    label("reason", "`too_many`, `slow_head`, `large_head`, `malformed`, `slow_body`, `idle`, `not_reading`");
 const OPERATION: Label = label("operation", "the name of the DynamoDB operation, such as `TransactWriteItems`");
 
 /// All metrics.

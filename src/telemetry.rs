@@ -1,13 +1,14 @@
 //! Logs and traces.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use actix_web::dev::ServiceRequest;
 use broker_actors::SPANS;
 use broker_actors::error::Chain;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -21,6 +22,9 @@ use url::Url;
 
 use crate::config::LogFormat;
 use crate::tls;
+
+/// How long an export may take. It is the exporter's own default.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -95,15 +99,23 @@ impl Telemetry {
 /// Sends spans in batches from a thread of its own.
 fn tracer_provider(endpoint: &Url) -> Result<SdkTracerProvider, TelemetryError> {
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    // The exporter makes an HTTP client of its own.
+    // The exporter makes an HTTP client of its own, except for a collector on this machine: its own would use a proxy.
     tls::install_provider();
     let exporter = SpanExporter::builder()
         .with_http()
-        .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')))
-        .build()
-        .map_err(|source| TelemetryError::Exporter { endpoint: endpoint.clone(), source })?;
+        .with_endpoint(format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/')));
+    let exporter = if tls::is_loopback(endpoint) { exporter.with_http_client(direct_client()) } else { exporter };
+    let exporter =
+        exporter.build().map_err(|source| TelemetryError::Exporter { endpoint: endpoint.clone(), source })?;
     let resource = Resource::builder().with_service_name(env!("CARGO_PKG_NAME")).build();
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// A client that uses no proxy. A blocking one, which may not be made on a thread of an asynchronous runtime.
+fn direct_client() -> reqwest::blocking::Client {
+    let make = || reqwest::blocking::Client::builder().no_proxy().timeout(EXPORT_TIMEOUT).build();
+    let made = std::thread::spawn(make).join().expect("making a client does not panic");
+    made.expect("a client without settings from outside can be made")
 }
 
 /// The span of one request, within the caller's trace (W3C trace context).

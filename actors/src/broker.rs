@@ -139,6 +139,11 @@ impl Broker {
         }
     }
 
+    /// How long sandboxes stay stale unless an operator gives another time.
+    pub fn stale_grace(&self) -> Duration {
+        self.0.stale_collector.grace
+    }
+
     /// The status of every actor.
     ///
     /// # Errors

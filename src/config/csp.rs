@@ -21,15 +21,14 @@ pub enum CspMode {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "CSP")]
 pub struct CspSettings {
-    /// Where sandboxes come from; with BROKER_STORE=dynamodb the default is http
+    /// Where sandboxes come from [default: sim; http with BROKER_STORE=dynamodb]
     #[arg(
         long = "csp-mode",
         env = "CSP_MODE",
-        default_value = "sim",
         default_value_if("kind", "dynamodb", "http"),
         value_parser = one_of::<CspMode>(),
     )]
-    pub mode: CspMode,
+    pub mode: Option<CspMode>,
     /// Sandboxes that the simulated CSP keeps
     #[arg(
         long = "csp-sim-sandboxes",
@@ -102,7 +101,7 @@ impl CspSettings {
     ///
     /// What `CSP_MODE=http` requires and does not have.
     pub fn source(&self) -> Result<CspSource, Vec<Problem>> {
-        if self.mode == CspMode::Sim {
+        if self.mode != Some(CspMode::Http) {
             return Ok(CspSource::Simulator { sandboxes: self.sim_sandboxes });
         }
         let missing = |name, what| Problem::new(name, "nothing", format!("{what}, which CSP_MODE=http requires"));

@@ -24,6 +24,9 @@ const MIN_TOKEN_LENGTH: usize = 32;
 /// The longest token that is accepted. No other header of the API may be longer.
 pub const MAX_TOKEN_LENGTH: usize = 256;
 
+/// Stands for all origins in CORS_ALLOWED_ORIGINS, as in the header of an answer.
+pub const ANY_ORIGIN: &str = "*";
+
 /// What LOG_LEVEL takes.
 const LOG_FILTER: &str = "a level (error, warn, info, debug, trace) or a filter such as info,sandbox_broker=debug";
 
@@ -33,6 +36,7 @@ pub enum LogFormat {
     /// One JSON object per line
     Json,
     /// Text for people
+    #[value(alias = "text")]
     Pretty,
 }
 
@@ -98,14 +102,17 @@ pub struct ServerSettings {
     /// Allocations that may be in flight at once
     #[arg(long, env, default_value = "1024", value_parser = number::<usize>(1..=100_000))]
     pub max_in_flight: usize,
-    /// Origins that browsers may call from, comma-separated, each as scheme://host:port [default: none]
+    /// Origins that browsers may call from, comma-separated, each as scheme://host:port; * is any [default: none]
     #[arg(
         long,
         env,
         value_delimiter = ',',
-        value_parser = text("origins such as https://labs.example.com, comma-separated", origin),
+        value_parser = text("* or origins such as https://labs.example.com, comma-separated", origin),
     )]
     pub cors_allowed_origins: Vec<String>,
+    /// Repeat the object of an error as `detail`, as clients of the Python broker expect it
+    #[arg(long, env, default_value = "false", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
+    pub compat_error_detail: bool,
     /// Seconds that requests and jobs in flight have to finish after SIGTERM
     #[arg(
         long = "shutdown-grace-sec",
@@ -186,9 +193,53 @@ fn replica_id(text: &str) -> Option<ReplicaId> {
 
 fn origin(text: &str) -> Option<String> {
     let is_origin = Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text);
-    is_origin.then(|| text.to_owned())
+    (is_origin || text == ANY_ORIGIN).then(|| text.to_owned())
 }
 
+/// The filter, with the names of levels that the logging library knows. The library takes any other word for the name of
+/// a module and switches off the log of all others, so a word alone must be a level.
 fn log_filter(text: &str) -> Option<String> {
-    EnvFilter::try_new(text).is_ok().then(|| text.to_owned())
+    let directives = text.split(',').map(|directive| match directive.trim().rsplit_once('=') {
+        None => level(directive.trim()).map(str::to_owned),
+        Some((target, name)) => Some(format!("{target}={}", level(name)?)),
+    });
+    let filter = directives.collect::<Option<Vec<_>>>()?.join(",");
+    EnvFilter::try_new(&filter).is_ok().then_some(filter)
+}
+
+fn level(name: &str) -> Option<&'static str> {
+    const LEVELS: [(&str, &str); 9] = [
+        ("critical", "error"),
+        ("fatal", "error"),
+        ("error", "error"),
+        ("warning", "warn"),
+        ("warn", "warn"),
+        ("info", "info"),
+        ("debug", "debug"),
+        ("trace", "trace"),
+        ("off", "off"),
+    ];
+    LEVELS.iter().find(|(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_of_other_libraries_are_understood_and_words_that_are_none_refused() {
+        for (text, filter) in [
+            ("INFO", "info"),
+            ("WARNING", "warn"),
+            ("Critical", "error"),
+            ("off", "off"),
+            ("info,sandbox_broker=DEBUG", "info,sandbox_broker=debug"),
+            (" warning, sandbox_broker::http=trace", "warn,sandbox_broker::http=trace"),
+        ] {
+            assert_eq!(log_filter(text).as_deref(), Some(filter), "{text}");
+        }
+        for text in ["", "wanring", "sandbox_broker", "info,", "info,loud", "sandbox_broker=loud", "3", "info;debug"] {
+            assert_eq!(log_filter(text), None, "{text}");
+        }
+    }
 }

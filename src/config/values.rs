@@ -204,7 +204,7 @@ impl<T: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for OneOf<T>
 
 /// The name of a variant.
 pub(super) fn one_of<T: ValueEnum>() -> OneOf<T> {
-    OneOf(|text| T::from_str(text, false).ok())
+    OneOf(|text| T::from_str(text, true).ok())
 }
 
 fn refuse(command: &Command, arg: Option<&Arg>, value: &OsStr, takes: impl Into<String>) -> clap::Error {

@@ -58,10 +58,10 @@ impl HttpCsp {
         connect_timeout: Duration,
         read_timeout: Duration,
     ) -> Result<Self, CspConfigError> {
-        let mut authorization =
-            HeaderValue::try_from(format!("Token {}", token.expose_secret())).map_err(|_| CspConfigError::Token)?;
+        let mut authorization = HeaderValue::try_from(format!("Token {}", token.expose_secret().trim()))
+            .map_err(|_| CspConfigError::Token)?;
         authorization.set_sensitive(true);
-        let http = tls::client_builder()
+        let http = tls::client_builder(&base_url)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, authorization)]))
             .connect_timeout(connect_timeout)
             .read_timeout(read_timeout)

@@ -99,7 +99,7 @@ impl AdminClient {
         if let Some(Ok(operator)) = operator.filter(is_fit).map(HeaderValue::from_str) {
             headers.insert(HeaderName::from_static("x-operator"), operator);
         }
-        let http = tls::client_builder()
+        let http = tls::client_builder(&url)
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)

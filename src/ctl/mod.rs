@@ -126,8 +126,10 @@ pub async fn run(args: CtlArgs) -> ExitCode {
 }
 
 async fn execute(args: CtlArgs) -> Result<(), CtlError> {
-    let token = std::env::var("BROKER_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
-    let token = token.ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
+    let token = std::env::var("BROKER_ADMIN_TOKEN").ok().map(|token| token.trim().to_owned());
+    let token = token
+        .filter(|token| !token.is_empty())
+        .ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
     let token = SecretString::from(token);
     let client = AdminClient::new(args.url, &token, args.operator.as_deref())?;
     let print = |value: &Value, table: fn(&Value) -> String| {

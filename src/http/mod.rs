@@ -31,13 +31,14 @@ use utoipa::openapi::path::ParameterIn;
 pub use self::api::events::EventFeed;
 use self::api::headers::RequireTrackSecret;
 use self::client_address::TrustedProxies;
+use self::error::ErrorForm;
 pub use self::middleware::auth;
 use self::middleware::auth::Tokens;
 use self::middleware::rate_limit::RateLimit;
 use self::middleware::{access_log, body, error_format, request_id, security_headers};
 pub use self::routes::{ENDPOINTS, Endpoint, Method};
 use self::ui::docs::Document;
-use crate::config::Settings;
+use crate::config::{ANY_ORIGIN, Settings};
 
 /// What the handlers share with the application around the server.
 pub struct AppState {
@@ -69,9 +70,10 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
     let rate_limit = RateLimit::new(settings).map(web::Data::new);
     let trusted_proxies = web::Data::new(TrustedProxies(settings.server.trusted_proxies));
     let require_track_secret = RequireTrackSecret(settings.allocation.require_track_secret);
+    let error_form = ErrorForm { with_detail: settings.server.compat_error_detail };
     let document = web::Data::new(Document::new(document));
     let origins = settings.server.cors_allowed_origins.clone();
-    connection::serve(listener, workers, settings.server.shutdown_grace.as_secs(), move || {
+    connection::serve(listener, workers, settings.server.shutdown_grace.as_secs(), error_form, move || {
         let mut app = App::new();
         if let Some(rate_limit) = &rate_limit {
             app = app.app_data(rate_limit.clone());
@@ -83,6 +85,7 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
             .app_data(tokens.clone())
             .app_data(trusted_proxies.clone())
             .app_data(require_track_secret)
+            .app_data(error_form)
             .app_data(document.clone())
             .app_data(web::PayloadConfig::new(body::MAX_BODY_BYTES))
             // The last one wrapped is the first to see a request and the last to see its answer.
@@ -117,5 +120,8 @@ fn cors(origins: &[String]) -> Cors {
         // the answer.
         .block_on_origin_mismatch(false)
         .max_age(600);
+    if origins.iter().any(|origin| origin == ANY_ORIGIN) {
+        return cors.allow_any_origin().send_wildcard();
+    }
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }

@@ -10,8 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::api::body::{
-    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, ExpiryReport, OwnSandbox, Released,
-    Sandbox, SandboxPage, Stats, SyncReport,
+    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport,
+    OwnSandbox, Released, Sandbox, SandboxPage, Stats, SyncReport,
 };
 use super::api::{admin, events, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
@@ -19,6 +19,9 @@ use super::middleware::auth::Role::{self, Admin, Public, Track};
 use super::middleware::{auth, body, rate_limit};
 use super::operation::{Handler, OperationParts, handler};
 use super::ui::{console, docs};
+
+/// Answered wherever GET is, with the same headers and no body.
+static HEAD: actix_web::http::Method = actix_web::http::Method::HEAD;
 
 /// A method of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,6 +188,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .identified_as("docs_asset")
         .summary("Serves a file of this documentation")
         .errors(&[&[NotFound]]),
+    get("/v1/redoc", "redoc", Public, || handler(docs::redoc)).summary("Redirects to this documentation"),
     get("/v1/openapi.json", "openapi", Public, || handler(docs::openapi))
         .summary("Returns this API as an OpenAPI 3.1 document"),
     post("/v1/allocate", "allocate", Track, || handler(sandboxes::allocate))
@@ -263,7 +267,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .audited()
         .summary("Removes sandboxes that have been stale for the whole grace period now")
         .errors(&[STORE, RUN])
-        .example(|| json(Completed::example(DiscardReport::example()))),
+        .example(|| json(Completed::example(DiscardStaleReport::example()))),
     post("/v1/admin/bulk-delete", "bulk-delete", Admin, || handler(admin::pool::bulk_delete))
         .audited()
         .summary("Removes all sandboxes of one status, without a call to the cloud provider")
@@ -307,23 +311,30 @@ pub const ENDPOINTS: &[Endpoint] = &[
 
 /// The endpoint of this method at this path of the table.
 pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'static Endpoint> {
-    ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method.as_str())
+    let method = if *method == HEAD { Method::Get.as_str() } else { method.as_str() };
+    ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method)
 }
 
-/// Registers the table's endpoints.
+/// Registers the table's endpoints, each with and without a slash at its end, and HEAD with each GET.
 pub(super) fn register(services: &mut web::ServiceConfig) {
     let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in ENDPOINTS {
         by_path.entry(endpoint.path).or_default().push(endpoint);
     }
     for (path, endpoints) in by_path {
-        let allowed = endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect::<Vec<_>>().join(", ");
-        let mut resource = web::resource(path).default_service(web::to(move || {
+        let mut allowed: Vec<_> = endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
+        allowed.extend(allowed.contains(&Method::Get.as_str()).then_some(HEAD.as_str()));
+        let allowed = allowed.join(", ");
+        let paths = if path.ends_with('/') { vec![path.to_owned()] } else { vec![path.to_owned(), format!("{path}/")] };
+        let mut resource = web::resource(paths).default_service(web::to(move || {
             let answer = HttpResponse::MethodNotAllowed().insert_header(("Allow", allowed.clone())).finish();
             std::future::ready(answer)
         }));
         for endpoint in &endpoints {
             resource = resource.route((endpoint.handler)().route.method(endpoint.method.into()));
+            if endpoint.method == Method::Get {
+                resource = resource.route((endpoint.handler)().route.method(HEAD.clone()));
+            }
         }
         match endpoints[0].role {
             Public => services.service(resource),

@@ -3,7 +3,9 @@
 
 mod admin;
 mod bad_input;
+mod clients;
 mod ctl;
+mod environment;
 mod events;
 mod instruqt;
 mod logs;
@@ -12,6 +14,8 @@ mod middleware;
 mod openapi;
 mod operations;
 mod processes;
+mod proxies;
+mod python_scripts;
 mod reference;
 mod sandboxes;
 mod traces;

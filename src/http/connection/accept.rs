@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::cutoff::Cutoff;
 use super::limit::Connections;
 use super::socket::Connection;
+use crate::http::error::ErrorForm;
 
 /// How long a client that was answered before it had sent everything may take to read the answer. Closing the socket
 /// over unread bytes would discard the answer.
@@ -21,10 +22,11 @@ pub(super) async fn accept(
     connections: Connections,
     socket: TcpStream,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
+    let error_form = connections.error_form();
     let Some(slot) = connections.take_slot() else {
         Cutoff::TooMany.count(1);
         // Best effort: the client may not read the answer.
-        let _ = timeout(LINGER, refuse(&socket)).await;
+        let _ = timeout(LINGER, refuse(&socket, error_form)).await;
         return Err(DispatchError::Io(io::Error::other("too many connections")));
     };
     let peer = socket.peer_addr().ok();
@@ -34,9 +36,9 @@ pub(super) async fn accept(
 }
 
 /// Answers, then reads until the client closes.
-async fn refuse(socket: &TcpStream) -> io::Result<()> {
+async fn refuse(socket: &TcpStream, error_form: ErrorForm) -> io::Result<()> {
     socket.writable().await?;
-    Cutoff::TooMany.answer(socket);
+    Cutoff::TooMany.answer(socket, error_form);
     let mut unread = [0; 1024];
     loop {
         socket.readable().await?;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::http::error::ErrorForm;
+
 /// The most connections, if the process may open at least twice as many files. An idle one takes 13 KiB and the worst
 /// known one 85 KiB, so this bounds the memory that strangers can make the process use.
 const MAX_CONNECTIONS: usize = 4096;
@@ -18,6 +20,7 @@ const ASSUMED_FILES: usize = 1024;
 pub(super) struct Connections {
     open: Arc<AtomicUsize>,
     limit: usize,
+    error_form: ErrorForm,
 }
 
 /// One connection in the count, until it is dropped.
@@ -27,8 +30,12 @@ pub(super) struct Slot {
 }
 
 impl Connections {
-    pub(super) fn new() -> Self {
-        Self { open: Arc::default(), limit: MAX_CONNECTIONS.min(open_files() / CLIENTS_FRACTION) }
+    pub(super) fn new(error_form: ErrorForm) -> Self {
+        Self { open: Arc::default(), limit: MAX_CONNECTIONS.min(open_files() / CLIENTS_FRACTION), error_form }
+    }
+
+    pub(super) fn error_form(&self) -> ErrorForm {
+        self.error_form
     }
 
     pub(super) fn limit(&self) -> usize {
@@ -45,6 +52,10 @@ impl Connections {
 }
 
 impl Slot {
+    pub(super) fn error_form(&self) -> ErrorForm {
+        self.connections.error_form
+    }
+
     /// Whether few slots are left, so that idle connections should end early.
     pub(super) fn are_scarce(&self) -> bool {
         self.open() > self.connections.limit / 4 * 3

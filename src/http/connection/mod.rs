@@ -5,13 +5,16 @@
 //! memory and files of all connections together.
 //!
 //! [`serve`] is the only way in. `accept` admits sockets within the `limit`; `socket` reads and writes with deadlines and
-//! cuts a connection off (`cutoff`) that exceeds them; `request` wraps the application and reports to the connection's
-//! `state` what its request is doing; `answer` sends bodies in pieces.
+//! cuts a connection off (`cutoff`) that exceeds them; `missing_length` and `refusal` change what the parser gets and what
+//! it answers; `request` wraps the application and reports to the connection's `state` what its request is doing; `answer`
+//! sends bodies in pieces.
 
 mod accept;
 mod answer;
 mod cutoff;
 mod limit;
+mod missing_length;
+mod refusal;
 mod request;
 mod socket;
 mod state;
@@ -30,6 +33,7 @@ use actix_web::{App, Error};
 use self::cutoff::Cutoff;
 use self::limit::Connections;
 use self::socket::Connection;
+use super::error::ErrorForm;
 
 /// The part of an answer that is copied to be sent; one piece may come on top.
 const SEND_BUFFER_BYTES: usize = 8 * 1024;
@@ -44,6 +48,7 @@ pub(super) fn serve<T, B>(
     listener: TcpListener,
     workers: usize,
     grace_seconds: u64,
+    error_form: ErrorForm,
     application: impl Fn() -> App<T> + Send + Clone + 'static,
 ) -> io::Result<Server>
 where
@@ -52,7 +57,7 @@ where
     B: MessageBody + 'static,
 {
     Cutoff::create_counters();
-    let connections = Connections::new();
+    let connections = Connections::new(error_form);
     let server = Server::build();
     let stopping = server.graceful_shutdown_signal();
     let server = server

@@ -7,6 +7,7 @@ use std::task::Poll;
 use actix_http::ConnectionType;
 use actix_web::body::MessageBody;
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _};
@@ -23,7 +24,7 @@ pub(super) async fn track<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<PiecewiseBody<RequestInProgress>>, Error> {
     let state = request.conn_data::<Rc<ConnectionState>>().expect("every connection shares its state");
     let state = Rc::clone(state);
-    let has_body = has_body(request.headers());
+    let (is_head, has_body) = (request.method() == Method::HEAD, has_body(request.headers()));
     let is_pipelined = state.start_request(has_body);
     let in_progress = RequestInProgress(Rc::clone(&state));
     if has_body {
@@ -38,7 +39,13 @@ pub(super) async fn track<B: MessageBody + 'static>(
     if state.start_answer() {
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
-    Ok(response.map_body(|_, body| PiecewiseBody::new(body.boxed(), in_progress)))
+    Ok(response.map_body(|_, body| {
+        if is_head {
+            PiecewiseBody::without_content(&body.boxed(), in_progress)
+        } else {
+            PiecewiseBody::new(body.boxed(), in_progress)
+        }
+    }))
 }
 
 fn has_body(headers: &HeaderMap) -> bool {

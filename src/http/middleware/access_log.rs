@@ -60,7 +60,7 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
         feed.record_request(action, context, outcome, code);
     }
 
-    let RequestContext { track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
+    let RequestContext { track_id, instruqt_track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
     let error = failure.and_then(ApiError::cause).map(|cause| Chain(&**cause).to_string());
     let (request_id, latency_ms) = (request_id::of(request), latency * 1000.0);
     let (method, status) = (request.method().as_str(), status.as_u16());
@@ -78,6 +78,7 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
                 error,
                 latency_ms,
                 track_id,
+                instruqt_track_id,
                 sandbox_id,
                 operator,
                 "request"

@@ -13,7 +13,7 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Header, HttpMethod, OpenApi, Ref, RefOr, Response, ResponseBuilder, ResponsesBuilder};
 
-use super::error::{ErrorBody, ErrorCode, RetryAfter};
+use super::error::{ErrorBody, ErrorCode, ErrorForm, RetryAfter};
 use super::middleware::auth::Role;
 use super::operation::{OperationParts, string_schema};
 use super::routes::{ENDPOINTS, Endpoint, Method};
@@ -40,7 +40,8 @@ const ADMISSION: &[ErrorCode] =
                        HTTP, `408 REQUEST_TIMEOUT` if it arrives too slowly, `431 HEAD_TOO_LARGE` if its head is \
                        larger than 16 KiB, and `503 TOO_MANY_CONNECTIONS`. Every answer has the usual security headers \
                        (`X-Content-Type-Options`, `Content-Security-Policy`, `Strict-Transport-Security`, \
-                       `Referrer-Policy`) and `Cache-Control: no-store`. A W3C `traceparent` header makes a request \
+                       `Referrer-Policy`) and `Cache-Control: no-store`. Wherever there is `GET`, there is `HEAD`; every \
+                       path may end in a slash. A W3C `traceparent` header makes a request \
                        part of the caller's trace.",
     ),
     tags(
@@ -150,7 +151,7 @@ fn error_responses(errors: &BTreeSet<ErrorCode>) -> BTreeMap<u16, Response> {
 
 fn error_response(codes: &[ErrorCode]) -> Response {
     let examples = codes.iter().map(|code| {
-        let body = serde_json::to_value(error_examples::of(*code).body(REQUEST_ID)).ok();
+        let body = serde_json::to_value(error_examples::of(*code).body(REQUEST_ID, ErrorForm::default())).ok();
         (code.as_str(), ExampleBuilder::new().value(body).build())
     });
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Error"))).examples_from_iter(examples);

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::sync::LazyLock;
 
 use actix_web::body::BoxBody;
+use actix_web::http::header::LOCATION;
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse, Responder};
 use flate2::read::GzDecoder;
@@ -73,6 +74,28 @@ pub(crate) async fn openapi(document: web::Data<Document>) -> OpenApiJson {
 
 pub(crate) async fn page() -> Page {
     Page::with_inline_styles(include_str!("docs/index.html"))
+}
+
+/// Where the Python broker had its documentation.
+pub(crate) async fn redoc() -> ToDocs {
+    ToDocs
+}
+
+/// A redirect to the page.
+pub(crate) struct ToDocs;
+
+impl Responder for ToDocs {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::PermanentRedirect().insert_header((LOCATION, "/v1/docs")).finish()
+    }
+}
+
+impl Output for ToDocs {
+    fn document(parts: &mut OperationParts) {
+        parts.answers_nothing(308, "`Location` is `/v1/docs`");
+    }
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -96,6 +96,25 @@ impl From<stale_collector::DiscardReport> for DiscardReport {
     }
 }
 
+/// What a removal of stale sandboxes did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DiscardStaleReport {
+    /// Sandboxes that were removed
+    deleted: u64,
+    /// Hours for which they had been stale at least
+    grace_period_hours: f64,
+}
+
+impl DiscardStaleReport {
+    pub(crate) fn new(report: stale_collector::DiscardReport, grace: Duration) -> Self {
+        Self { deleted: report.deleted, grace_period_hours: grace.as_secs_f64() / 3600.0 }
+    }
+
+    pub(crate) fn example() -> Self {
+        Self { deleted: 4, grace_period_hours: 24.0 }
+    }
+}
+
 /// A completed run
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Completed<R> {

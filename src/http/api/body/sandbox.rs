@@ -62,7 +62,9 @@ pub(crate) struct Claim {
     allocated_at: Timestamp,
     /// When the holding ends
     expires_at: Option<Timestamp>,
-    /// The CRM account, if the cloud provider names one
+    /// The CRM account; absent if the cloud provider names none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sfdc_account_id: Option<String>,
 }
 
@@ -137,7 +139,9 @@ pub(crate) struct Sandbox {
     name: String,
     /// The account's path at the cloud provider, `identity/accounts/<uuid>`
     external_id: String,
-    /// The CRM account, if the cloud provider names one
+    /// The CRM account; absent if the cloud provider names none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sfdc_account_id: Option<String>,
     status: Status,
     /// When it was last allocated; 0 if never
