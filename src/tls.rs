@@ -38,6 +38,6 @@ pub fn is_loopback(url: &Url) -> bool {
 }
 
 /// The HTTP client of the AWS SDK. It heeds no proxy of the environment.
-pub(crate) fn aws_client() -> SharedHttpClient {
+pub fn aws_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
