@@ -6,7 +6,7 @@ use crate::config::values::NumberRange;
 /// The configuration around what is generated.
 const TEMPLATE: &str = include_str!("variables_broker.tf");
 
-/// Settings that `ecs.tf` sets, beside the secrets: what is built there, or has a variable of its own.
+/// Settings that `ecs.tf` of the module sets, beside the secrets: what is built there, or has a variable of its own.
 pub const SET_BY_THE_TASK: [&str; 11] = [
     "AWS_REGION",
     "BROKER_HOST",
