@@ -232,7 +232,7 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     expect((item["status"]["S"], item["allocated_to_track"]["S"]), ("allocated", "student-1"))
     expect(call("POST", f"{url}/v1/sandboxes/{sandbox['sandbox_id']}/mark-for-deletion", track)[0], 200)
     step("the circuit breaker opens while the CSP fails")
-    expect(call("PUT", f"{csp}/sim/faults", {}, {"error_rate": 1.0})[0], 200)
+    expect(call("PUT", f"{csp}/sim/faults", {"Authorization": f"Token {CSP_TOKEN}"}, {"error_rate": 1.0})[0], 200)
     expect(call("POST", f"{url}/v1/admin/sync", admin)[0] >= 500, True)
     until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the pool stats show the open breaker")
     check_metric_filters(outputs, log)

@@ -2,6 +2,7 @@
 //! start and of stop run processes.
 
 mod admin;
+mod assets;
 mod bad_input;
 mod ctl;
 mod events;
@@ -14,4 +15,5 @@ mod operations;
 mod processes;
 mod reference;
 mod sandboxes;
+mod tokens;
 mod traces;

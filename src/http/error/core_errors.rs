@@ -34,6 +34,9 @@ impl From<AllocateError> for ApiError {
         match error {
             AllocateError::NoneAvailable => ErrorCode::NoSandboxesAvailable.into(),
             AllocateError::NotOwner => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
+            AllocateError::QuotaExceeded(quota) => Self::new(ErrorCode::QuotaExceeded, error.to_string())
+                .retry_after(quota.retry_in)
+                .details(json!({ "new_per_minute": quota.limit })),
             AllocateError::Paused => ErrorCode::BrokerPaused.into(),
             AllocateError::Overloaded { .. } => ErrorCode::Overloaded.into(),
             AllocateError::TimedOut { .. } => ErrorCode::AllocationTimeout.into(),
