@@ -93,7 +93,7 @@ settings=(BROKER_STORE="$store" BROKER_DATA_DIR="$scratch/data" CSP_SIM_SANDBOXE
 if [ "$store" = dynamodb ]; then
   "$(dirname "$broker")/examples/dynamodb-server" 0 > "$scratch/dynamodb.log" &
   processes+=($!)
-  "$broker" csp-sim --port 0 --sandboxes "$pool" --token csp-token > "$scratch/csp.log" &
+  CSP_API_TOKEN=csp-token "$broker" csp-sim --port 0 --sandboxes "$pool" > "$scratch/csp.log" &
   processes+=($!)
   settings+=(DDB_ENDPOINT_URL="$(await "$scratch/dynamodb.log" 'http://.*')" AWS_REGION=eu-central-1
     AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test

@@ -11,14 +11,14 @@ use broker_actors::error::Chain;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sandbox_broker::app::{Application, StartError};
 use sandbox_broker::config::environment::{Environment, drop_empty_variables};
-use sandbox_broker::config::{BadSettings, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
+use sandbox_broker::config::{BadSettings, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, SecretSettings, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::healthcheck;
 use sandbox_broker::reference::Page;
 use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
-use secrecy::SecretString;
+use sandbox_broker::token_command::TokenCommand;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Leases pre-created cloud sandboxes to lab tracks, each to one student at a time
@@ -40,7 +40,10 @@ enum Command {
     /// Manage the DynamoDB table
     #[command(subcommand)]
     Table(TableCommand),
-    /// Run a simulated CSP over HTTP
+    /// Make tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Run a simulated CSP over HTTP; callers must send the token in CSP_API_TOKEN
     CspSim(CspSimArgs),
     Ctl(CtlArgs),
     /// Check the health of the broker on this machine; the exit code is 0 if it is healthy
@@ -70,9 +73,6 @@ struct CspSimArgs {
     /// Sandboxes that the CSP keeps
     #[arg(long, env = "CSP_SIM_SANDBOXES", default_value_t = 50)]
     sandboxes: u64,
-    /// Token that callers must send
-    #[arg(long, env = "CSP_API_TOKEN", hide_env_values = true, default_value = "development-csp-token")]
-    token: SecretString,
     /// File that keeps the state over restarts
     #[arg(long)]
     state_file: Option<PathBuf>,
@@ -82,6 +82,9 @@ struct CspSimArgs {
 /// this allocator with the system's, in time and in resident memory.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// The token of a simulated CSP that is given none.
+const DEVELOPMENT_CSP_TOKEN: &str = "development-csp-token";
 
 /// The exit code for settings that cannot be used.
 const BAD_SETTINGS: u8 = 2;
@@ -106,6 +109,7 @@ async fn run() -> ExitCode {
         Some(Command::Healthcheck { broker_host, broker_port }) => {
             healthcheck::check(broker_host, broker_port).await.map_err(Failure::from)
         }
+        Some(Command::Token(command)) => command.run().map_err(Failure::settings).map(|text| print!("{text}")),
         Some(Command::Reference { page }) => {
             print!("{}", page.render());
             Ok(())
@@ -157,7 +161,7 @@ async fn serve(settings: Settings, environment: &Environment, unknown: &[String]
     let server = &settings.server;
     let telemetry = Telemetry::init(&server.log_filter, server.log_format, server.otlp_endpoint.as_ref())
         .map_err(Failure::settings)?;
-    let (store, uses_development_tokens) = (settings.store.kind, server.uses_development_tokens());
+    let (store, uses_development_tokens) = (settings.store.kind, settings.uses_development_tokens());
     let is_unlimited = server.rate_limit_rps == 0;
     for message in unknown {
         tracing::warn!(event = "unknown_setting", "{message}");
@@ -167,8 +171,9 @@ async fn serve(settings: Settings, environment: &Environment, unknown: &[String]
         () = &mut stop => return Ok(()),
         built = Application::build(settings) => built.map_err(start_failure)?,
     };
-    let address = application.address();
-    tracing::info!(event = "listening", %address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
+    let (address, admin_address) = (application.address(), application.admin_address());
+    let admin_address = admin_address.map(|address| address.to_string());
+    tracing::info!(event = "listening", %address, admin_address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
     if is_unlimited {
         eprintln!("Rate limiting is off. RATE_LIMIT_RPS turns it on.");
     }
@@ -190,8 +195,13 @@ fn start_failure(error: StartError) -> Failure {
 
 fn welcome(address: SocketAddr) {
     let url = format!("http://127.0.0.1:{}", address.port());
+    let from = if address.ip().is_loopback() {
+        "anyone on this machine"
+    } else {
+        "ANYONE WHO REACHES THIS MACHINE, because BROKER_HOST is set,"
+    };
     eprintln!(
-        "DEVELOPMENT TOKENS ARE IN USE: anyone who knows the documentation can call this broker.\n\
+        "DEVELOPMENT TOKENS ARE IN USE: {from} can allocate all sandboxes and pause, release and delete as an operator.\n\
          Set BROKER_API_TOKEN and BROKER_ADMIN_TOKEN, except for a trial.\n\n\
          Allocate a sandbox:\n  \
          curl -i -X POST {url}/v1/allocate -H 'Authorization: Bearer {DEVELOPMENT_TOKEN}' -H 'X-Track-ID: student-1'\n\
@@ -212,11 +222,12 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
-    Telemetry::init("info", None, None)?;
+    let telemetry = Telemetry::init("info", None, None)?;
+    let token = SecretSettings::from_environment(|name| std::env::var_os(name)).csp_api_token.read()?;
     let simulator = Simulator::bind(SimulatorSettings {
         address: SocketAddr::new(args.host, args.port),
         sandboxes: args.sandboxes,
-        token: args.token,
+        token: token.unwrap_or_else(|| DEVELOPMENT_CSP_TOKEN.into()),
         state_file: args.state_file,
     })?;
     println!("simulated CSP on http://{}", simulator.address());
@@ -226,5 +237,7 @@ async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
         stop.await;
         handle.stop(true).await;
     });
-    Ok(simulator.run().await?)
+    let ended = simulator.run().await;
+    telemetry.flush();
+    Ok(ended?)
 }

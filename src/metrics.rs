@@ -89,7 +89,7 @@ const fn histogram(
 
 const ALLOCATION: Label = label(
     "outcome",
-    "`allocated`, `replayed`, `none_available`, `not_owner`, `paused`, `overloaded`, `timed_out`, `not_read_in_full`, \
+    "`allocated`, `replayed`, `none_available`, `not_owner`, `quota_exceeded`, `paused`, `overloaded`, `timed_out`, `not_read_in_full`, \
      `stopping`, `store_error`",
 );
 const RELEASE: Label = label("outcome", "`ok`, `error`");
@@ -105,6 +105,9 @@ const ENDPOINT: Label = label("endpoint", "the path of the endpoint, or `unmatch
 const STATUS: Label = label("status", "the HTTP status");
 const CUT: Label =
     label("reason", "`too_many`, `slow_head`, `large_head`, `malformed`, `slow_body`, `idle`, `not_reading`");
+const TOKEN: Label =
+    label("token", "the name of a token: `default`, `admin`, `viewer`, or of an entry of `BROKER_TRACK_TOKENS`");
+const TOKEN_OUTCOME: Label = label("outcome", "`ok`, `forbidden`, `limited`, `refused`, `failed`");
 const OPERATION: Label = label("operation", "the name of the DynamoDB operation, such as `TransactWriteItems`");
 
 /// All metrics.
@@ -116,8 +119,10 @@ pub const METRICS: &[Metric] = &[
     gauge("broker_allocations_in_flight", &[], "Allocations in flight"),
     counter("broker_deletion_marked_total", &[RELEASE], "Releases by owners"),
     histogram("broker_request_latency_seconds", LATENCY, &[METHOD, ENDPOINT, STATUS], "Latency of HTTP requests"),
+    counter("broker_log_lines_dropped_total", &[], "Log lines dropped because standard output was not read"),
     gauge("broker_connections", &[], "Open connections"),
     counter("broker_connections_cut_total", &[CUT], "Connections closed because of what the peer did"),
+    counter("broker_token_requests_total", &[TOKEN, TOKEN_OUTCOME], "HTTP requests with a known token"),
     gauge("broker_rate_limit_clients", &[], "Clients with a remembered request rate"),
     gauge("broker_pool_available", &[], "Available sandboxes"),
     gauge("broker_pool_allocated", &[], "Allocated sandboxes"),

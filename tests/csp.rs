@@ -39,7 +39,8 @@ impl Sim {
 
     async fn set(&self, faults: serde_json::Value) -> reqwest::StatusCode {
         let url = format!("http://{}/sim/faults", self.address);
-        http_client().put(url).json(&faults).send().await.unwrap().status()
+        let request = http_client().put(url).header("Authorization", format!("Token {TOKEN}"));
+        request.json(&faults).send().await.unwrap().status()
     }
 }
 
@@ -59,6 +60,18 @@ async fn always(body: String) -> String {
     });
     actix_web::rt::spawn(server.workers(1).disable_signals().listen(listener).unwrap().run());
     url
+}
+
+#[actix_web::test]
+async fn only_who_has_the_token_of_the_simulator_changes_its_faults() {
+    let sim = Sim::start(1, None);
+    let url = format!("http://{}/sim/faults", sim.address);
+    let http = http_client();
+    for request in [http.put(&url).json(&json!({ "hang": true })), http.delete(&url)] {
+        let refused = request.header("Authorization", "Token another").send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+    }
+    assert_eq!(sim.client().list().await.unwrap().accounts.len(), 1);
 }
 
 #[actix_web::test]

@@ -25,6 +25,7 @@ pub mod jobs;
 pub mod liveness;
 pub mod pool;
 pub mod ports;
+pub mod quota;
 pub mod retry;
 pub mod sandbox;
 pub mod start;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use secrecy::SecretString;
-use url::Url;
+use secrecy::{ExposeSecret as _, SecretString};
+use url::{Host, Url};
 
+use super::secrets::Secret;
 use super::values::{Problem, http_url, number, one_of, seconds};
 
 /// Where the sandboxes come from.
@@ -37,12 +38,18 @@ pub struct CspSettings {
         value_parser = number::<u64>(0..=100_000),
     )]
     pub sim_sandboxes: u64,
-    /// Base URL of the CSP's API; required with CSP_MODE=http
+    /// Base URL of the CSP's API, https unless it is on this machine; required with CSP_MODE=http
     #[arg(long = "csp-base-url", env = "CSP_BASE_URL", value_parser = http_url())]
     pub base_url: Option<Url>,
-    /// Token for the CSP's API; required with CSP_MODE=http
-    #[arg(long = "csp-api-token", env = "CSP_API_TOKEN", hide_env_values = true)]
-    pub api_token: Option<SecretString>,
+    /// Send the CSP's token over http too, which everyone on the way can read
+    #[arg(
+        long = "csp-allow-http",
+        env = "CSP_ALLOW_HTTP",
+        default_value = "false",
+        value_parser = clap::value_parser!(bool),
+        action = clap::ArgAction::Set,
+    )]
+    pub allows_http: bool,
     /// Seconds that a connection to the CSP may take
     #[arg(
         long = "csp-timeout-connect-sec",
@@ -100,18 +107,45 @@ impl CspSettings {
     /// # Errors
     ///
     /// What `CSP_MODE=http` requires and does not have.
-    pub fn source(&self) -> Result<CspSource, Vec<Problem>> {
+    pub fn source(&self, token: &Secret) -> Result<CspSource, Vec<Problem>> {
         if self.mode != Some(CspMode::Http) {
             return Ok(CspSource::Simulator { sandboxes: self.sim_sandboxes });
         }
-        let missing = |name, what| Problem::new(name, "nothing", format!("{what}, which CSP_MODE=http requires"));
-        match (&self.base_url, &self.api_token) {
-            (Some(base_url), Some(token)) => Ok(CspSource::Http { base_url: base_url.clone(), token: token.clone() }),
-            (base_url, token) => {
-                let base_url = base_url.is_none().then(|| missing("CSP_BASE_URL", "the CSP's base URL"));
-                let token = token.is_none().then(|| missing("CSP_API_TOKEN", "the CSP's token"));
-                Err(base_url.into_iter().chain(token).collect())
-            }
+        match (self.checked_base_url(), checked_token(token)) {
+            (Ok(base_url), Ok(token)) => Ok(CspSource::Http { base_url, token }),
+            (base_url, token) => Err(base_url.err().into_iter().chain(token.err()).collect()),
         }
     }
+
+    fn checked_base_url(&self) -> Result<Url, Problem> {
+        let bad = |holds: &str, takes: &str| Problem::new("CSP_BASE_URL", holds, takes);
+        let missing = || bad("nothing", "the CSP's base URL, which CSP_MODE=http requires");
+        let url = self.base_url.clone().ok_or_else(missing)?;
+        if url.scheme() != "https" && !self.allows_http && !is_loopback(&url) {
+            return Err(bad(url.as_str(), "an https URL; CSP_ALLOW_HTTP=true sends the token unencrypted"));
+        }
+        Ok(url)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn checked_token(token: &Secret) -> Result<SecretString, Problem> {
+    let bad = |holds: &str| {
+        Problem::new(
+            token.variable(),
+            holds,
+            "the CSP's token in visible ASCII characters, which CSP_MODE=http requires",
+        )
+    };
+    let token = token.read()?.filter(|token| !token.expose_secret().is_empty()).ok_or_else(|| bad("nothing"))?;
+    let is_visible = token.expose_secret().bytes().all(|byte| byte.is_ascii_graphic());
+    if is_visible { Ok(token) } else { Err(bad("a token (hidden) with other characters")) }
 }

@@ -1,6 +1,7 @@
 //! The CSP's two calls over HTTP: list the accounts, delete one.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,14 +12,19 @@ use broker_actors::sandbox::{CspAccount, SandboxId, Timestamp};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tracing::Instrument as _;
 use url::Url;
 
 use crate::{telemetry, tls};
 
-/// The largest listing that is read (I8). It holds more than a hundred thousand accounts.
-const MAX_LISTING_BYTES: usize = 64 * 1024 * 1024;
+/// The largest listing that is read (I8). It holds more than thirty thousand accounts.
+const MAX_LISTING_BYTES: usize = 16 * 1024 * 1024;
+
+/// The longest name or id of an account. Longer ones would make items that are slow to read or that no store takes.
+const MAX_TEXT_CHARS: usize = 256;
 
 /// The longest `Retry-After` of the CSP that is honoured.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
@@ -140,7 +146,9 @@ fn unreachable_csp(error: reqwest::Error) -> CspError {
 }
 
 async fn read_body(mut answer: Response) -> Result<Vec<u8>, CspError> {
-    let mut body = Vec::new();
+    // A vector that grows would take twice its length for a while.
+    let length = answer.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+    let mut body = Vec::with_capacity(length.min(MAX_LISTING_BYTES));
     while let Some(chunk) = answer.chunk().await.map_err(unreachable_csp)? {
         if body.len() + chunk.len() > MAX_LISTING_BYTES {
             return Err(CspError::BadAnswer(cause(format!("the listing is larger than {MAX_LISTING_BYTES} bytes"))));
@@ -152,7 +160,27 @@ async fn read_body(mut answer: Response) -> Result<Vec<u8>, CspError> {
 
 #[derive(Deserialize)]
 struct ListingBody {
-    results: Vec<serde_json::Value>,
+    results: Records,
+}
+
+/// The accounts of the array, which is read record by record: as a whole it takes a hundred times its length in memory.
+#[derive(Default)]
+struct Records {
+    listing: CspListing,
+    seen: HashSet<u64>,
+    /// Some ids of skipped records.
+    skipped_ids: Vec<String>,
+}
+
+/// What a record is. A record of another kind is none of ours.
+#[derive(Deserialize)]
+struct Kind {
+    #[serde(default)]
+    account_type: serde_json::Value,
+    #[serde(default)]
+    state: serde_json::Value,
+    #[serde(default)]
+    id: serde_json::Value,
 }
 
 /// The fields of a record that are read. All others are ignored.
@@ -165,26 +193,52 @@ struct Record {
     sfdc_account_id: Option<String>,
 }
 
-fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
-    let body: ListingBody = serde_json::from_slice(body).map_err(|error| CspError::BadAnswer(cause(error)))?;
-    let mut listing = CspListing::default();
-    let mut seen = HashSet::new();
-    let mut skipped_ids = Vec::new();
-    for record in body.results {
-        if record["account_type"] != "sandbox" || record["state"] != "active" {
-            continue;
+impl<'de> Deserialize<'de> for Records {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+        impl<'de> Visitor<'de> for Array {
+            type Value = Records;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an array of accounts")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Records, A::Error> {
+                let mut records = Records::default();
+                while let Some(record) = array.next_element::<&RawValue>()? {
+                    records.add(record.get());
+                }
+                Ok(records)
+            }
         }
-        let id = record["id"].to_string();
-        match read_record(record).filter(|account| seen.insert(account.sandbox_id.clone())) {
-            Some(account) => listing.accounts.push(account),
+        deserializer.deserialize_seq(Array)
+    }
+}
+
+impl Records {
+    fn add(&mut self, record: &str) {
+        // serde would also read an array as the values of the fields.
+        let kind = Some(record).filter(|record| record.starts_with('{'));
+        let Some(kind) = kind.and_then(|record| serde_json::from_str::<Kind>(record).ok()) else { return };
+        if kind.account_type != "sandbox" || kind.state != "active" {
+            return;
+        }
+        match read_record(record).filter(|(csp_id, _)| self.seen.insert(*csp_id)) {
+            Some((_, account)) => self.listing.accounts.push(account),
             None => {
-                listing.skipped += 1;
-                skipped_ids.push(id);
+                self.listing.skipped += 1;
+                if self.skipped_ids.len() < SKIPPED_SAMPLE {
+                    self.skipped_ids.push(kind.id.to_string().chars().take(MAX_TEXT_CHARS).collect());
+                }
             }
         }
     }
+}
+
+fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
+    let body: ListingBody = serde_json::from_slice(body).map_err(|error| CspError::BadAnswer(cause(error)))?;
+    let Records { listing, skipped_ids, .. } = body.results;
     if listing.skipped > 0 {
-        skipped_ids.truncate(SKIPPED_SAMPLE);
         tracing::warn!(
             event = "csp_records_skipped",
             skipped = listing.skipped,
@@ -195,20 +249,30 @@ fn read_listing(body: &[u8]) -> Result<CspListing, CspError> {
     Ok(listing)
 }
 
-/// The account, if the record has a whole number, a name, and an id that fits into the path of a deletion.
-fn read_record(record: serde_json::Value) -> Option<CspAccount> {
-    let record: Record = serde_json::from_value(record).ok()?;
+/// Whether this is 1 to 256 characters, none of which controls a terminal.
+fn is_text(text: &str) -> bool {
+    (1..=MAX_TEXT_CHARS).contains(&text.chars().count()) && !text.contains(char::is_control)
+}
+
+/// The account with its number, if the record has a whole number, fit texts, and an id that fits into the path of a
+/// deletion.
+fn read_record(record: &str) -> Option<(u64, CspAccount)> {
+    let record: Record = serde_json::from_str(record).ok()?;
     let uuid = record.id.strip_prefix("identity/accounts/")?;
     let is_segment = !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if !is_segment || record.name.is_empty() {
+    let sfdc_account_id = record.sfdc_account_id.filter(|account| !account.is_empty());
+    let are_texts = is_text(&record.id) && is_text(&record.name) && sfdc_account_id.as_deref().is_none_or(is_text);
+    if !is_segment || !are_texts {
         return None;
     }
+    let csp_id = record.csp_id.as_u64()?;
     let created_at = record.created_at.as_deref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
-    Some(CspAccount {
-        sandbox_id: SandboxId::new(record.csp_id.as_u64()?.to_string()),
+    let account = CspAccount {
+        sandbox_id: SandboxId::new(csp_id.to_string()),
         name: record.name,
         external_id: record.id,
-        sfdc_account_id: record.sfdc_account_id.filter(|account| !account.is_empty()),
+        sfdc_account_id,
         created_at: created_at.and_then(|at| u64::try_from(at.as_second()).ok()).map(Timestamp),
-    })
+    };
+    Some((csp_id, account))
 }

@@ -3,7 +3,8 @@
 //! It answers the CSP's two calls. Its sandboxes are named `lab-00001` and on, and a new one replaces each one that is
 //! deleted, as the real CSP does. It also answers:
 //!
-//! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits.
+//! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits. Both changes
+//!   need the CSP's token.
 //! - `GET /sim/stats`: the number of listings, and of deletions by account.
 //!
 //! A file can keep its state, so that a deleted account stays deleted over a restart.
@@ -178,13 +179,18 @@ impl Tenant {
             }
             return Err(answer.json(json!({ "detail": "simulated failure" })));
         }
+        if self.has_token(request) { Ok(faults) } else { Err(unknown_token()) }
+    }
+
+    fn has_token(&self, request: &HttpRequest) -> bool {
         let expected = format!("Token {}", self.token.expose_secret());
         let presented = request.headers().get("Authorization").map_or(&b""[..], |value| value.as_bytes());
-        if !bool::from(presented.ct_eq(expected.as_bytes())) {
-            return Err(HttpResponse::Unauthorized().json(json!({ "detail": "unknown token" })));
-        }
-        Ok(faults)
+        presented.ct_eq(expected.as_bytes()).into()
     }
+}
+
+fn unknown_token() -> HttpResponse {
+    HttpResponse::Unauthorized().json(json!({ "detail": "unknown token" }))
 }
 
 fn routes(services: &mut web::ServiceConfig) {
@@ -267,7 +273,10 @@ async fn show_faults(tenant: web::Data<Tenant>) -> HttpResponse {
     HttpResponse::Ok().json(&tenant.state.lock().faults)
 }
 
-async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse {
+async fn set_faults(tenant: web::Data<Tenant>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    if !tenant.has_token(&request) {
+        return unknown_token();
+    }
     let faults: Faults = match serde_json::from_slice(&body) {
         Ok(faults) => faults,
         Err(error) => return HttpResponse::BadRequest().json(json!({ "detail": error.to_string() })),
@@ -279,7 +288,10 @@ async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse
     HttpResponse::Ok().json(faults)
 }
 
-async fn clear_faults(tenant: web::Data<Tenant>) -> HttpResponse {
+async fn clear_faults(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
+    if !tenant.has_token(&request) {
+        return unknown_token();
+    }
     tenant.state.lock().faults = Faults::default();
     HttpResponse::NoContent().finish()
 }

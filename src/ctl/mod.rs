@@ -11,24 +11,26 @@ use std::time::Duration;
 use broker_actors::error::Chain;
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use secrecy::SecretString;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use url::Url;
 
 use self::client::{AdminClient, CtlError};
 use self::drain::DrainStatus;
+use crate::config::SecretSettings;
+use crate::config::values::http_url;
 
 /// Control a running broker over its admin API
 ///
-/// The admin token comes only from the environment variable BROKER_ADMIN_TOKEN (the first one, if it holds several),
-/// because other users of the machine can see flags.
+/// The admin token comes only from the environment variable BROKER_ADMIN_TOKEN (the first one, if it holds several), or
+/// from the file that BROKER_ADMIN_TOKEN_FILE names, because other users of the machine can see flags.
 ///
 /// Exit codes: 0 success; 1 the broker failed; 2 wrong usage; 3 the token is not accepted; 4 no such sandbox or actor;
 /// 5 refused in the current state (paused, busy, guarded, wrong status); 6 the broker is not reachable or not ready.
 #[derive(Args, Debug)]
 pub struct CtlArgs {
     /// URL of the broker
-    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true, value_parser = http_url())]
     url: Url,
     /// Your name in the broker's records
     #[arg(long, env = "USER", global = true)]
@@ -126,11 +128,10 @@ pub async fn run(args: CtlArgs) -> ExitCode {
 }
 
 async fn execute(args: CtlArgs) -> Result<(), CtlError> {
-    let token = std::env::var("BROKER_ADMIN_TOKEN").ok().map(|token| token.trim().to_owned());
-    let token = token
-        .filter(|token| !token.is_empty())
-        .ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
-    let token = SecretString::from(token);
+    let token = SecretSettings::from_environment(|name| std::env::var_os(name)).admin_token.read();
+    let token = token.map_err(|problem| CtlError::Usage(problem.to_string()))?;
+    let token = token.filter(|token| !token.expose_secret().is_empty());
+    let token = token.ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
     let client = AdminClient::new(args.url, &token, args.operator.as_deref())?;
     let print = |value: &Value, table: fn(&Value) -> String| {
         print_out(&if args.json { pretty(value) } else { table(value) });
@@ -189,7 +190,7 @@ fn print_out(text: &str) {
 fn report(error: &CtlError, json: bool) {
     let text = match error {
         CtlError::Refused { body, .. } if json => pretty(body),
-        error => format!("sandbox-broker ctl: {}", Chain(error)),
+        error => format!("sandbox-broker ctl: {}", tables::escaped(&Chain(error).to_string())),
     };
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -89,7 +89,9 @@ error_codes! {
     JobBusy, "JOB_BUSY", CONFLICT, Seconds(5), "the job is already running; try again later";
     SyncRefused, "SYNC_REFUSED", CONFLICT, Never, "the sync would make too many sandboxes stale; force=true overrides";
     BodyTooLarge, "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE, Never, "the body is larger than 64 KiB";
-    RateLimited, "RATE_LIMITED", TOO_MANY_REQUESTS, Computed, "too many requests from one address; slow down";
+    QuotaExceeded, "QUOTA_EXCEEDED", TOO_MANY_REQUESTS, Computed,
+        "the token has made as many new allocations as it may in a minute; try again later";
+    RateLimited, "RATE_LIMITED", TOO_MANY_REQUESTS, Computed, "too many requests; slow down";
     HeadTooLarge, "HEAD_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, Never,
         "the request line and the headers are larger than 16 KiB";
     InternalError, "INTERNAL_ERROR", INTERNAL_SERVER_ERROR, Never,

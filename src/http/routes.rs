@@ -15,7 +15,7 @@ use super::api::body::{
 };
 use super::api::{admin, events, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
-use super::middleware::auth::Role::{self, Admin, Public, Track};
+use super::middleware::auth::Role::{self, Admin, Probe, Public, Track};
 use super::middleware::{auth, body, rate_limit};
 use super::operation::{Handler, OperationParts, handler};
 use super::ui::{console, docs};
@@ -55,6 +55,17 @@ impl From<Method> for actix_web::http::Method {
             Method::Post => Self::POST,
         }
     }
+}
+
+/// What is served on one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// Everything.
+    All,
+    /// What is not for operators alone.
+    Public,
+    /// What is for operators, and probes.
+    Operators,
 }
 
 /// One row of the table.
@@ -128,6 +139,19 @@ impl Endpoint {
         Self { operation_id: Some(operation_id), ..self }
     }
 
+    /// Whether it is for operators alone. With a port of their own these are served there only.
+    fn is_for_operators(&self) -> bool {
+        self.role == Admin || self.path == "/metrics" || self.path == "/console" || self.path.starts_with("/console/")
+    }
+
+    fn is_on(&self, surface: Surface) -> bool {
+        match surface {
+            Surface::All => true,
+            Surface::Public => !self.is_for_operators(),
+            Surface::Operators => self.is_for_operators() || self.role == Probe,
+        }
+    }
+
     /// What the handler documents.
     pub(super) fn parts(&self) -> OperationParts {
         let mut parts = OperationParts::default();
@@ -165,15 +189,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get("/", "root", Public, || handler(probes::root))
         .summary("Names the service and links to its pages")
         .example(|| json(probes::Service::this())),
-    get("/healthz", "health", Public, || handler(probes::healthz))
+    get("/healthz", "health", Probe, || handler(probes::healthz))
         .identified_as("healthz")
         .summary("Reports that the process is alive")
         .example(|| json(probes::Health::example())),
-    get("/readyz", "readiness", Public, || handler(probes::readyz))
+    get("/readyz", "readiness", Probe, || handler(probes::readyz))
         .identified_as("readyz")
         .summary("Reports whether this replica can serve requests")
         .example(|| json(probes::Readiness::example())),
-    get("/metrics", "metrics", Public, || handler(probes::metrics))
+    get("/metrics", "metrics", Probe, || handler(probes::metrics))
         .summary("Returns the metrics of this replica, for Prometheus"),
     get("/console", "console", Public, || handler(console::page))
         .identified_as("page")
@@ -204,6 +228,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
             &[
                 NotSandboxOwner,
                 NoSandboxesAvailable,
+                QuotaExceeded,
                 BrokerPaused,
                 Overloaded,
                 PoolNotRead,
@@ -227,6 +252,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .description("The same request again returns the same answer until the sandbox is deleted, then `404`.")
         .errors(&[STORE, OWN, UPDATE])
         .example(|| json(Released::example())),
+    get("/v1/admin/whoami", "whoami", Admin, || handler(admin::caller::whoami))
+        .summary("Names the caller's token and what it may do")
+        .example(|| json(admin::caller::Caller::example())),
     get("/v1/admin/stats", "stats", Admin, || handler(admin::pool::stats))
         .summary("Counts the sandboxes by status")
         .description("The counts are exact. Deleted sandboxes are not counted.")
@@ -315,10 +343,17 @@ pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'sta
     ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method)
 }
 
-/// Registers the table's endpoints, each with and without a slash at its end, and HEAD with each GET.
-pub(super) fn register(services: &mut web::ServiceConfig) {
+/// Whether a probe has this path.
+pub(super) fn is_probe(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    ENDPOINTS.iter().any(|endpoint| endpoint.role == Probe && endpoint.path == path)
+}
+
+/// Registers the table's endpoints that this surface has, each with and without a slash at its end, and HEAD with each
+/// GET.
+pub(super) fn register(services: &mut web::ServiceConfig, surface: Surface) {
     let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in ENDPOINTS {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.is_on(surface)) {
         by_path.entry(endpoint.path).or_default().push(endpoint);
     }
     for (path, endpoints) in by_path {
@@ -336,15 +371,20 @@ pub(super) fn register(services: &mut web::ServiceConfig) {
                 resource = resource.route((endpoint.handler)().route.method(HEAD.clone()));
             }
         }
-        match endpoints[0].role {
-            Public => services.service(resource),
+        let role = endpoints[0].role;
+        match role {
+            Probe => services.service(resource),
+            Public => {
+                services.service(resource.wrap(from_fn(move |request, next| rate_limit::limit(role, request, next))))
+            }
             // The last one wrapped is the first to see a request. Guessing tokens is limited too, and no body is read
             // before the caller is known.
-            role => services.service(
+            Track | Admin => services.service(
                 resource
                     .wrap(from_fn(body::read))
-                    .wrap(from_fn(move |request, next| auth::check(role, request, next)))
-                    .wrap(from_fn(rate_limit::limit)),
+                    .wrap(from_fn(move |request, next| auth::authorize(role, request, next)))
+                    .wrap(from_fn(move |request, next| rate_limit::limit(role, request, next)))
+                    .wrap(from_fn(auth::identify)),
             ),
         };
     }

@@ -21,8 +21,9 @@ pub const SET_BY_THE_TASK: [&str; 11] = [
     "LOG_FORMAT",
 ];
 
-/// Settings that are not set on AWS: DynamoDB needs no directory, and the replica's name must differ between tasks.
-const NOT_ON_AWS: [&str; 2] = ["BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
+/// Settings that are not set on AWS: the load balancer forwards to one port, DynamoDB needs no directory, and the replica's
+/// name must differ between tasks.
+const NOT_ON_AWS: [&str; 3] = ["BROKER_ADMIN_PORT", "BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
 
 /// Settings that the configuration itself reads, so they are never null. They have the program's default.
 const READ_BY_THE_CONFIGURATION: [&str; 7] = [
@@ -47,7 +48,7 @@ pub(super) fn page() -> String {
     let mut settings = Setting::all();
     settings.retain(|setting| {
         let name = &*setting.variable;
-        !setting.is_secret && !SET_BY_THE_TASK.contains(&name) && !NOT_ON_AWS.contains(&name)
+        !SET_BY_THE_TASK.contains(&name) && !NOT_ON_AWS.contains(&name)
     });
     settings.sort_by(|one, other| one.variable.cmp(&other.variable));
 

@@ -107,6 +107,19 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
 }
 
 #[actix_web::test]
+async fn commands_that_the_rate_limit_refused_are_repeated() {
+    let settings = [("BROKER_STORE", "memory"), ("RATE_LIMIT_RPS", "10"), ("RATE_LIMIT_BURST", "20")];
+    let broker = Broker::start(&settings).await;
+    let ctl = Ctl::new(&broker);
+    ctl.ok(&["sync"]).await;
+    for number in 0..40 {
+        assert_eq!(broker.allocate(&format!("student-{number}")).await.status, 201);
+    }
+    assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 40);
+    assert!(broker.metric("broker_token_requests_total", "outcome=\"limited\"").await > 0.0, "some were refused");
+}
+
+#[actix_web::test]
 async fn exit_codes_distinguish_the_kinds_of_failure() {
     let (mut broker, mut ctl) = broker().await;
     ctl.fails(2, &["pause", "cleanup"]).await;

@@ -2,6 +2,7 @@
 //! start and of stop run processes.
 
 mod admin;
+mod assets;
 mod bad_input;
 mod clients;
 mod ctl;
@@ -18,4 +19,5 @@ mod proxies;
 mod python_scripts;
 mod reference;
 mod sandboxes;
+mod tokens;
 mod traces;

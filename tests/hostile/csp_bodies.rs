@@ -59,7 +59,7 @@ fn record() -> impl Strategy<Value = Value> {
         field(text("sandbox|sandbox|sandbox|production")),
         field(text("active|active|active|suspended")),
         field(text("identity/accounts/[0-9a-f-]{1,12}|identity/accounts/(|[./?#%é]{1,4})")),
-        field(text("lab-[0-9]{5}|.{0,3}")),
+        field(text("lab-[0-9]{5}|.{0,3}|[a\u{1b}\n]{1,3}|é{255,258}")),
         field((0..8_u64).prop_map(Value::from)),
         field(text("2025-0[1-9]-27T16:53:47Z|-?[0-9]{1,6}-01-01T00:00:00Z|[ -~]{0,20}")),
         field(prop_oneof![Just(Value::Null), text("crm-[0-9]{0,3}")]),
@@ -99,7 +99,10 @@ fn valid_records(body: &Value) -> Option<BTreeMap<String, (String, String)>> {
         };
         let Some(uuid) = id.strip_prefix("identity/accounts/") else { continue };
         let is_segment = !uuid.is_empty() && uuid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if is_segment && !name.is_empty() && optional("created_at") && optional("sfdc_account_id") {
+        let is_text = |text: &str| (1..=256).contains(&text.chars().count()) && !text.contains(char::is_control);
+        let account = text("sfdc_account_id").filter(|account| !account.is_empty());
+        let are_texts = is_text(id) && is_text(name) && account.is_none_or(is_text);
+        if is_segment && are_texts && optional("created_at") && optional("sfdc_account_id") {
             valid.entry(csp_id.to_string()).or_insert((name.to_owned(), id.to_owned()));
         }
     }

@@ -105,6 +105,7 @@ impl TestBroker {
             track_name: None,
             key: IdempotencyKey::new(key),
             name_prefix: prefix.map(str::to_owned),
+            quota: None,
         };
         self.broker.allocator().allocate(request).await
     }

@@ -23,6 +23,8 @@ pub enum Flaw {
     ViewIgnored,
     /// A claim succeeds without a write.
     ClaimForgotten,
+    /// A claim does not store the proof of its owner's secret, so no later call is compared with it.
+    ProofForgotten,
 }
 
 impl Tables {
@@ -70,7 +72,12 @@ impl Tables {
         if let WriteOutcome::PreconditionFailed { current } = self.update(write) {
             return ClaimOutcome::CandidateChanged { current };
         }
-        self.claims.insert(claim.claim_key.clone(), claim.clone());
+        let mut claim = claim.clone();
+        if self.flaw == Some(Flaw::ProofForgotten) {
+            claim.owner_proof = None;
+            self.sandboxes.entry(claim.sandbox_id.clone()).and_modify(|sandbox| sandbox.owner_proof = None);
+        }
+        self.claims.insert(claim.claim_key.clone(), claim);
         ClaimOutcome::Claimed
     }
 

@@ -1,7 +1,7 @@
 //! The request headers of the API.
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use broker_actors::sandbox::{IdempotencyKey, Owner, SandboxId, TrackId};
 use serde_json::json;
 use utoipa::openapi::path::ParameterIn;
@@ -127,6 +127,12 @@ impl FromHead for LastEventId {
         let description = "The id of the last event that was received";
         parts.header(LAST_EVENT_ID, description, string_schema());
     }
+}
+
+/// The calling track, as the request names it, before it is checked.
+pub(crate) fn track_in(headers: &HeaderMap) -> &[u8] {
+    let name = headers.get(INSTRUQT_SANDBOX).filter(|name| !name.is_empty()).or_else(|| headers.get(TRACK));
+    name.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
 /// The calling track. Two headers name it, and the Instruqt sandbox wins.

@@ -23,13 +23,14 @@ pub(super) async fn accept(
     socket: TcpStream,
 ) -> Result<(Connection, Protocol, Option<SocketAddr>), DispatchError> {
     let error_form = connections.error_form();
-    let Some(slot) = connections.take_slot() else {
+    let peer = socket.peer_addr().ok();
+    let address = peer.map(|peer| peer.ip().to_canonical());
+    let Some(slot) = connections.take_slot(address) else {
         Cutoff::TooMany.count(1);
         // Best effort: the client may not read the answer.
         let _ = timeout(LINGER, refuse(&socket, error_form)).await;
         return Err(DispatchError::Io(io::Error::other("too many connections")));
     };
-    let peer = socket.peer_addr().ok();
     // The last part of an answer must not wait for the acknowledgement of the part before. A failure costs only speed.
     let _ = socket.set_nodelay(true);
     Ok((Connection::new(socket, slot), Protocol::Http1, peer))

@@ -15,6 +15,7 @@ use super::cutoff::Cutoff;
 use super::limit::Slot;
 use super::missing_length::MissingLength;
 use super::refusal::refusal_in;
+use super::stall::Stall;
 use super::state::{ConnectionState, Phase};
 
 /// How long an idle connection is kept. An AWS load balancer keeps its own for 60 s; ours last longer, so that the
@@ -25,8 +26,8 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// the rest of that body.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take nothing of an answer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same on a connection that only a probe may use. There are few of them.
+const PROBE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The largest head. Even with every header at its limit a head is far below 4 KiB; the rest is for what proxies add.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -41,8 +42,8 @@ pub(super) struct Connection {
     socket: TcpStream,
     state: Rc<ConnectionState>,
     slot: Slot,
-    /// Since when the peer takes nothing of an answer.
-    stalled_since: Option<Instant>,
+    /// Whether the peer takes its answers.
+    stall: Stall,
     /// The bytes that were passed to the parser in a row.
     unparsed: usize,
     missing_length: MissingLength,
@@ -56,9 +57,9 @@ impl Connection {
         let timer = Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT));
         Self {
             socket,
-            state: Rc::new(ConnectionState::new()),
+            state: Rc::new(ConnectionState::new(slot.is_for_probes())),
             slot,
-            stalled_since: None,
+            stall: Stall::default(),
             unparsed: 0,
             missing_length: MissingLength::default(),
             passed: Vec::new(),
@@ -76,6 +77,9 @@ impl Connection {
         let state = &self.state;
         let since = state.phase_since();
         let of_phase = match (state.phase(), state.head_since()) {
+            (Phase::Waiting, first) if state.is_for_probes() => {
+                Some((first.unwrap_or(since) + PROBE_HEAD_TIMEOUT, Cutoff::SlowHead))
+            }
             (Phase::Waiting, Some(first)) => Some((first + HEAD_TIMEOUT, Cutoff::SlowHead)),
             (Phase::Waiting, None) if state.is_new() => Some((since + HEAD_TIMEOUT, Cutoff::SlowHead)),
             (Phase::Waiting, None) if self.slot.are_scarce() => Some((since + HEAD_TIMEOUT, Cutoff::Idle)),
@@ -85,7 +89,7 @@ impl Connection {
             (Phase::Draining, _) => Some((since + HEAD_TIMEOUT, Cutoff::SlowBody)),
             (Phase::Handling | Phase::Answering, _) => None,
         };
-        let of_peer = self.stalled_since.map(|since| (since + STALL_TIMEOUT, Cutoff::NotReading));
+        let of_peer = self.stall.deadline().map(|at| (at, Cutoff::NotReading));
         of_phase.into_iter().chain(of_peer).min_by_key(|(at, _)| *at)
     }
 
@@ -160,7 +164,7 @@ impl Connection {
     fn cut_off(&self, reason: Cutoff) -> io::Error {
         reason.count(1);
         tracing::debug!(reason = reason.label(), "a connection is cut off");
-        if self.stalled_since.is_none() {
+        if !self.stall.is_on() {
             reason.answer(&self.socket, self.slot.error_form());
         }
         io::Error::new(io::ErrorKind::TimedOut, reason.label())
@@ -172,7 +176,7 @@ impl AsyncRead for Connection {
         let this = self.get_mut();
         this.state.remember_reader(context.waker());
         // While the peer does not read its answers, its requests are not read either; their answers would pile up.
-        if this.stalled_since.is_some() {
+        if this.stall.is_on() {
             return this.wait(context);
         }
         match this.state.phase() {
@@ -205,11 +209,11 @@ impl AsyncWrite for Connection {
         };
         match Pin::new(&mut this.socket).poll_write(context, bytes) {
             Poll::Pending => {
-                this.stalled_since.get_or_insert_with(Instant::now);
+                this.stall.start();
                 this.wait(context)
             }
             Poll::Ready(written) => {
-                if this.stalled_since.take().is_some() {
+                if this.stall.end(*written.as_ref().unwrap_or(&0)) {
                     this.state.wake_reader();
                 }
                 Poll::Ready(written)

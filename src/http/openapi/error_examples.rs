@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use broker_actors::allocation::AllocateError;
 use broker_actors::jobs::JobError;
 use broker_actors::ports::CspError;
+use broker_actors::quota::QuotaExceeded;
 use broker_actors::sandbox::{ReplicaId, SandboxId};
 use broker_actors::update::SandboxError;
 use serde_json::json;
@@ -31,8 +33,11 @@ pub(super) fn of(code: ErrorCode) -> ApiError {
         ErrorCode::SyncRefused => {
             JobError::GuardRefused("40 of 50 available sandboxes would become stale".to_owned()).into()
         }
-        ErrorCode::RateLimited => ApiError::new(code, "more than 10 requests per second from one address")
+        ErrorCode::RateLimited => ApiError::new(code, "more than 10 requests per second from one student")
             .retry_after(Duration::from_millis(100)),
+        ErrorCode::QuotaExceeded => {
+            AllocateError::from(QuotaExceeded { limit: 60, retry_in: Duration::from_secs(1) }).into()
+        }
         ErrorCode::CspError => JobError::Csp(CspError::Unauthorized { status: 401 }).into(),
         ErrorCode::CspCircuitOpen => JobError::Csp(CspError::BreakerOpen { retry_in: Duration::from_secs(60) }).into(),
         ErrorCode::RunInterrupted => JobError::LeaseLost.into(),
