@@ -82,13 +82,14 @@ mod tests {
     use broker_actors::error::{Chain, cause};
 
     use super::*;
+    use crate::http::error::ErrorForm;
 
     #[test]
     fn the_cause_of_a_store_failure_is_kept_for_the_log_and_not_shown_to_the_client() {
         let refused = || StoreError::Unavailable(cause("10.0.0.1 refused the connection"));
         for error in [refused().into(), AllocateError::from(refused()).into(), SandboxError::from(refused()).into()] {
             let error: ApiError = error;
-            let body = serde_json::to_string(&error.body("id")).unwrap();
+            let body = serde_json::to_string(&error.body("id", ErrorForm::default())).unwrap();
             assert!(!body.contains("10.0.0.1"), "{body}");
             let logged = Chain(&**error.cause().unwrap()).to_string();
             assert_eq!(logged, "the store is unavailable: 10.0.0.1 refused the connection");
@@ -100,7 +101,8 @@ mod tests {
     #[test]
     fn an_error_of_the_csp_shows_no_internals() {
         let error = CspError::Unavailable(cause("10.0.0.1 refused the connection"));
-        let body = serde_json::to_string(&ApiError::from(JobError::from(error)).body("id")).unwrap();
+        let body =
+            serde_json::to_string(&ApiError::from(JobError::from(error)).body("id", ErrorForm::default())).unwrap();
         assert!(body.contains("the CSP is unavailable") && !body.contains("10.0.0.1"), "{body}");
     }
 }
