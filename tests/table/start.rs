@@ -1,4 +1,4 @@
-//! The start of a broker on tables that it cannot use, and under a role that may not ask everything.
+//! The start of a broker under a role that may not ask everything.
 
 use std::net::TcpListener;
 
@@ -9,7 +9,7 @@ use test_support::http_client;
 use crate::broker::{ADMIN_TOKEN, Broker, TRACK_TOKEN};
 use crate::csp::Csp;
 use crate::old_service::fixture;
-use crate::table::{Done, Server, item, number, program, run};
+use crate::table::{Done, Server, program, run};
 
 /// Starts a broker that ends by itself.
 async fn start(settings: &[(&str, &str)]) -> Done {
@@ -21,28 +21,6 @@ async fn start(settings: &[(&str, &str)]) -> Done {
         ("LAB_DURATION_HOURS", "48"),
     ];
     run(program(&[], &[&common[..], settings].concat())).await
-}
-
-#[actix_web::test]
-async fn a_table_that_cannot_be_used_ends_the_start_with_what_to_do() {
-    let server = Server::with_items(fixture()).await;
-    let csp = Csp::of(&server.dump().await);
-    let settings = [&server.settings()[..], &csp.settings()].concat();
-    let before = server.dump().await;
-    let refused = start(&settings).await;
-    assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.err.contains("`sandbox-broker table adopt --yes`"), "{refused:?}");
-    assert_eq!(server.dump().await, before);
-
-    server.succeed(&["adopt", "--yes"]).await;
-    server.put(&item("CTRL#schema".to_owned(), "META", [("form", number(3)), ("shards", number(16))]));
-    let refused = start(&settings).await;
-    assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.err.contains("form 3") && refused.err.contains("use a newer one"), "{refused:?}");
-
-    let refused = start(&[&settings[..], &[("DDB_TABLE_NAME", "another")]].concat()).await;
-    assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.err.contains("`another` does not exist"), "{refused:?}");
 }
 
 /// What the role of the Python broker's task may not ask.
