@@ -152,7 +152,7 @@ def migrate(cleanup, work: Path, environment: dict[str, str], broker: str) -> No
     outputs = new.apply()
     expect(new.changes(), {})
     after = boto3.client("dynamodb").describe_table(TableName="sandbox-broker-pool")["Table"]
-    expect((after["TableId"], after["ItemCount"]), (before["TableId"], before["ItemCount"]))
+    expect((after["CreationDateTime"], after["ItemCount"]), (before["CreationDateTime"], before["ItemCount"]))
     expect(after["DeletionProtectionEnabled"], True)
 
     step("migrate: the broker allocates from the same items")

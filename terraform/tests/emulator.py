@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """The AWS emulator moto, with additions that this configuration needs: it keeps the tags of scalable targets and the
-capacity providers of services, which the provider reads back; it saves queries of the log; and as Secrets Manager does, it
-moves only its own labels when a secret gets a new version, and removes versions without a label. Takes the arguments of
-moto_server."""
+capacity providers of services, which the provider reads back; it saves queries of the log; it keeps a table's attributes
+when an index is added; and as Secrets Manager does, it moves only its own labels when a secret gets a new version, and
+removes versions without a label. Takes the arguments of moto_server."""
 
 import json
 import uuid
 
 from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse as Scaling
+from moto.dynamodb.models import DynamoDBBackend as DynamoDb
 from moto.ecs.responses import EC2ContainerServiceResponse as Ecs
 from moto.logs.responses import LogsResponse as Logs
 from moto.secretsmanager.models import FakeSecret as Secret
@@ -17,6 +18,7 @@ from moto.server import main
 tags_by_arn: dict[str, dict[str, str]] = {}
 register_without_tags = Scaling.register_scalable_target
 create_service_without_strategy = Ecs.create_service
+update_table_and_forget = DynamoDb.update_table
 put_and_keep = Secrets.put_secret_value
 reset_all_labels = Secret.reset_default_version
 queries: dict[str, dict] = {}
@@ -36,6 +38,13 @@ def create_service(self: Ecs):
     answer = create_service_without_strategy(self)
     answer.result["service"].capacity_provider_strategy = self._get_param("capacityProviderStrategy") or []
     return answer
+
+
+def update_table(self: DynamoDb, name: str, attr_definitions: list[dict], *others, **named):
+    if attr_definitions:
+        known = {attribute["AttributeName"]: attribute for attribute in [*self.get_table(name).attr, *attr_definitions]}
+        attr_definitions = list(known.values())
+    return update_table_and_forget(self, name, attr_definitions, *others, **named)
 
 
 def reset_default_version(self: Secret, new: dict, version_id: str) -> None:
@@ -73,6 +82,7 @@ def delete_query_definition(self: Logs) -> str:
 Scaling.register_scalable_target = register_scalable_target
 Scaling.list_tags_for_resource = list_tags_for_resource
 Ecs.create_service = create_service
+DynamoDb.update_table = update_table
 Secret.reset_default_version = reset_default_version
 Secrets.put_secret_value = put_secret_value
 Logs.put_query_definition = put_query_definition

@@ -91,8 +91,9 @@ resource "aws_secretsmanager_secret_version" "admin" {
 resource "aws_secretsmanager_secret_version" "csp" {
   count = contains(local.written_secrets, "csp") ? 1 : 0
 
-  secret_id                = aws_secretsmanager_secret.token["csp"].id
-  secret_string_wo         = var.csp_api_token
+  secret_id = aws_secretsmanager_secret.token["csp"].id
+  # The provider wants a value in every plan, and uses it only to write, for which the precondition demands one.
+  secret_string_wo         = coalesce(var.csp_api_token, "not given")
   secret_string_wo_version = var.token_versions.csp
   version_stages           = ["AWSCURRENT", local.secret_labels.csp]
 
