@@ -54,6 +54,7 @@ impl Settings {
     pub fn check(self) -> Result<Self, BadSettings> {
         let mut problems = self.server.check_tokens(self.store.kind);
         problems.extend(self.csp.source().err().into_iter().flatten());
+        problems.extend(self.csp.niosxaas().err().into_iter().flatten());
         if self.allocation.backoff_base > self.allocation.backoff_max {
             let holds = self.allocation.backoff_base.as_millis().to_string();
             problems.push(Problem::new("BACKOFF_BASE_MS", holds, "no more than BACKOFF_MAX_MS"));
