@@ -14,7 +14,7 @@ use broker_actors::broker::Broker;
 use broker_actors::error::Chain;
 use broker_actors::jobs::cleanup::CleanupSettings;
 use broker_actors::jobs::csp_sync::SyncSettings;
-use broker_actors::ports::{Clock, CspClient, StoreError};
+use broker_actors::ports::{Clock, CspClient, PreDelete, StoreError};
 use broker_actors::retry::RetryPolicy;
 use broker_actors::sandbox::{ReplicaId, UnixMillis};
 use broker_actors::start::{BrokerSettings, Ports};
@@ -25,6 +25,7 @@ use url::Url;
 
 use crate::config::tokens::TokenSources;
 use crate::config::{BadSettings, CspSource, Settings, StoreKind, StoreSettings};
+use crate::csp::niosxaas::Niosxaas;
 use crate::csp::simulator::{Simulator, SimulatorSettings};
 use crate::csp::{CspConfigError, HttpCsp};
 use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
@@ -154,7 +155,14 @@ impl Application {
             store.open_connections().await;
         }
         let (csp, simulator) = open_csp(&settings)?;
-        let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };
+        let niosxaas = settings
+            .csp
+            .niosxaas(&settings.secrets.niosxaas_password)
+            .map_err(BadSettings)?
+            .map(Niosxaas::new)
+            .transpose();
+        let pre_delete = niosxaas.map_err(CspConfigError::Client)?.map(|step| Arc::new(step) as Arc<dyn PreDelete>);
+        let ports = Ports { store: Arc::new(store), csp, pre_delete, clock: Arc::clone(&clock) };
 
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
@@ -291,15 +299,17 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         sync_interval: jobs.sync_interval,
         sync: SyncSettings {
             max_stale_percent: jobs.sync_max_stale_percent,
-            deleted_retention: jobs.deleted_retention,
+            min_age: allocation.available_min_age,
+            deleted_retention: jobs.deleted_retention(),
         },
         breaker: BreakerSettings { threshold: csp.breaker_threshold, timeout: csp.breaker_timeout },
         cleanup_interval: jobs.cleanup_interval,
         cleanup: CleanupSettings {
             concurrency: jobs.cleanup_concurrency,
             delay: jobs.cleanup_delay,
+            give_up: jobs.deletion_give_up,
             max_attempts: jobs.deletion_retry_max_attempts,
-            deleted_retention: jobs.deleted_retention,
+            deleted_retention: jobs.deleted_retention(),
         },
         expiry_interval: jobs.expiry_interval,
         stale_interval: jobs.stale_interval,

@@ -65,6 +65,7 @@ impl Settings {
     pub fn check(self) -> Result<Self, BadSettings> {
         let mut problems = self.tokens().read().err().map_or_else(Vec::new, |bad| bad.0);
         problems.extend(self.csp.source(&self.secrets.csp_api_token).err().into_iter().flatten());
+        problems.extend(self.csp.niosxaas(&self.secrets.niosxaas_password).err().into_iter().flatten());
         problems.extend(self.server.check_ports());
         problems.extend(self.allocation.check());
         problems.extend(self.check_origin_of_sandboxes());

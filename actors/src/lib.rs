@@ -21,6 +21,7 @@ pub mod breaker;
 pub mod broker;
 mod cluster;
 pub mod error;
+pub mod guarded_csp;
 pub mod jobs;
 pub mod liveness;
 pub mod pool;

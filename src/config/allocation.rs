@@ -26,6 +26,14 @@ pub struct AllocationSettings {
     /// Refuse calls of tracks that send no secret; switch it on after all tracks send one
     #[arg(long, env, default_value = "false", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
     pub require_track_secret: bool,
+    /// Seconds from the creation of an account at the CSP until its sandbox may be allocated; 600 if accounts do not work at once
+    #[arg(
+        long = "available-min-age-sec",
+        env = "AVAILABLE_MIN_AGE_SEC",
+        default_value = "0",
+        value_parser = seconds(0..=86_400),
+    )]
+    pub available_min_age: Duration,
     /// Minutes between the end of a holding and its expiry
     #[arg(
         long = "grace-period-minutes",

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use broker_actors::breaker::BreakerSettings;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::{Host, Url};
 
 use super::secrets::Secret;
-use super::values::{Problem, http_url, number, one_of, seconds};
+use super::values::{Problem, fractional_seconds, http_url, number, one_of, seconds};
+use crate::csp::niosxaas::NiosxaasSettings;
 
 /// Where the sandboxes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -66,6 +68,37 @@ pub struct CspSettings {
         value_parser = seconds(1..=300),
     )]
     pub read_timeout: Duration,
+    /// Delete the NIOSXaaS services of an account before the account
+    #[arg(long, env, default_value = "false", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
+    pub niosxaas_enabled: bool,
+    /// Base URL of the NIOSXaaS API; required with NIOSXAAS_ENABLED=true
+    #[arg(long, env, value_parser = http_url())]
+    pub niosxaas_base_url: Option<Url>,
+    /// User of the NIOSXaaS API; required with NIOSXAAS_ENABLED=true
+    #[arg(long, env)]
+    pub niosxaas_email: Option<String>,
+    /// Name of the services to delete; empty for all
+    #[arg(long, env, default_value = "Instrqt-SaaS")]
+    pub niosxaas_service_name: String,
+    /// Seconds that one request to NIOSXaaS may take
+    #[arg(
+        long = "niosxaas-timeout-sec",
+        env = "NIOSXAAS_TIMEOUT_SEC",
+        default_value = "15",
+        value_parser = seconds(1..=300),
+    )]
+    pub niosxaas_timeout: Duration,
+    /// Seconds to wait before the services of each sandbox
+    #[arg(
+        long = "niosxaas-per-sandbox-delay-sec",
+        env = "NIOSXAAS_PER_SANDBOX_DELAY_SEC",
+        default_value = "0",
+        value_parser = fractional_seconds(0.0..=3600.0),
+    )]
+    pub niosxaas_delay: Duration,
+    /// Report the services and delete none
+    #[arg(long, env, default_value = "true", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
+    pub niosxaas_shadow_mode: bool,
     /// Consecutive failures that open the circuit breaker
     #[arg(
         long = "circuit-breaker-threshold",
@@ -102,6 +135,41 @@ pub enum CspSource {
 }
 
 impl CspSettings {
+    /// The step before each deletion, if it is enabled.
+    ///
+    /// # Errors
+    ///
+    /// What it requires and does not have.
+    pub fn niosxaas(&self, password: &Secret) -> Result<Option<NiosxaasSettings>, Vec<Problem>> {
+        if !self.niosxaas_enabled {
+            return Ok(None);
+        }
+        let missing =
+            |name, what: &str| Problem::new(name, "nothing", format!("{what}, which NIOSXAAS_ENABLED=true requires"));
+        let email = self.niosxaas_email.as_ref().filter(|email| !email.is_empty());
+        let password = password.read().map_err(|problem| vec![problem])?;
+        match (&self.niosxaas_base_url, email, password.filter(|it| !it.expose_secret().is_empty())) {
+            (Some(base_url), Some(email), Some(password)) => Ok(Some(NiosxaasSettings {
+                base_url: base_url.clone(),
+                email: email.clone(),
+                password,
+                service_name: self.niosxaas_service_name.clone(),
+                timeout: self.niosxaas_timeout,
+                delay: self.niosxaas_delay,
+                is_shadow: self.niosxaas_shadow_mode,
+                breaker: BreakerSettings { threshold: self.breaker_threshold, timeout: self.breaker_timeout },
+            })),
+            (base_url, email, password) => Err([
+                base_url.is_none().then(|| missing("NIOSXAAS_BASE_URL", "a base URL")),
+                email.is_none().then(|| missing("NIOSXAAS_EMAIL", "a user")),
+                password.is_none().then(|| missing("NIOSXAAS_PASSWORD", "a password")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect()),
+        }
+    }
+
     /// The CSP to use.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::process;
 
 use clap::Command;
 
+use super::secrets::SECRETS;
 use super::values::Problem;
 
 /// Variables, or their beginnings, that only a broker in production has. With one of them and without `BROKER_STORE`
@@ -38,10 +39,6 @@ const WITHOUT_EFFECT: [(&str, &str); 2] = [
 
 /// The path under which the API is served.
 const BASE_PATH: &str = "/v1";
-
-/// Switches the Python broker's deletion of NIOSXaaS services; other settings of it have the same beginning.
-const NIOSXAAS: &str = "NIOSXAAS_";
-const NIOSXAAS_SWITCH: &str = "NIOSXAAS_ENABLED";
 
 /// Variables of other commands and of tests, which are no settings of the broker.
 const OTHERS: [&str; 6] = [
@@ -96,20 +93,12 @@ impl Environment {
 
     /// Settings of the Python broker that cannot be honoured.
     pub fn refused(&self) -> Vec<Problem> {
-        let hidden = "a value (hidden)";
         let mut problems: Vec<_> =
             REFUSED.iter().filter_map(|(name, takes)| Some(Problem::new(name, self.get(name)?, *takes))).collect();
         if let Some(path) = self.get("API_BASE_PATH").filter(|path| path.trim_end_matches('/') != BASE_PATH) {
             let takes =
                 format!("{BASE_PATH}, the only path of the API; a proxy in front of the broker can map another one");
             problems.push(Problem::new("API_BASE_PATH", path, takes));
-        }
-        let is_off = |value: &str| ["false", "0", "no", "off"].contains(&value.to_lowercase().as_str());
-        if !self.get(NIOSXAAS_SWITCH).is_some_and(is_off) {
-            let takes = "no value: this broker deletes the account and no NIOSXaaS services before it; set \
-                         NIOSXAAS_ENABLED=false to accept that, or remove all of NIOSXAAS_*";
-            let names = self.0.iter().map(|(name, _)| name).filter(|name| name.starts_with(NIOSXAAS));
-            problems.extend(names.map(|name| Problem::new(name, hidden, takes)));
         }
         problems
     }
@@ -118,6 +107,8 @@ impl Environment {
     pub fn unknown(&self, command: &Command) -> Vec<String> {
         let mut known = BTreeSet::new();
         collect_variables(command, &mut known);
+        let secrets = SECRETS.iter().map(|secret| secret.variable);
+        known.extend(secrets.flat_map(|name| [name.to_owned(), format!("{name}_FILE")]));
         let prefixes: BTreeSet<_> = known.iter().filter_map(|name| Some(name.split_inclusive('_').next()?)).collect();
         let is_ours = |name: &str| {
             let prefix = name.split_inclusive('_').next().unwrap_or(name);

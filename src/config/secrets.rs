@@ -58,8 +58,15 @@ const CSP_API_TOKEN: SecretSetting = SecretSetting {
     help: "Token for the CSP's API; required with CSP_MODE=http",
 };
 
+const NIOSXAAS_PASSWORD: SecretSetting = SecretSetting {
+    variable: "NIOSXAAS_PASSWORD",
+    default: None,
+    help: "Password of NIOSXAAS_EMAIL; required with NIOSXAAS_ENABLED=true",
+};
+
 /// All settings that hold a secret.
-pub const SECRETS: [SecretSetting; 5] = [API_TOKEN, TRACK_TOKENS, ADMIN_TOKEN, VIEWER_TOKEN, CSP_API_TOKEN];
+pub const SECRETS: [SecretSetting; 6] =
+    [API_TOKEN, TRACK_TOKENS, ADMIN_TOKEN, VIEWER_TOKEN, CSP_API_TOKEN, NIOSXAAS_PASSWORD];
 
 /// The secrets, as the environment gives them.
 #[derive(Clone, Debug)]
@@ -74,6 +81,8 @@ pub struct SecretSettings {
     pub viewer_token: Secret,
     /// `CSP_API_TOKEN`.
     pub csp_api_token: Secret,
+    /// `NIOSXAAS_PASSWORD`.
+    pub niosxaas_password: Secret,
 }
 
 impl SecretSettings {
@@ -86,6 +95,7 @@ impl SecretSettings {
             admin_token: secret(ADMIN_TOKEN),
             viewer_token: secret(VIEWER_TOKEN),
             csp_api_token: secret(CSP_API_TOKEN),
+            niosxaas_password: secret(NIOSXAAS_PASSWORD),
         }
     }
 }

@@ -80,7 +80,14 @@ pub struct TokenSources {
 impl TokenSources {
     /// Whether a token is in a file.
     pub fn may_change(&self) -> bool {
-        let SecretSettings { api_token, track_tokens, admin_token, viewer_token, csp_api_token: _ } = &self.secrets;
+        let SecretSettings {
+            api_token,
+            track_tokens,
+            admin_token,
+            viewer_token,
+            csp_api_token: _,
+            niosxaas_password: _,
+        } = &self.secrets;
         [api_token, track_tokens, admin_token, viewer_token].into_iter().any(Secret::is_in_file)
     }
 
@@ -91,7 +98,14 @@ impl TokenSources {
     /// All problems, without a token.
     pub fn read(&self) -> Result<Vec<TokenEntry>, BadSettings> {
         let mut problems = Vec::new();
-        let SecretSettings { api_token, track_tokens, admin_token, viewer_token, csp_api_token: _ } = &self.secrets;
+        let SecretSettings {
+            api_token,
+            track_tokens,
+            admin_token,
+            viewer_token,
+            csp_api_token: _,
+            niosxaas_password: _,
+        } = &self.secrets;
         let development = |token, is_default: bool| (is_default && !self.is_production).then_some(token);
         let has_named = track_tokens.is_set();
         let mut listed = |secret: &Secret, is_required: bool, development: Option<&str>| {

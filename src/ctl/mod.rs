@@ -98,10 +98,38 @@ enum Command {
         /// Id of the sandbox
         id: String,
     },
-    /// Retry the deletion of a deletion_failed sandbox
+    /// Retry the deletion of a deletion_failed sandbox, or of all of them
     RetryDeletion {
         /// Id of the sandbox
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        id: Option<String>,
+        /// All deletion_failed sandboxes
+        #[arg(long)]
+        all: bool,
+        /// With --all, only sandboxes whose last error contains this text
+        #[arg(long, requires = "all")]
+        error: Option<String>,
+    },
+    /// Set a sandbox aside: it is neither allocated nor deleted
+    Quarantine {
+        /// Id of the sandbox
         id: String,
+        /// Reason, shown to other operators
+        #[arg(long)]
+        reason: String,
+    },
+    /// End the quarantine of a sandbox
+    Unquarantine {
+        /// Id of the sandbox
+        id: String,
+    },
+    /// Keep an allocated or released sandbox from being deleted for a while
+    Freeze {
+        /// Id of the sandbox
+        id: String,
+        /// How long, such as 90m, 24h or 3d; 0h ends a freeze
+        #[arg(long = "for", value_name = "DURATION", value_parser = hours)]
+        duration: f64,
     },
     /// Work through all sandboxes of a status: release allocated ones, retry the deletion of deletion_failed ones, turn
     /// stale ones into tombstones
@@ -162,8 +190,20 @@ async fn execute(args: CtlArgs) -> Result<(), CtlError> {
             print(&client.post(&format!("sync?dry_run={dry_run}&force={force}")).await?, tables::fields);
         }
         Command::Release { id } => print(&client.post(&sandbox_path(&id, "release")).await?, tables::sandbox),
-        Command::RetryDeletion { id } => {
+        Command::RetryDeletion { id: Some(id), .. } => {
             print(&client.post(&sandbox_path(&id, "retry-deletion")).await?, tables::sandbox);
+        }
+        Command::RetryDeletion { id: None, error, .. } => {
+            let query = error.map_or(String::new(), |error| format!("?error={}", client::encode(&error)));
+            print(&client.post(&format!("retry-deletion{query}")).await?, tables::fields);
+        }
+        Command::Quarantine { id, reason } => {
+            let body = json!({ "reason": reason });
+            print(&client.send(Method::POST, &sandbox_path(&id, "quarantine"), Some(body)).await?, tables::sandbox);
+        }
+        Command::Unquarantine { id } => print(&client.post(&sandbox_path(&id, "unquarantine")).await?, tables::sandbox),
+        Command::Freeze { id, duration } => {
+            print(&client.post(&sandbox_path(&id, &format!("freeze?hours={duration}"))).await?, tables::sandbox);
         }
         Command::Drain { status, yes } => print(&drain::drain(&client, status, yes).await?, tables::fields),
     }
@@ -176,6 +216,13 @@ fn actor_path(name: &str, action: &str) -> String {
 
 fn sandbox_path(id: &str, action: &str) -> String {
     format!("sandboxes/{}/{action}", client::encode(id))
+}
+
+/// A duration such as `90m`, `24h` or `3d`, in hours.
+fn hours(text: &str) -> Result<f64, String> {
+    let units = [('m', 1.0 / 60.0), ('h', 1.0), ('d', 24.0)];
+    let hours = units.into_iter().find_map(|(unit, hours)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * hours));
+    hours.filter(|hours| hours.is_finite()).ok_or_else(|| "it takes a number with m, h or d, such as 24h".to_owned())
 }
 
 fn pretty(value: &Value) -> String {

@@ -3,7 +3,8 @@
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-const STATUSES: [&str; 6] = ["available", "allocated", "pending_deletion", "stale", "deletion_failed", "total"];
+const STATUSES: [&str; 8] =
+    ["available", "warming", "allocated", "pending_deletion", "stale", "deletion_failed", "quarantined", "total"];
 
 pub(super) fn stats(stats: &Value) -> String {
     let mut table = new(&["STATUS", "SANDBOXES"]);

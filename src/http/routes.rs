@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::api::body::{
     ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport,
-    OwnSandbox, Released, Sandbox, SandboxPage, Stats, SyncReport,
+    OwnSandbox, Released, RetryReport, Sandbox, SandboxPage, Stats, SyncReport,
 };
 use super::api::{admin, events, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
@@ -273,6 +273,28 @@ pub const ENDPOINTS: &[Endpoint] = &[
     post("/v1/admin/sandboxes/{id}/retry-deletion", "retry-deletion", Admin, || handler(admin::pool::retry_deletion))
         .audited()
         .summary("Retries the deletion of a sandbox that was given up")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/retry-deletion", "retry-deletions", Admin, || handler(admin::pool::retry_deletions))
+        .audited()
+        .summary("Retries all deletions that were given up, or those with this error")
+        .errors(&[STORE, WRITE])
+        .example(|| json(Completed::example(RetryReport::example()))),
+    post("/v1/admin/sandboxes/{id}/quarantine", "quarantine", Admin, || handler(admin::pool::quarantine))
+        .audited()
+        .summary("Sets a sandbox aside, so that it is neither allocated nor deleted")
+        .description("A sandbox that is available, waits for its deletion, or whose deletion was given up.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/unquarantine", "unquarantine", Admin, || handler(admin::pool::unquarantine))
+        .audited()
+        .summary("Ends the quarantine of a sandbox")
+        .description("It waits for its deletion again if a track had it; else it is available.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/freeze", "freeze", Admin, || handler(admin::pool::freeze))
+        .audited()
+        .summary("Keeps an allocated or released sandbox from being deleted for a while")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
     post("/v1/admin/sync", "sync", Admin, || handler(admin::jobs::sync))

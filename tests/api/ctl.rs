@@ -96,6 +96,13 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
     let id = broker.allocate("student-0").await.sandbox_id().to_owned();
     assert!(ctl.ok(&["release", &id]).await.contains("pending_deletion"));
     assert!(ctl.fails(5, &["retry-deletion", &id]).await.contains("WRONG_STATE"));
+    assert_eq!(ctl.json(&["retry-deletion", "--all", "--error", "licence"]).await["retried"], 0);
+    ctl.fails(2, &["retry-deletion"]).await;
+    assert!(ctl.json(&["freeze", &id, "--for", "90m"]).await["freeze_until"].is_u64());
+    ctl.fails(2, &["freeze", &id, "--for", "soon"]).await;
+    ctl.fails(2, &["quarantine", &id]).await;
+    assert!(ctl.ok(&["quarantine", &id, "--reason", "evidence"]).await.contains("quarantined"));
+    assert!(ctl.ok(&["unquarantine", &id]).await.contains("pending_deletion"));
     for number in 1..=25 {
         broker.allocate(&format!("student-{number}")).await;
     }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{FakeCsp, PausedClock};
 use crate::ports::{ClaimOutcome, WriteOutcome};
@@ -36,7 +37,7 @@ impl Tables {
 
     /// The available sandbox with this number.
     pub fn sandbox(number: u32) -> Sandbox {
-        Sandbox::discovered(&FakeCsp::account(number), PausedClock::BEGIN_MILLIS)
+        Sandbox::discovered(&FakeCsp::account(number), Duration::ZERO, PausedClock::BEGIN_MILLIS)
     }
 
     /// All sandboxes, by id.

@@ -68,7 +68,7 @@ impl From<JobError> for ApiError {
             JobError::Paused => ErrorCode::ActorPaused.into(),
             JobError::Busy { holder } => Self::new(ErrorCode::JobBusy, message).details(json!({ "holder": holder })),
             JobError::GuardRefused(_) => Self::new(ErrorCode::SyncRefused, format!("{message}; force=true overrides")),
-            JobError::Csp(CspError::BreakerOpen { retry_in }) => {
+            JobError::Csp(CspError::BreakerOpen { retry_in } | CspError::Silenced { retry_in }) => {
                 Self::new(ErrorCode::CspCircuitOpen, message).retry_after(retry_in)
             }
             JobError::Csp(_) => Self::new(ErrorCode::CspError, message),

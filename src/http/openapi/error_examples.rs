@@ -10,7 +10,7 @@ use broker_actors::sandbox::{ReplicaId, SandboxId};
 use broker_actors::update::SandboxError;
 use serde_json::json;
 
-use crate::http::api::admin::actors::bad_pause;
+use crate::http::api::admin::actors::no_reason;
 use crate::http::api::headers::{bad_headers, missing_track};
 use crate::http::api::input::no_such_actor;
 use crate::http::error::{ApiError, ErrorCode};
@@ -22,7 +22,7 @@ pub(super) fn of(code: ErrorCode) -> ApiError {
         ErrorCode::BadHeader => bad_headers(&["X-Track-ID"]),
         ErrorCode::MissingHeader => missing_track(),
         ErrorCode::BadQuery => ApiError::new(code, "limit takes a number from 1 to 100"),
-        ErrorCode::BadBody => bad_pause(),
+        ErrorCode::BadBody => no_reason(),
         ErrorCode::Forbidden => ApiError::new(code, "this route takes an admin token"),
         ErrorCode::NotSandboxOwner => SandboxError::NotOwner(sandbox_id).into(),
         ErrorCode::SandboxNotFound => SandboxError::NotFound(sandbox_id).into(),
