@@ -135,13 +135,14 @@ impl Application {
             store.open_connections().await;
         }
         let (csp, simulator) = open_csp(&settings)?;
-        let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };
+        let store = Arc::new(store);
+        let ports = Ports { store: store.clone(), csp, clock: Arc::clone(&clock) };
 
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
 
-        let state = AppState::new(broker, clock);
+        let state = AppState::new(broker, clock, store, &settings);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         let server = http::server(listener, &state, &settings, workers).map_err(cannot_listen)?;
         Ok(Self { address, server, state, engine, simulator, arbiters, grace: settings.server.shutdown_grace })
@@ -165,6 +166,8 @@ impl Application {
         let mut loops = JoinSet::new();
         let feed = Arc::clone(&self.state.feed);
         loops.spawn_local(async move { feed.run().await });
+        let (history, watched) = (Arc::clone(&self.state.history), broker.clone());
+        loops.spawn_local(async move { history.run(&watched).await });
         loops.spawn_local(metrics::upkeep());
         if let Some(engine) = self.engine {
             loops.spawn_local(sweep(engine));

@@ -93,7 +93,13 @@ fn every_status_accepts_its_events_and_no_others() {
                 Some((_, _, to, fields)) => {
                     assert_eq!(
                         decided,
-                        Ok(Mutation { to: *to, at: NOW, shard_at: shard_at(*to, &event), fields: fields.clone() }),
+                        Ok(Mutation {
+                            to: *to,
+                            at: NOW,
+                            shard_at: shard_at(*to, &event),
+                            fields: fields.clone(),
+                            by: event.made_by().into(),
+                        }),
                         "{status}, {event:?}"
                     );
                 }

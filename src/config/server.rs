@@ -8,6 +8,7 @@ use broker_actors::sandbox::ReplicaId;
 use clap::{Args, ValueEnum};
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::store::StoreKind;
@@ -40,11 +41,12 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
 pub struct ServerSettings {
-    /// Address to listen on
+    /// Address to listen on; with BROKER_STORE=dynamodb the default is 0.0.0.0, every address of the machine
     #[arg(
         long = "broker-host",
         env = "BROKER_HOST",
-        default_value = "0.0.0.0",
+        default_value = "127.0.0.1",
+        default_value_if("kind", "dynamodb", "0.0.0.0"),
         value_parser = text("an IP address", |host| host.parse::<IpAddr>().ok()),
     )]
     pub host: IpAddr,
@@ -190,5 +192,8 @@ fn origin(text: &str) -> Option<String> {
 }
 
 fn log_filter(text: &str) -> Option<String> {
-    EnvFilter::try_new(text).is_ok().then(|| text.to_owned())
+    // The filter's own parser takes any other word for the name of a module.
+    let is_word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_level = text.parse::<LevelFilter>().is_ok();
+    ((is_level || !is_word) && EnvFilter::try_new(text).is_ok()).then(|| text.to_owned())
 }

@@ -37,7 +37,10 @@ use self::middleware::rate_limit::RateLimit;
 use self::middleware::{access_log, body, error_format, request_id, security_headers};
 pub use self::routes::{ENDPOINTS, Endpoint, Method};
 use self::ui::docs::Document;
+use crate::audit::AuditLog;
 use crate::config::Settings;
+use crate::dynamo::DynamoStore;
+use crate::stats_history::StatsHistory;
 
 /// What the handlers share with the application around the server.
 pub struct AppState {
@@ -45,17 +48,24 @@ pub struct AppState {
     pub broker: Broker,
     /// What consoles follow. It must be run beside the server.
     pub feed: Arc<EventFeed>,
+    /// The operators' orders.
+    pub audit: Arc<AuditLog>,
+    /// What charts are drawn of. It must be run beside the server.
+    pub history: Arc<StatsHistory>,
     /// Cancelled when the broker starts to stop: readiness fails from then on, and event streams end.
     pub stopping: CancellationToken,
     clock: Arc<dyn Clock>,
 }
 
 impl AppState {
-    /// The state around this broker.
-    pub fn new(broker: Broker, clock: Arc<dyn Clock>) -> Self {
+    /// The state around this broker, which uses this table.
+    pub fn new(broker: Broker, clock: Arc<dyn Clock>, store: Arc<DynamoStore>, settings: &Settings) -> Self {
         let stopping = CancellationToken::new();
         let feed = Arc::new(EventFeed::new(broker.clone(), Arc::clone(&clock), stopping.clone()));
-        Self { broker, feed, stopping, clock }
+        let (replica, retention) = (broker.replica().clone(), settings.jobs.audit_retention);
+        let audit = Arc::new(AuditLog::new(Arc::clone(&store), Arc::clone(&clock), replica, retention));
+        let history = Arc::new(StatsHistory::new(store, Arc::clone(&clock)));
+        Self { broker, feed, audit, history, stopping, clock }
     }
 }
 
@@ -63,6 +73,8 @@ impl AppState {
 pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, workers: usize) -> io::Result<Server> {
     let broker = web::Data::new(state.broker.clone());
     let feed = web::Data::from(Arc::clone(&state.feed));
+    let audit = web::Data::from(Arc::clone(&state.audit));
+    let history = web::Data::from(Arc::clone(&state.history));
     let clock = web::Data::from(Arc::clone(&state.clock));
     let stopping = web::Data::new(state.stopping.clone());
     let tokens = web::Data::new(Tokens::new(settings));
@@ -78,6 +90,8 @@ pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, work
         }
         app.app_data(broker.clone())
             .app_data(feed.clone())
+            .app_data(audit.clone())
+            .app_data(history.clone())
             .app_data(clock.clone())
             .app_data(stopping.clone())
             .app_data(tokens.clone())

@@ -26,10 +26,7 @@ impl DynamoServer {
                 dynoxide::server::serve_on(listener, database).await;
             });
         });
-        let mut create = program(&["table", "create"]);
-        create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &url)]);
-        let created = output_of(create).await;
-        assert!(created.status.success(), "{created:?}");
+        create_table(&url).await;
         Self { url }
     }
 
@@ -48,4 +45,12 @@ impl DynamoServer {
     pub fn dynamo_client(&self) -> DynamoClient {
         DynamoClient::new(self.client())
     }
+}
+
+/// Runs `sandbox-broker table create` on this server.
+pub async fn create_table(url: &str) {
+    let mut create = program(&["table", "create"]);
+    create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", url)]);
+    let created = output_of(create).await;
+    assert!(created.status.success(), "{created:?}");
 }

@@ -85,10 +85,10 @@ async fn routes_and_methods() {
     }
     let wrong = [
         (app.track(Method::GET, "/v1/allocate", "t"), "POST"),
-        (app.track(Method::DELETE, "/v1/sandboxes/1", "t"), "GET"),
+        (app.track(Method::DELETE, "/v1/sandboxes/1", "t"), "GET, HEAD"),
         (app.admin(Method::GET, "/v1/admin/sync"), "POST"),
-        (app.request(Method::PUT, "/healthz"), "GET"),
-        (app.request(Method::from_bytes(b"BREW").unwrap(), "/"), "GET"),
+        (app.request(Method::PUT, "/healthz"), "GET, HEAD"),
+        (app.request(Method::from_bytes(b"BREW").unwrap(), "/"), "GET, HEAD"),
     ];
     for (request, allowed) in wrong {
         let answer = send(request).await;

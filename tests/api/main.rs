@@ -2,6 +2,7 @@
 //! start and of stop run processes.
 
 mod admin;
+mod audit;
 mod bad_input;
 mod ctl;
 mod events;

@@ -154,7 +154,7 @@ async fn stale_sandboxes_become_tombstones_when_an_operator_deletes_them() {
 #[test]
 fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
     type Setting = (&'static str, &'static str);
-    let cases: [(&[Setting], &[&str]); 8] = [
+    let cases: [(&[Setting], &[&str]); 9] = [
         (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
         (&[("BROKER_STORE", "dynamodb"), ("BROKER_API_TOKEN", "short")], &["BROKER_API_TOKEN", "32"]),
         (&[("BROKER_STORE", "dynamodb")], &["CSP_BASE_URL", "CSP_API_TOKEN"]),
@@ -163,6 +163,7 @@ fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
         (&[("MAX_IN_FLIGHT", "0")], &["MAX_IN_FLIGHT", "0"]),
         (&[("BROKER_ADMIN_TOKEN", TRACK_TOKEN)], &["BROKER_ADMIN_TOKEN", "other tokens"]),
         (&[("LOG_LEVEL", "sandbox_broker=loud")], &["LOG_LEVEL", "loud"]),
+        (&[("LOG_LEVEL", "verbose")], &["LOG_LEVEL", "verbose"]),
     ];
     for (settings, words) in cases {
         let output = program(&[]).env("BROKER_STORE", "memory").envs(settings.iter().copied()).output().unwrap();

@@ -3,9 +3,12 @@
 //!
 //! [`transition`] decides; a store only executes a [`ConditionalUpdate`] of named attributes (I5, I7).
 
+use std::borrow::Cow;
+
 use super::{
     Claim, ClaimKey, Epoch, Holding, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId,
 };
+use crate::actor::ActorName;
 
 /// What happens to a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,23 @@ impl Event {
     }
 }
 
+/// Who changes a sandbox when its owner does.
+const OWNER: &str = "owner";
+
+impl Event {
+    /// Who makes this happen, unless an operator does.
+    pub fn made_by(&self) -> &'static str {
+        match self {
+            Self::Claim(_) | Self::Renew { .. } | Self::Release => OWNER,
+            Self::Expire { .. } => ActorName::ExpiryReaper.as_str(),
+            Self::Listed | Self::Missing { .. } => ActorName::CspSync.as_str(),
+            Self::DeletedAtCsp { .. } | Self::DeletionAttemptFailed { .. } => ActorName::Cleanup.as_str(),
+            Self::RetryDeletion => "operator",
+            Self::Discard { .. } => ActorName::StaleCollector.as_str(),
+        }
+    }
+}
+
 /// One attribute that a change sets, or removes where the value is `None`. Variants are named as the attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each variant is the attribute of that name")]
@@ -101,6 +121,8 @@ pub struct Mutation {
     pub shard_at: Timestamp,
     /// The other attributes that change.
     pub fields: Vec<Field>,
+    /// Who changes it: an actor's name, `owner`, or an operator. A store keeps who changed the status last, to each.
+    pub by: Cow<'static, str>,
 }
 
 /// The condition of an update: what the writer knows about the sandbox (I5).
@@ -138,7 +160,23 @@ impl ConditionalUpdate {
     /// The release by an owner who knows only itself and its key.
     pub fn release_by_holder(sandbox_id: SandboxId, owner: Owner, key: IdempotencyKey, now: Timestamp) -> Self {
         let precondition = Precondition::HeldBy { owner, key };
-        Self { sandbox_id, precondition, mutation: released(now) }
+        Self { sandbox_id, precondition, mutation: released(now, OWNER) }
+    }
+
+    /// The same update, made by an operator.
+    #[must_use]
+    pub fn made_by(mut self, operator: &str) -> Self {
+        self.mutation.by = Cow::Owned(operator.to_owned());
+        self
+    }
+
+    /// Whether the update moves the sandbox to another status.
+    pub fn changes_status(&self) -> bool {
+        let from = match &self.precondition {
+            Precondition::Unchanged { status, .. } => *status,
+            Precondition::HeldBy { .. } => Status::Allocated,
+        };
+        from != self.mutation.to
     }
 
     /// Applies `event` to the sandbox of a holding, fenced by the claim's epoch.
@@ -257,8 +295,8 @@ pub struct Refused {
 ///
 /// [`Refused`] if the event does not apply to that state.
 pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutation, Refused> {
-    let name = event.name();
-    let to = |to: Status, fields: Vec<Field>| Ok(mutation(to, now, fields));
+    let (name, by) = (event.name(), event.made_by());
+    let to = |to: Status, fields: Vec<Field>| Ok(mutation(to, now, fields, by));
     match (status, event) {
         (Status::Available, Event::Claim(holding)) => {
             let mut fields = vec![
@@ -272,8 +310,8 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
             to(Status::Allocated, fields)
         }
         (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
-        (Status::Allocated, Event::Release) => Ok(released(now)),
-        (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
+        (Status::Allocated, Event::Release) => Ok(released(now, by)),
+        (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now, by)),
         (Status::Stale, Event::Listed) => to(Status::Available, vec![Field::LastSynced(now)]),
         (Status::Available, Event::Missing { .. }) => to(Status::Stale, vec![Field::LastSynced(now)]),
         (Status::DeletionFailed, Event::Missing { keep_until })
@@ -293,11 +331,11 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
     }
 }
 
-fn released(now: Timestamp) -> Mutation {
-    mutation(Status::PendingDeletion, now, vec![Field::DeletionRequestedAt(now)])
+fn released(now: Timestamp, by: &'static str) -> Mutation {
+    mutation(Status::PendingDeletion, now, vec![Field::DeletionRequestedAt(now)], by)
 }
 
-fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
+fn mutation(to: Status, at: Timestamp, fields: Vec<Field>, by: &'static str) -> Mutation {
     let mut times = PositionTimes { updated_at: at, ..PositionTimes::default() };
     for field in &fields {
         match field {
@@ -307,7 +345,7 @@ fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
             _ => {}
         }
     }
-    Mutation { to, at, shard_at: times.position(to), fields }
+    Mutation { to, at, shard_at: times.position(to), fields, by: Cow::Borrowed(by) }
 }
 
 /// The times of a record that place it in the status index.

@@ -50,7 +50,7 @@ async fn a_deletion_is_retried_with_growing_delays_and_then_fails() {
     assert_eq!(broker.csp.deletes()[&sandbox.external_id], 3);
 
     broker.csp.set_deletion_error(1, None);
-    let retried = broker.broker.admin().retry_deletion(&sandbox.sandbox_id).await.unwrap();
+    let retried = broker.broker.admin().retry_deletion(&sandbox.sandbox_id, "ops").await.unwrap();
     assert_eq!((retried.status, retried.deletion_retry_count), (Status::PendingDeletion, 0));
     broker.broker.cleanup().await.unwrap();
     assert_eq!(broker.sandbox(&sandbox.sandbox_id).status, Status::Deleted);

@@ -27,7 +27,6 @@ use actix_web::dev::{AppConfig, Server, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::{App, Error};
 
-use self::cutoff::Cutoff;
 use self::limit::Connections;
 use self::socket::Connection;
 
@@ -51,7 +50,6 @@ where
         + 'static,
     B: MessageBody + 'static,
 {
-    Cutoff::create_counters();
     let connections = Connections::new();
     let server = Server::build();
     let stopping = server.graceful_shutdown_signal();

@@ -2,18 +2,20 @@
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
+use actix_web::{Error, HttpRequest, web};
 use broker_actors::error::Chain;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::auth::Role;
 use super::request_id;
 use crate::http::api::events::EventFeed;
 use crate::http::error::ApiError;
 use crate::http::request_context::RequestContext;
 use crate::http::routes;
+use crate::stats_history::StatsHistory;
 use crate::telemetry;
 
 /// The endpoint and the action of a request that no endpoint answers.
@@ -51,6 +53,9 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
     let extensions = response.response().extensions();
     let failure = extensions.get::<ApiError>();
     let code = failure.map(|failure| failure.code().as_str());
+    if row.is_some_and(|row| row.role == Role::Track) {
+        count_for_track(request, action, status, code);
+    }
     let context = RequestContext::of(request);
     let outcome = context.as_ref().and_then(|context| context.outcome);
     let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
@@ -89,6 +94,17 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
         500 => log_line!(error),
         501.. => log_line!(warn),
         _ => log_line!(info),
+    }
+}
+
+/// Counts the answers to tracks that alerts and charts show.
+fn count_for_track(request: &HttpRequest, action: &str, status: StatusCode, code: Option<&'static str>) {
+    let Some(history) = request.app_data::<web::Data<StatsHistory>>() else { return };
+    if status.is_server_error() {
+        metrics::counter!("broker_track_failures_total", "code" => code.unwrap_or("none")).increment(1);
+        history.counters.count_error();
+    } else if action == "allocate" && status.is_success() {
+        history.counters.count_allocation();
     }
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(html: &'static str) -> Self {
+    pub(crate) fn new(html: &'static str) -> Self {
         Self { html, policy: POLICY }
     }
 

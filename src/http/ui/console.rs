@@ -13,16 +13,20 @@ macro_rules! script {
     };
 }
 
-static ASSETS: [Asset; 11] = [
+static ASSETS: [Asset; 15] = [
     Asset::style("console.css", include_bytes!("console/console.css")),
     script!("actors.js"),
     script!("api.js"),
+    script!("audit.js"),
     script!("chart.js"),
     script!("console.js"),
     script!("dialog.js"),
+    script!("history.js"),
     script!("journal.js"),
     script!("overview.js"),
     script!("page.js"),
+    script!("route.js"),
+    script!("sandbox.js"),
     script!("sandboxes.js"),
     script!("stream.js"),
 ];
