@@ -26,7 +26,7 @@ impl DynamoServer {
                 dynoxide::server::serve_on(listener, database).await;
             });
         });
-        create_table(&url).await;
+        create_table(&url, &[]).await;
         Self { url }
     }
 
@@ -47,9 +47,9 @@ impl DynamoServer {
     }
 }
 
-/// Runs `sandbox-broker table create` on this server.
-pub async fn create_table(url: &str) {
-    let mut create = program(&["table", "create"]);
+/// Makes the broker's table on the server at this URL, with these flags of `table create`.
+pub async fn create_table(url: &str, flags: &[&str]) {
+    let mut create = program(&[&["table", "create"], flags].concat());
     create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", url)]);
     let created = output_of(create).await;
     assert!(created.status.success(), "{created:?}");

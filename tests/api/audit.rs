@@ -66,7 +66,7 @@ async fn an_order_that_cannot_be_recorded_is_not_carried_out() {
     let settings = MeteringSettings { limits: Limits::unlimited(), ..MeteringSettings::default() };
     let server = MeteringServer::start(settings);
     let url = server.url();
-    create_table(&url).await;
+    create_table(&url, &[]).await;
     let broker = Broker::start(&[("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &url), ("CSP_MODE", "sim")]).await;
     broker.sync("").await;
     let id = broker.allocate("student-1").await.sandbox_id().to_owned();
