@@ -48,7 +48,7 @@ impl DynamoServer {
 }
 
 /// Makes the broker's table on the server at this URL, with these flags of `table create`.
-pub async fn create_table(url: &str, flags: &[&str]) {
+pub(crate) async fn create_table(url: &str, flags: &[&str]) {
     let mut create = program(&[&["table", "create"], flags].concat());
     create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", url)]);
     let created = output_of(create).await;

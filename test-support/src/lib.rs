@@ -17,7 +17,7 @@ mod test_app;
 pub use self::api_client::{Answer, ApiClient, assert_error, read_answer, send};
 pub use self::broker::Broker;
 pub use self::csp_sim::CspSim;
-pub use self::dynamo_server::{DynamoServer, create_table};
+pub use self::dynamo_server::DynamoServer;
 pub use self::dynamo_store::{dynamo_store, dynamo_store_named};
 pub use self::eventually::eventually;
 pub use self::http_client::http_client;

@@ -270,7 +270,7 @@ impl Brokers {
 /// A table whose server can fail.
 async fn table() -> MeteringServer {
     let server = MeteringServer::start(MeteringSettings { limits: Limits::unlimited(), ..MeteringSettings::default() });
-    test_support::create_table(&server.url(), &[]).await;
+    server.create_table(&[]).await;
     server
 }
 

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 use test_support::metering::{Fault, FaultRule, Limits, MeteringServer, MeteringSettings};
-use test_support::{ApiClient, Broker, TestApp, assert_error, create_table, send};
+use test_support::{ApiClient, Broker, TestApp, assert_error, send};
 
 async fn order(broker: &ApiClient, operator: &str, path: &str) -> u16 {
     let request = broker.admin(Method::POST, &format!("/v1/admin/{path}")).header("X-Operator", operator);
@@ -66,7 +66,7 @@ async fn an_order_that_cannot_be_recorded_is_not_carried_out() {
     let settings = MeteringSettings { limits: Limits::unlimited(), ..MeteringSettings::default() };
     let server = MeteringServer::start(settings);
     let url = server.url();
-    create_table(&url, &[]).await;
+    server.create_table(&[]).await;
     let broker = Broker::start(&[("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &url), ("CSP_MODE", "sim")]).await;
     broker.sync("").await;
     let id = broker.allocate("student-1").await.sandbox_id().to_owned();
