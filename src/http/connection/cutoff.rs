@@ -57,7 +57,7 @@ impl Cutoff {
             body.len(),
             retry_after.unwrap_or_default(),
         );
-        if let Self::Malformed = self {
+        if matches!(self, Self::Malformed | Self::LargeHead) {
             // The access log has no line of it, because it never becomes a request.
             tracing::info!(
                 event = "request",
