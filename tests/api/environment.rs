@@ -6,6 +6,7 @@ use std::process::Output;
 use clap::CommandFactory as _;
 use reqwest::Method;
 use sandbox_broker::config::Settings;
+use sandbox_broker::config::secrets::SECRETS;
 use test_support::{
     ADMIN_TOKEN, Broker, CspSim, DynamoServer, Process, eventually, http_client, output_of, program, send,
 };
@@ -177,18 +178,22 @@ async fn an_embedded_store_never_hides_a_real_csp() {
 async fn an_empty_setting_is_one_that_is_not_set() {
     let command = Settings::command();
     let variables = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
+    let secrets = SECRETS.map(|secret| secret.variable);
     let others = ["AWS_PROFILE", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "HTTP_PROXY", "CLEANUP_BATCH_SIZE"];
     let given = ["BROKER_STORE", "BROKER_HOST", "BROKER_PORT"];
     let mut settings: Variables =
-        variables.chain(others).filter(|name| !given.contains(name)).map(|name| (name, "")).collect();
+        variables.chain(secrets).chain(others).filter(|name| !given.contains(name)).map(|name| (name, "")).collect();
     settings.push(("BROKER_STORE", "memory"));
     let (process, output, address) =
         Process::listening(program(&[]).envs(settings), test_support::listening_address).await;
     let ready = format!("http://{address}/readyz");
     eventually("it is ready", async || http_client().get(&ready).send().await.ok().filter(|it| it.status() == 200))
         .await;
-    let log = std::fs::read_to_string(output.path()).unwrap();
-    assert!(log.contains("\"level\":\"INFO\"") && log.contains("DEVELOPMENT TOKENS"), "{log}");
+    eventually("the log warns of the tokens", async || {
+        let log = std::fs::read_to_string(output.path()).unwrap();
+        (log.contains("\"level\":\"INFO\"") && log.contains("DEVELOPMENT TOKENS")).then_some(())
+    })
+    .await;
     drop(process);
 
     // On DynamoDB, where an empty region would be one.

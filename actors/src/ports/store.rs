@@ -18,6 +18,7 @@ use crate::sandbox::{
 
 /// The outcome of a claim transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
 pub enum ClaimOutcome {
     /// The claim item is written, the sandbox is allocated.
     Claimed,
