@@ -236,6 +236,7 @@ impl Brokers {
         assert!(deleted.status().is_success(), "{deleted:?}");
         assert_eq!(broker.sync("").await.status, 200);
         prometheus.fires("BrokerHeldSandboxGone", "csp_down").await;
+        self.csp_lies(prometheus).await;
 
         self.csp.set_faults(json!({ "error_rate": 1.0 })).await;
         give_back(broker, "failed").await;
@@ -259,11 +260,41 @@ impl Brokers {
         [
             ("BrokerJobFailing", "denied"),
             ("BrokerHeldSandboxGone", "csp_down"),
+            ("BrokerListingIncomplete", "csp_down"),
+            ("BrokerUndeadSandboxes", "csp_down"),
+            ("BrokerDeletionsMisconfigured", "csp_down"),
             ("BrokerDeletionsFailed", "csp_down"),
             ("BrokerCircuitOpen", "csp_down"),
             ("BrokerDeletionBacklog", "csp_down"),
         ]
         .to_vec()
+    }
+
+    /// A listing without its end, a deletion that deletes nothing, and a token that may not delete.
+    async fn csp_lies(&self, prometheus: &Prometheus) {
+        let broker = &self.csp_down;
+        let cleanup = async || assert_eq!(broker.post_admin("/v1/admin/cleanup").await.status, 200);
+        self.csp.set_faults(json!({ "page_size": 10, "failing_pages": true })).await;
+        assert_eq!(broker.sync("").await.status, 200);
+        prometheus.fires("BrokerListingIncomplete", "csp_down").await;
+
+        self.csp.set_faults(json!({ "deletion": "deleted" })).await;
+        give_back(broker, "undead").await;
+        cleanup().await;
+        eventually("the listing has the deleted account", async || {
+            let synced = broker.sync("").await;
+            (synced.body["undead"] == 1).then_some(())
+        })
+        .await;
+        prometheus.fires("BrokerUndeadSandboxes", "csp_down").await;
+
+        self.csp.set_faults(json!({})).await;
+        cleanup().await;
+        let id = give_back(broker, "forbidden").await;
+        self.csp.set_faults(json!({ "forbidden": [id.parse::<u64>().unwrap()] })).await;
+        cleanup().await;
+        prometheus.fires("BrokerDeletionsMisconfigured", "csp_down").await;
+        self.csp.set_faults(json!({})).await;
     }
 }
 
@@ -291,7 +322,9 @@ async fn allocate_prefixed(broker: &Broker, track: &str, prefix: &str) -> u16 {
     send(request).await.status.as_u16()
 }
 
-async fn give_back(broker: &Broker, track: &str) {
+/// Allocates a sandbox, releases it, and returns its id.
+async fn give_back(broker: &Broker, track: &str) -> String {
     let id = broker.allocate(track).await.sandbox_id().to_owned();
     assert_eq!(broker.mark_for_deletion(&id, track).await.status, 200);
+    id
 }
