@@ -52,6 +52,7 @@ module "broker" {
   csp_api_token            = var.csp_api_token
   token_versions           = var.token_versions
   secret_names             = var.secret_names
+  more_secrets             = var.more_secrets
   log_group_name           = var.log_group_name
   log_retention_days       = var.log_retention_days
   alarm_emails             = var.alarm_emails

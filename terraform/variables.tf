@@ -342,6 +342,12 @@ variable "secret_names" {
   default = null
 }
 
+variable "more_secrets" {
+  description = "Secrets that exist and reach the broker, by environment variable: BROKER_TRACK_TOKENS, BROKER_VIEWER_TOKEN or NIOSXAAS_PASSWORD, each with its ARN. They are encrypted with kms_key_arn or the key that AWS manages."
+  type        = map(string)
+  default     = null
+}
+
 variable "log_group_name" {
   description = "Name of the log group; null for `/ecs/<name>`."
   type        = string

@@ -7,8 +7,9 @@ use crate::config::values::NumberRange;
 const TEMPLATE: &str = include_str!("variables_broker.tf");
 
 /// Settings that `ecs.tf` of the module sets, beside the secrets: what is built there, or has a variable of its own.
-pub const SET_BY_THE_TASK: [&str; 11] = [
+pub const SET_BY_THE_TASK: [&str; 12] = [
     "AWS_REGION",
+    "BROKER_ADMIN_PORT",
     "BROKER_HOST",
     "BROKER_PORT",
     "BROKER_STORE",
@@ -21,9 +22,8 @@ pub const SET_BY_THE_TASK: [&str; 11] = [
     "LOG_FORMAT",
 ];
 
-/// Settings that are not set on AWS: the load balancer forwards to one port, DynamoDB needs no directory, and the replica's
-/// name must differ between tasks.
-const NOT_ON_AWS: [&str; 3] = ["BROKER_ADMIN_PORT", "BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
+/// Settings that are not set on AWS: DynamoDB needs no directory, and the replica's name must differ between tasks.
+const NOT_ON_AWS: [&str; 2] = ["BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
 
 /// Settings that the configuration itself reads, so they are never null. They have the program's default.
 const READ_BY_THE_CONFIGURATION: [&str; 7] = [

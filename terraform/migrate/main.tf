@@ -102,6 +102,7 @@ module "broker" {
   # The values stay as they are. Rotate them afterwards, as docs/deployment.md says.
   token_versions = { api = 0, admin = 0, csp = 0 }
   secret_names   = { for key, found in data.aws_secretsmanager_secrets.old : key => one(found.names) }
+  more_secrets   = var.more_secrets
 
   log_group_name     = "/ecs/${var.app_name}"
   log_retention_days = var.log_retention_days

@@ -68,6 +68,12 @@ variable "permissions_boundary_arn" {
   default     = null
 }
 
+variable "more_secrets" {
+  description = "Secrets that exist and reach the broker, by environment variable: BROKER_TRACK_TOKENS, BROKER_VIEWER_TOKEN or NIOSXAAS_PASSWORD, each with its ARN. They are encrypted with kms_key_arn or the key that AWS manages."
+  type        = map(string)
+  default     = {}
+}
+
 variable "alarm_emails" {
   description = "E-mail addresses that receive every alarm."
   type        = set(string)

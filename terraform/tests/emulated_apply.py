@@ -64,7 +64,7 @@ def main() -> None:
 
 def destroy(terraform: Terraform) -> None:
     terraform.run("destroy", "-auto-approve")
-    expect(terraform.json("show", "-json").get("values"), None)
+    expect(json.loads((terraform.directory / "terraform.tfstate").read_text())["resources"], [])
     check_nothing_left()
 
 
@@ -113,7 +113,7 @@ def rotate_twice(terraform: Terraform, outputs: dict) -> None:
     secret = outputs["token_secret_arns"]["api"]
     for value in (SECOND_TRACK_TOKEN, f"{SECOND_TRACK_TOKEN},{TRACK_TOKEN}"):
         secrets.put_secret_value(SecretId=secret, SecretString=value)
-        expect(terraform.changes(), {})
+    expect(terraform.changes(), {})
     stages = secrets.list_secret_version_ids(SecretId=secret)["Versions"]
     expect(sorted(stage for version in stages for stage in version["VersionStages"]), ["AWSCURRENT", "AWSPREVIOUS", "terraform-v1"])
 
@@ -239,7 +239,7 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     step("the broker runs with the environment of its task definition, and allocates")
     csp_port = free_port()
     csp = f"http://127.0.0.1:{csp_port}"
-    csp_token = {"Authorization": f"Bearer {RENEWED_CSP_TOKEN}"}
+    csp_token = {"Authorization": f"Token {RENEWED_CSP_TOKEN}"}
     start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": RENEWED_CSP_TOKEN}, work / "csp.log")
     replica = Replica(cleanup, outputs, broker, environment, work / "broker.log", csp)
     subprocess.run([broker, "healthcheck"], env={**environment, **replica.settings}, check=True)

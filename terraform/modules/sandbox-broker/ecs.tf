@@ -31,11 +31,11 @@ locals {
     },
   )
 
-  secret_variables = {
+  secret_variables = merge(var.more_secrets, {
     BROKER_API_TOKEN   = aws_secretsmanager_secret.token["api"].arn
     BROKER_ADMIN_TOKEN = aws_secretsmanager_secret.token["admin"].arn
     CSP_API_TOKEN      = aws_secretsmanager_secret.token["csp"].arn
-  }
+  })
 
   # A log that CloudWatch does not take must not stop the program, so lines wait in a buffer, and are lost when it is full.
   log_options = {

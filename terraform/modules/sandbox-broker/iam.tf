@@ -44,7 +44,7 @@ data "aws_iam_policy_document" "execution" {
   statement {
     sid       = "ReadTheTokens"
     actions   = ["secretsmanager:GetSecretValue"]
-    resources = [for secret in aws_secretsmanager_secret.token : secret.arn]
+    resources = values(local.secret_variables)
   }
 
   statement {

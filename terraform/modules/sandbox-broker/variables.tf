@@ -371,6 +371,24 @@ variable "secret_names" {
   }
 }
 
+variable "more_secrets" {
+  description = "Secrets that exist and reach the broker, by environment variable: BROKER_TRACK_TOKENS, BROKER_VIEWER_TOKEN or NIOSXAAS_PASSWORD, each with its ARN. They are encrypted with kms_key_arn or the key that AWS manages."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.more_secrets) : contains(["BROKER_TRACK_TOKENS", "BROKER_VIEWER_TOKEN", "NIOSXAAS_PASSWORD"], name)])
+    error_message = "more_secrets takes BROKER_TRACK_TOKENS, BROKER_VIEWER_TOKEN and NIOSXAAS_PASSWORD."
+  }
+
+  # A policy does not match an ARN without its last six characters.
+  validation {
+    condition     = alltrue([for arn in values(var.more_secrets) : can(regex("^arn:[a-z-]+:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{6}$", arn))])
+    error_message = "more_secrets takes whole ARNs of secrets, which end in a hyphen and six characters."
+  }
+}
+
 # Alarms
 
 variable "log_group_name" {

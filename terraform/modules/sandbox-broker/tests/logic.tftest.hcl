@@ -375,6 +375,35 @@ run "the_task" {
   }
 }
 
+run "secrets_that_exist_reach_the_broker" {
+  variables {
+    more_secrets = {
+      BROKER_TRACK_TOKENS = "arn:aws:secretsmanager:us-east-1:123456789012:secret:broker/tracks-AbCdEf"
+      BROKER_VIEWER_TOKEN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:broker/viewer-AbCdEf"
+      NIOSXAAS_PASSWORD   = "arn:aws:secretsmanager:us-east-1:123456789012:secret:niosxaas-AbCdEf"
+    }
+  }
+
+  assert {
+    condition = alltrue([
+      for name, arn in var.more_secrets : contains(jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].secrets, { name = name, valueFrom = arn })
+    ])
+    error_message = "ECS must inject the secrets"
+  }
+
+  assert {
+    condition = anytrue([
+      for statement in data.aws_iam_policy_document.execution.statement : statement.sid == "ReadTheTokens" && length(setsubtract(values(var.more_secrets), statement.resources)) == 0
+    ])
+    error_message = "ECS must be allowed to read the secrets"
+  }
+
+  assert {
+    condition     = length(jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].secrets) == 6
+    error_message = "the tokens that the module makes must stay"
+  }
+}
+
 run "a_csp_and_a_collector_on_other_ports" {
   variables {
     csp_base_url = "http://csp.example.com:8443/api"

@@ -72,6 +72,7 @@ run "bad_values_are_refused" {
     image_repository         = "Not A Repository"
     spot_share               = 101
     secret_names             = { api = "a name with spaces" }
+    more_secrets             = { BROKER_VIEWER_TOKEN = "a name" }
     log_group_name           = "a log group"
     waf_rate_limit           = 1
     table_name               = "a table"
@@ -98,7 +99,7 @@ run "bad_values_are_refused" {
     var.admin_cidr_blocks, var.admin_port, var.zone_id, var.certificate_arn,
     var.permissions_boundary_arn, var.egress, var.interface_endpoints,
     var.waf_exempt_cidr_blocks, var.status_index_form, var.image_repository,
-    var.spot_share, var.secret_names, var.log_group_name, var.waf_rate_limit, var.table_name,
+    var.spot_share, var.secret_names, var.more_secrets, var.log_group_name, var.waf_rate_limit, var.table_name,
     var.index_names, var.container_image, var.cpu_architecture, var.task_cpu, var.min_tasks,
     var.requests_per_task, var.otel_collector_image, var.api_tokens, var.admin_tokens,
     var.csp_api_token, var.token_versions, var.log_retention_days, var.alarm_emails, var.alarm_thresholds,
@@ -219,6 +220,16 @@ run "settings_that_do_not_fit_together_are_refused" {
   }
 
   expect_failures = [var.settings]
+}
+
+run "a_secret_that_the_module_writes_is_no_other" {
+  command = plan
+
+  variables {
+    more_secrets = { BROKER_ADMIN_TOKEN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:mine-AbCdEf" }
+  }
+
+  expect_failures = [var.more_secrets]
 }
 
 run "an_image_is_required" {
