@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -22,6 +22,9 @@ const MAX_ATTEMPTS: u32 = 4;
 
 /// The longest `Retry-After` that is waited for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+
+/// What is encoded. The API takes a path in its canonical form alone, in which these four characters stand for themselves.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The largest page that the API returns.
 const PAGE: u32 = 100;
@@ -155,7 +158,7 @@ fn requested_wait(error: &CtlError, method: &Method) -> Option<Duration> {
 
 /// Encodes a text for a path, a query or a header.
 pub(super) fn encode(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    utf8_percent_encode(text, ENCODED).to_string()
 }
 
 /// The path of an actor, with what follows its name.
