@@ -6,7 +6,7 @@ mod error;
 mod store;
 
 pub use self::coordination::{
-    ClusterState, Coordination, DueCondition, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
+    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing};
 pub use self::error::StoreError;
