@@ -9,6 +9,7 @@ pub mod embedded;
 mod errors;
 pub mod item;
 mod limit;
+mod readability;
 mod request_metrics;
 mod store;
 pub mod table;

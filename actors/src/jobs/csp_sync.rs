@@ -169,8 +169,12 @@ impl CspSync {
         }
         let mut new = Vec::new();
         let look_up = |account: CspAccount| async move {
-            let found = self.store.get(&account.sandbox_id).await?;
-            Ok(found.is_none().then_some(account))
+            match self.store.get(&account.sandbox_id).await {
+                Ok(found) => Ok(found.is_none().then_some(account)),
+                // There is an item. It is reported where it is read, and must not stop the sync of the others.
+                Err(StoreError::Corrupt { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
         };
         for_each(all(accounts), CONCURRENCY, &CancellationToken::new(), look_up, |account| new.extend(account)).await?;
         Ok(new)
@@ -233,7 +237,12 @@ impl CspSync {
     ) -> Result<(), StoreError> {
         let apply = |sandbox: Sandbox| async move {
             let Ok(update) = sandbox.update(event.clone(), now) else { return Ok(false) };
-            Ok(self.store.update(&update).await? == WriteOutcome::Done)
+            match self.store.update(&update).await {
+                Ok(outcome) => Ok(outcome == WriteOutcome::Done),
+                // It became unreadable since it was listed.
+                Err(StoreError::Corrupt { .. }) => Ok(false),
+                Err(error) => Err(error),
+            }
         };
         *changed = 0;
         for_each(all(sandboxes), CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
