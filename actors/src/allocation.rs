@@ -15,6 +15,7 @@ use crate::jobs::expiry_reaper::Reaper;
 use crate::jobs::expiry_timers::ExpiryTimers;
 use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError};
+use crate::quota::{Quota, QuotaExceeded};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Status, Timestamp,
@@ -28,7 +29,7 @@ const MISSES_WITHOUT_WAIT: u32 = 3;
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A track's request for a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AllocateRequest {
     /// The track.
     pub owner: Owner,
@@ -38,6 +39,8 @@ pub struct AllocateRequest {
     pub key: IdempotencyKey,
     /// Only sandboxes whose name starts with this.
     pub name_prefix: Option<String>,
+    /// How many new claims the caller's credential may make.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// A successful allocation.
@@ -58,6 +61,9 @@ pub enum AllocateError {
     /// The key holds a sandbox, and the caller does not prove that it owns it (I10).
     #[error("this key holds a sandbox of an owner with another secret")]
     NotOwner,
+    /// The caller's credential has made as many new claims as it may.
+    #[error(transparent)]
+    QuotaExceeded(#[from] QuotaExceeded),
     /// An operator paused the pool manager.
     #[error("allocation is paused")]
     Paused,
@@ -186,7 +192,7 @@ impl Allocator {
                 let span = tracing::info_span!(target: SPANS, "claim", track_id = request.owner.track.as_str());
                 let request = request.clone();
                 let claim = async move {
-                    let answer = in_flight.shared.claim_any(request).await;
+                    let answer = in_flight.shared.claim_within_quota(request).await;
                     drop(in_flight);
                     sender.send_replace(Some(answer));
                 };
@@ -300,6 +306,23 @@ enum NextStep {
 }
 
 impl Shared {
+    /// Claims if the caller's quota allows another new claim. A replay is always answered and takes nothing from it.
+    async fn claim_within_quota(&self, request: AllocateRequest) -> Answer {
+        let permit = match request.quota.as_ref().map(Quota::take).transpose() {
+            Ok(permit) => permit,
+            Err(exceeded) => return self.replay_or(&request, exceeded.into()).await,
+        };
+        let answer = self.claim_any(request).await;
+        let may_be_new = match &answer {
+            Ok(allocation) => !allocation.replayed,
+            Err(error) => matches!(error, AllocateError::Store(StoreError::OutcomeUnknown(_))),
+        };
+        if let (true, Some(permit)) = (may_be_new, permit) {
+            permit.spend();
+        }
+        answer
+    }
+
     /// Tries candidates until one is claimed, the key turns out to hold a sandbox, or none is left.
     async fn claim_any(&self, request: AllocateRequest) -> Answer {
         let deadline = Instant::now() + self.settings.timeout;

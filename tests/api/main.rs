@@ -2,8 +2,11 @@
 //! start and of stop run processes.
 
 mod admin;
+mod assets;
 mod bad_input;
+mod clients;
 mod ctl;
+mod environment;
 mod events;
 mod instruqt;
 mod logs;
@@ -12,6 +15,9 @@ mod middleware;
 mod openapi;
 mod operations;
 mod processes;
+mod proxies;
+mod python_scripts;
 mod reference;
 mod sandboxes;
+mod tokens;
 mod traces;

@@ -3,13 +3,15 @@
 mod coordination;
 mod csp;
 mod error;
+mod pre_delete;
 mod store;
 
 pub use self::coordination::{
     ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
 };
-pub use self::csp::{CspClient, CspDeletion, CspError, CspListing};
+pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;
+pub use self::pre_delete::{PreDelete, PreDeleteError, PreDeleteRecord, Prepared};
 pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
 use crate::sandbox::{Timestamp, UnixMillis};
 

@@ -50,6 +50,7 @@ impl Key {
             track_name: None,
             key: self.name(),
             name_prefix: self.prefix().map(str::to_owned),
+            quota: None,
         }
     }
 

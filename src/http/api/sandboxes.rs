@@ -12,6 +12,7 @@ use super::events::EventFeed;
 use super::headers::{AllocateHeaders, OwnPath};
 use super::input::Head;
 use crate::http::error::ApiError;
+use crate::http::middleware::auth;
 use crate::http::operation::{OperationParts, Output};
 use crate::http::request_context::RequestContext;
 
@@ -22,8 +23,13 @@ pub(crate) async fn allocate(
     Head(headers): Head<AllocateHeaders>,
 ) -> Result<Allocated, ApiError> {
     let AllocateHeaders { owner, track_name, key, name_prefix } = headers;
+    let caller = auth::caller(&request);
+    if let Some(caller) = &caller {
+        caller.check_bounds(track_name.as_deref(), name_prefix.as_deref())?;
+    }
+    let quota = caller.and_then(|caller| caller.quota());
     let started = Instant::now();
-    let answer = broker.allocator().allocate(AllocateRequest { owner, track_name, key, name_prefix }).await;
+    let answer = broker.allocator().allocate(AllocateRequest { owner, track_name, key, name_prefix, quota }).await;
     let outcome = outcome_of(&answer);
     metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
     metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
@@ -92,6 +98,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Ok(_) => "allocated",
         Err(AllocateError::NoneAvailable) => "none_available",
         Err(AllocateError::NotOwner) => "not_owner",
+        Err(AllocateError::QuotaExceeded(_)) => "quota_exceeded",
         Err(AllocateError::Paused) => "paused",
         Err(AllocateError::Overloaded { .. }) => "overloaded",
         Err(AllocateError::TimedOut { .. }) => "timed_out",

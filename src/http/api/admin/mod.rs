@@ -1,5 +1,6 @@
 //! The admin API.
 
 pub(crate) mod actors;
+pub(crate) mod caller;
 pub(crate) mod jobs;
 pub(crate) mod pool;

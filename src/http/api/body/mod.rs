@@ -7,6 +7,8 @@ mod values;
 
 pub(super) use self::actor::sync_example;
 pub(crate) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
-pub(crate) use self::report::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
+pub(crate) use self::report::{
+    CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport, RetryReport, SyncReport,
+};
 pub(crate) use self::sandbox::{Claim, OwnSandbox, Released, Sandbox, SandboxPage, Stats, Status};
 pub(crate) use self::values::Timestamp;
