@@ -33,7 +33,7 @@ use sandbox_broker::dynamo::DynamoClient;
 use sandbox_broker::dynamo::item::sandbox_item;
 use serde_json::{Value, json};
 use test_support::metering::{Lag, Limits, MeteringEngine, MeteringServer, MeteringSettings, Reply};
-use test_support::{Broker, dynamo_store, output_of, program};
+use test_support::{Broker, dynamo_store};
 
 pub(crate) const TABLE: &str = "sandbox-broker-pool";
 
@@ -205,7 +205,7 @@ impl Table {
     }
 
     pub(crate) async fn broker_with(&self, settings: BrokerSettings) -> Core {
-        let ports = Ports { store: self.store.clone(), csp: self.csp.clone(), clock: self.clock.clone() };
+        let ports = Ports { store: self.store.clone(), csp: self.csp.clone(), pre_delete: None, clock: self.clock.clone() };
         let here = Arbiter::current();
         Core::start(ports, settings, &here, &here).await.unwrap()
     }
@@ -224,7 +224,7 @@ impl Table {
 
 /// The sandbox that a sync makes of the CSP's account with this number.
 pub(crate) fn sandbox(number: u32) -> Sandbox {
-    Sandbox::discovered(&FakeCsp::account(number), UnixMillis(PausedClock::BEGIN_MILLIS.0 - 3_600_000))
+    Sandbox::discovered(&FakeCsp::account(number), Duration::ZERO, UnixMillis(PausedClock::BEGIN_MILLIS.0 - 3_600_000))
 }
 
 /// A server without limits and lag, and the settings of a program that uses it.
@@ -237,12 +237,8 @@ impl Server {
     /// A server with the table.
     pub(crate) async fn start() -> Self {
         let metering = MeteringServer::start(unlimited());
-        let server = Self { url: metering.url(), metering };
-        let mut create = program(&["table", "create"]);
-        create.envs(server.store());
-        let created = output_of(create).await;
-        assert!(created.status.success(), "{created:?}");
-        server
+        metering.create_table(&[]).await;
+        Self { url: metering.url(), metering }
     }
 
     fn store(&self) -> [(&str, &str); 2] {
@@ -271,7 +267,8 @@ pub(crate) fn owner(track: &str) -> Owner {
 }
 
 pub(crate) fn request(track: &str) -> AllocateRequest {
-    AllocateRequest { owner: owner(track), track_name: None, key: IdempotencyKey::new("key"), name_prefix: None }
+    let key = IdempotencyKey::new("key");
+    AllocateRequest { owner: owner(track), track_name: None, key, name_prefix: None, quota: None }
 }
 
 pub(crate) fn claim_key(track: &str) -> ClaimKey {
