@@ -205,7 +205,8 @@ impl Table {
     }
 
     pub(crate) async fn broker_with(&self, settings: BrokerSettings) -> Core {
-        let ports = Ports { store: self.store.clone(), csp: self.csp.clone(), pre_delete: None, clock: self.clock.clone() };
+        let ports =
+            Ports { store: self.store.clone(), csp: self.csp.clone(), pre_delete: None, clock: self.clock.clone() };
         let here = Arbiter::current();
         Core::start(ports, settings, &here, &here).await.unwrap()
     }
