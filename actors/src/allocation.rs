@@ -301,6 +301,8 @@ enum NextStep {
     Answer(Answer),
     TryNext,
     TryNextAfterMiss,
+    /// Another transaction works on the key's claim. The pool has nothing to do with it.
+    TryAgainAfterWait,
 }
 
 impl Shared {
@@ -339,6 +341,7 @@ impl Shared {
                 NextStep::Answer(answer) => return answer,
                 NextStep::TryNext => misses = 0,
                 NextStep::TryNextAfterMiss => misses += 1,
+                NextStep::TryAgainAfterWait => sleep_until(deadline.min(Instant::now() + waits.next_wait())).await,
             }
             if misses >= MISSES_WITHOUT_WAIT {
                 // What this replica knows about the pool is out of date.
@@ -391,7 +394,7 @@ impl Shared {
             Ok(ClaimOutcome::ClaimConflict) => {
                 count_conflict();
                 candidate.put_back();
-                NextStep::TryNextAfterMiss
+                NextStep::TryAgainAfterWait
             }
             Err(error @ StoreError::OutcomeUnknown(_)) => {
                 candidate.unknown();

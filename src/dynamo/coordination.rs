@@ -9,7 +9,9 @@ use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput
 use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use broker_actors::actor::{ActorName, Control};
 use broker_actors::error::cause;
-use broker_actors::ports::{ClusterState, Coordination, JobLease, LeaseOutcome, LeaseRequest, Stats, StoreError};
+use broker_actors::ports::{
+    ClusterState, Coordination, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoreError,
+};
 use broker_actors::sandbox::{ReplicaId, Timestamp};
 
 use super::call::{CallError, call};
@@ -230,13 +232,12 @@ impl Coordination for DynamoStore {
     ) -> Result<Vec<ReplicaId>, StoreError> {
         self.keep_listed(replica, until).await?;
         let heartbeats = self.heartbeats().await?;
-        let (live, expired): (Vec<_>, Vec<_>) =
-            heartbeats.into_iter().partition(|heartbeat| heartbeat.expires_at > now);
         let is_long_dead = |heartbeat: &&Heartbeat| heartbeat.expires_at.plus(LONG_DEAD) < now;
-        for dead in expired.iter().filter(is_long_dead).take(MAX_DELETED) {
+        for dead in heartbeats.iter().filter(is_long_dead).take(MAX_DELETED) {
             self.delete_heartbeat(dead).await?;
         }
-        Ok(live.into_iter().map(|heartbeat| heartbeat.replica).collect())
+        let live = |heartbeat: &Heartbeat| now < heartbeat.expires_at && heartbeat.expires_at <= latest_end(until);
+        Ok(heartbeats.into_iter().filter(live).map(|heartbeat| heartbeat.replica).collect())
     }
 
     async fn leave(&self, replica: &ReplicaId) -> Result<(), StoreError> {
@@ -273,10 +274,13 @@ impl DynamoStore {
                 .table_name(&self.table)
                 .set_key(Some(replica_key(replica)))
                 .update_expression("SET holder = :holder, expires_at = :until, #ttl = :until")
-                .condition_expression(format!("attribute_not_exists({PK}) OR expires_at <= :until"))
+                .condition_expression(format!(
+                    "attribute_not_exists({PK}) OR expires_at <= :until OR expires_at > :latest"
+                ))
                 .expression_attribute_names("#ttl", "ttl")
                 .expression_attribute_values(":holder", text(replica.as_str()))
-                .expression_attribute_values(":until", time(until));
+                .expression_attribute_values(":until", time(until))
+                .expression_attribute_values(":latest", time(latest_end(until)));
             request.send()
         };
         is_written(call(&self.client, Kind::Write, send).await).map(|_| ())
@@ -332,6 +336,11 @@ fn is_written(answer: Result<UpdateItemOutput, CallError<UpdateItemError>>) -> R
         Err(CallError::Outcome { error: UpdateItemError::ConditionalCheckFailedException(_), .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The latest end that a heartbeat may have, when one sent now ends at `until`.
+fn latest_end(until: Timestamp) -> Timestamp {
+    until.plus(HEARTBEAT_AHEAD)
 }
 
 fn has_key(item: &Item, key: &Item) -> bool {

@@ -10,6 +10,7 @@ pub mod embedded;
 mod errors;
 pub mod item;
 mod limit;
+mod readability;
 mod request_metrics;
 pub mod stats_history;
 mod store;

@@ -26,6 +26,7 @@ use super::item::{
     Change, Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, pre_delete_record, read_changes,
     read_claim, read_sandbox, replica_key, sandbox_item, sandbox_key, status_shard, text, time, update_of,
 };
+use super::readability::Readability;
 use super::table::TableForm;
 
 /// Connections that are open before the broker is ready.
@@ -42,12 +43,15 @@ pub struct DynamoStore {
     page_limit: u32,
     /// The largest page of a count. Counting is cheaper than listing.
     count_limit: u32,
+    /// Clones share it, so that a readiness check knows what the listings met.
+    readability: Arc<Readability>,
 }
 
 impl DynamoStore {
     /// Uses this table.
     pub fn new(client: Arc<DynamoClient>, table: impl Into<String>, form: TableForm) -> Self {
-        Self { client, table: table.into(), form, page_limit: 1000, count_limit: 10_000 }
+        let readability = Arc::default();
+        Self { client, table: table.into(), form, page_limit: 1000, count_limit: 10_000, readability }
     }
 
     /// Reads in small pages, for a store that does one thing at a time.
@@ -125,6 +129,9 @@ impl DynamoStore {
                 Ok(WriteOutcome::PreconditionFailed { current: current.as_ref().map(read_sandbox).transpose()? })
             }
             Err([Verdict::ConditionFailed(_), _]) => Ok(WriteOutcome::ClaimMismatch),
+            Err([Verdict::Other(problem), _] | [_, Verdict::Other(problem)]) => {
+                Err(StoreError::Rejected(cause(problem)))
+            }
             Err(_) => Ok(WriteOutcome::Conflict),
         }
     }
@@ -145,6 +152,8 @@ enum Verdict {
     /// With the item, unless there is none.
     ConditionFailed(Option<Item>),
     Throttled,
+    /// What the adapter does not expect.
+    Other(String),
 }
 
 fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict; 2], StoreError> {
@@ -152,22 +161,16 @@ fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict; 2], StoreError> 
         let problem = format!("a transaction of two items was cancelled for {} reasons", reasons.len());
         return Err(StoreError::Rejected(cause(problem)));
     };
-    Ok([verdict(claim)?, verdict(sandbox)?])
+    Ok([verdict(claim), verdict(sandbox)])
 }
 
-fn verdict(reason: &CancellationReason) -> Result<Verdict, StoreError> {
+fn verdict(reason: &CancellationReason) -> Verdict {
     match reason.code() {
-        None | Some("None") => Ok(Verdict::Passed),
-        Some(CONDITION_FAILED) => {
-            let item = reason.item().filter(|item| !item.is_empty()).cloned();
-            Ok(Verdict::ConditionFailed(item))
-        }
-        Some("TransactionConflict") => Ok(Verdict::Conflict),
-        Some(code) if THROTTLED.contains(&code) => Ok(Verdict::Throttled),
-        Some(code) => {
-            let problem = format!("the transaction was cancelled: {code} {:?}", reason.message());
-            Err(StoreError::Rejected(cause(problem)))
-        }
+        None | Some("None") => Verdict::Passed,
+        Some(CONDITION_FAILED) => Verdict::ConditionFailed(reason.item().filter(|item| !item.is_empty()).cloned()),
+        Some("TransactionConflict") => Verdict::Conflict,
+        Some(code) if THROTTLED.contains(&code) => Verdict::Throttled,
+        Some(code) => Verdict::Other(format!("the transaction was cancelled: {code} {:?}", reason.message())),
     }
 }
 
@@ -190,7 +193,12 @@ impl SandboxStore for DynamoStore {
             Ok(()) => Ok(ClaimOutcome::Claimed),
             Err([Verdict::ConditionFailed(Some(held)), _]) => Ok(ClaimOutcome::AlreadyHeld(read_claim(&held)?)),
             Err([_, Verdict::ConditionFailed(current)]) => {
-                Ok(ClaimOutcome::CandidateChanged { current: current.as_ref().map(read_sandbox).transpose()? })
+                // An item that cannot be read is no candidate. The next one may be.
+                let current = current.as_ref().and_then(|item| read_sandbox(item).ok());
+                Ok(ClaimOutcome::CandidateChanged { current })
+            }
+            Err([Verdict::Other(problem), _] | [_, Verdict::Other(problem)]) => {
+                Err(StoreError::Rejected(cause(problem)))
             }
             Err([_, Verdict::Conflict]) => Ok(ClaimOutcome::CandidateConflict),
             Err(_) => Ok(ClaimOutcome::ClaimConflict),
@@ -330,7 +338,8 @@ impl SandboxStore for DynamoStore {
             query.send()
         };
         let answer = call(&self.client, Kind::Read, send).await?;
-        let sandboxes = answer.items().iter().filter_map(readable).collect();
+        let is_whole = (listing.from, listing.until) == (None, None);
+        let sandboxes = self.readability.read(answer.items(), is_whole);
         Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_listing).transpose()? })
     }
 
@@ -379,7 +388,7 @@ impl SandboxStore for DynamoStore {
             query.send()
         };
         let answer = call(&self.client, Kind::Read, send).await?;
-        let sandboxes = answer.items().iter().filter_map(readable).collect();
+        let sandboxes = self.readability.read(answer.items(), false);
         Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_lookup).transpose()? })
     }
 
@@ -404,6 +413,9 @@ impl SandboxStore for DynamoStore {
     }
 
     async fn check(&self, replica: &ReplicaId) -> Result<(), StoreError> {
+        if let Some(problem) = self.readability.problem() {
+            return Err(StoreError::Rejected(cause(problem)));
+        }
         let send = |client: aws_sdk_dynamodb::Client| {
             let request = client
                 .update_item()
@@ -437,14 +449,4 @@ fn position_values(listing: &Listing, partition: &str) -> Item {
     let bounds = [(":from", listing.from), (":until", listing.until)];
     let bounds = bounds.into_iter().filter_map(|(name, at)| Some((name.to_owned(), time(at?))));
     bounds.chain([(":partition".to_owned(), text(partition))]).collect()
-}
-
-/// An item that cannot be read must not prevent the others from being listed.
-fn readable(item: &Item) -> Option<Sandbox> {
-    read_sandbox(item)
-        .inspect_err(|error| {
-            metrics::counter!("broker_unreadable_items_total").increment(1);
-            tracing::error!(event = "unreadable_item", %error, "an item was left out of a listing");
-        })
-        .ok()
 }

@@ -261,10 +261,15 @@ impl CspSync {
         let Ok(update) = sandbox.update(event, self.clock.now()) else { return Ok(false) };
         // The claim of a held sandbox carries its epoch.
         let outcome = match Claim::held(&sandbox.after(&update.mutation)) {
-            Some(claim) => self.store.renew_claim(&update, &claim).await?,
-            None => self.store.update(&update).await?,
+            Some(claim) => self.store.renew_claim(&update, &claim).await,
+            None => self.store.update(&update).await,
         };
-        Ok(outcome == WriteOutcome::Done)
+        match outcome {
+            Ok(outcome) => Ok(outcome == WriteOutcome::Done),
+            // It became unreadable since it was listed. That must not stop the sync of the others.
+            Err(StoreError::Corrupt { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

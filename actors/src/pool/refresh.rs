@@ -62,7 +62,9 @@ impl Refresher {
         let mut scope = Scope::Own;
         loop {
             let (started_at, started) = (self.clock.now(), Instant::now());
-            let not_before = match self.refresh(scope, read_at.minus(CLOCK_SKEW)).await {
+            // A time in the future is from when this replica's clock was ahead.
+            let new_since = read_at.min(started_at).minus(CLOCK_SKEW);
+            let not_before = match self.refresh(scope, new_since).await {
                 Err(TakeError::Gone) => return,
                 Err(_) => {
                     // What was asked for is still wanted.

@@ -1,11 +1,17 @@
 //! The part of the table that replicas coordinate by.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use crate::actor::{ActorName, Control, RunRecord};
 use crate::sandbox::{ReplicaId, Status, Timestamp};
+
+/// A heartbeat that lasts this much longer than the reader's own would was sent by a clock that was ahead. It counts as
+/// expired, so that a dead replica does not stay listed until that time.
+pub const HEARTBEAT_AHEAD: Duration = Duration::from_secs(600);
 
 /// The right to run one job, for a limited time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -159,8 +165,8 @@ pub trait Coordination: Send + Sync + 'static {
     /// Raises the supply counter of the stats item.
     async fn add_supply(&self, added: u64) -> Result<(), StoreError>;
 
-    /// Keeps `replica` listed until `until`, returns the replicas listed at `now` and removes those that are long dead.
-    /// Two requests, and one for each removal.
+    /// Keeps `replica` listed until `until`, returns the replicas listed at `now`, without those of [`HEARTBEAT_AHEAD`], and
+    /// removes those that are long dead. Two requests, and one for each removal.
     async fn heartbeat(
         &self,
         replica: &ReplicaId,

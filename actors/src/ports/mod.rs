@@ -7,7 +7,7 @@ mod pre_delete;
 mod store;
 
 pub use self::coordination::{
-    ClusterState, Coordination, DueCondition, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
+    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;

@@ -15,8 +15,8 @@ use super::trace::Trace;
 use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
-    ClaimOutcome, ClusterState, Coordination, Cursor, JobLease, LeaseOutcome, LeaseRequest, Listing, Lookup, Page,
-    PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredStats, WriteOutcome,
+    ClaimOutcome, ClusterState, Coordination, Cursor, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Listing,
+    Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredStats, WriteOutcome,
 };
 use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Timestamp};
 
@@ -493,7 +493,9 @@ impl Coordination for ModelStore {
         let replica = replica.clone();
         self.write("heartbeat", throttled(), move |contents| {
             contents.replicas.insert(replica, until);
-            contents.replicas.iter().filter(|(_, until)| **until > now).map(|(replica, _)| replica.clone()).collect()
+            let latest = until.plus(HEARTBEAT_AHEAD);
+            let live = |ends: Timestamp| now < ends && ends <= latest;
+            contents.replicas.iter().filter(|(_, ends)| live(**ends)).map(|(replica, _)| replica.clone()).collect()
         })
         .await
     }

@@ -115,9 +115,10 @@ impl Schedule {
         }
     }
 
-    /// The earliest time for a background call.
-    fn background_from(&self, now: Duration) -> Duration {
-        let is_idle = self.last_foreground.is_none_or(|last| last + FOREGROUND_IDLE < now);
+    /// The earliest time for a background call. A foreground call that waits comes, however long the last one is ago: the
+    /// engine may have been busy with a long background call.
+    fn background_from(&self, now: Duration, is_foreground_waiting: bool) -> Duration {
+        let is_idle = !is_foreground_waiting && self.last_foreground.is_none_or(|last| last + FOREGROUND_IDLE < now);
         if is_idle { now } else { self.background_from }
     }
 }
@@ -138,7 +139,7 @@ impl Receiver {
         let mut calls = self.shared.calls.lock();
         loop {
             let now = epoch.elapsed();
-            let background_from = self.schedule.background_from(now);
+            let background_from = self.schedule.background_from(now, !calls.foreground.is_empty());
             if background_from <= now && !calls.background.is_empty() {
                 return calls.background.pop_front();
             }
@@ -168,7 +169,7 @@ mod tests {
     fn background_calls_run_freely_while_none_waits_for_the_engine() {
         let mut schedule = Schedule::default();
         schedule.served(false, ms(0), ms(10));
-        assert_eq!(schedule.background_from(ms(10)), ms(10));
+        assert_eq!(schedule.background_from(ms(10), false), ms(10));
     }
 
     #[test]
@@ -176,8 +177,29 @@ mod tests {
         let mut schedule = Schedule::default();
         schedule.served(true, ms(0), ms(1));
         schedule.served(false, ms(1), ms(3));
-        assert_eq!(schedule.background_from(ms(3)), ms(9));
-        assert_eq!(schedule.background_from(ms(200)), ms(200), "the last foreground call is long ago");
+        assert_eq!(schedule.background_from(ms(3), false), ms(9));
+        assert_eq!(schedule.background_from(ms(200), false), ms(200), "the last foreground call is long ago");
+    }
+
+    /// As during a sync of a new pool: calls of both kinds always wait.
+    #[test]
+    fn the_share_of_background_calls_is_bounded_however_long_they_take() {
+        for (foreground, background) in [(1, 1), (1, 10), (5, 1), (1, 500)] {
+            let (foreground, background) = (ms(foreground), ms(background));
+            let mut schedule = Schedule::default();
+            let (mut now, mut of_background, mut in_a_row) = (ms(0), ms(0), 0);
+            while now < ms(60_000) {
+                let is_foreground = schedule.background_from(now, true) > now;
+                let ended = now + if is_foreground { foreground } else { background };
+                schedule.served(is_foreground, now, ended);
+                in_a_row = if is_foreground { 0 } else { in_a_row + 1 };
+                assert!(in_a_row <= 1, "a foreground call waits for more than one background call");
+                of_background += if is_foreground { ms(0) } else { ended - now };
+                now = ended;
+            }
+            assert!(of_background <= now / 4 + background, "{of_background:?} of {now:?}");
+            assert!(of_background >= now / 8, "background calls go on: {of_background:?} of {now:?}");
+        }
     }
 
     #[test]

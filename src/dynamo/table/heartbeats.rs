@@ -1,5 +1,6 @@
 //! Which brokers run on a table, by their heartbeats.
 
+use broker_actors::ports::HEARTBEAT_AHEAD;
 use broker_actors::sandbox::Timestamp;
 
 use super::items::Items;
@@ -15,7 +16,7 @@ pub(super) async fn refuse_if_in_use(items: &Items<'_>, names: &TableNames, now:
         .iter()
         .filter(|item| text_in(item, SK).is_some_and(|sort| sort.starts_with(REPLICA_PREFIX)))
         .filter_map(|item| read_heartbeat(item).ok())
-        .filter(|heartbeat| heartbeat.expires_at > now)
+        .filter(|heartbeat| now < heartbeat.expires_at && heartbeat.expires_at <= now.plus(HEARTBEAT_AHEAD))
         .collect();
     live.sort_by(|one, other| one.replica.cmp(&other.replica));
     let Some(last) = live.iter().map(|heartbeat| heartbeat.expires_at).max() else { return Ok(()) };

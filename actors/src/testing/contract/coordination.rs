@@ -150,6 +150,17 @@ pub async fn replicas_come_and_go(store: Store) {
     assert!(!store.heartbeat(&one, NOW, UNTIL).await.unwrap().contains(&other), "left");
 }
 
+/// A heartbeat of a clock that was a day ahead keeps no replica listed, and does not stop that replica from being listed
+/// again.
+pub async fn a_heartbeat_of_a_clock_that_was_ahead_lists_no_one(store: Store) {
+    let (one, other) = (replica(), replica());
+    let ahead = |at: Timestamp| Timestamp(at.0 + 86_400);
+    store.heartbeat(&one, ahead(NOW), ahead(UNTIL)).await.unwrap();
+    assert!(!store.heartbeat(&other, NOW, UNTIL).await.unwrap().contains(&one));
+    assert!(store.heartbeat(&one, NOW, UNTIL).await.unwrap().contains(&one));
+    assert!(store.heartbeat(&other, NOW, UNTIL).await.unwrap().contains(&one));
+}
+
 /// Many dead heartbeats, which a TTL has not removed yet, hide no live one.
 pub async fn dead_heartbeats_hide_no_live_one(store: Store) {
     let long_ago = Timestamp(NOW.0 - 1_000_000);

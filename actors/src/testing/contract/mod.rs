@@ -17,13 +17,13 @@ use crate::sandbox::{
     TrackId, UnixMillis,
 };
 
-/// Makes one test of each clause. `$store` is a future of the store to test.
+/// Makes one test of each clause. `$store` is a future of the store to test. Attributes apply to all of them.
 #[macro_export]
 macro_rules! store_contract {
-    ($module:ident, $store:expr) => {
+    ($(#[$attribute:meta])* $module:ident, $store:expr) => {
         mod $module {
             use super::*;
-            $crate::store_contract!(@tests $store;
+            $crate::store_contract!(@tests [$(#[$attribute])*] $store;
                 claim_allocates_and_can_be_read_back
                 claim_under_a_held_key_answers_with_the_holding
                 claim_of_a_changed_candidate_returns_the_current_item
@@ -56,18 +56,21 @@ macro_rules! store_contract {
                 the_newest_control_counts
                 counts_and_supply_are_kept_together
                 replicas_come_and_go
+                a_heartbeat_of_a_clock_that_was_ahead_lists_no_one
                 dead_heartbeats_hide_no_live_one
                 a_working_store_passes_the_check
             );
         }
     };
-    (@tests $store:expr; $($clause:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $clause() {
-                $crate::testing::contract::$clause($store.await).await;
-            }
-        )*
+    (@tests $attributes:tt $store:expr; $($clause:ident)*) => {
+        $($crate::store_contract!(@test $attributes $store; $clause);)*
+    };
+    (@test [$(#[$attribute:meta])*] $store:expr; $clause:ident) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $clause() {
+            $crate::testing::contract::$clause($store.await).await;
+        }
     };
 }
 
