@@ -90,8 +90,9 @@ const fn histogram(
 const ALLOCATION: Label = label(
     "outcome",
     "`allocated`, `replayed`, `none_available`, `not_owner`, `paused`, `overloaded`, `timed_out`, `not_read_in_full`, \
-     `stopping`, `store_error`",
+     `stopping`, `store_error`, `waiting`, `queue_full`, `withdrawn`, `too_long`",
 );
+const WAIT: Label = label("outcome", "`allocated`; `waiting`: told to ask again; `ended`: anything else");
 const RELEASE: Label = label("outcome", "`ok`, `error`");
 const EXPIRY: Label = label("outcome", "`expired`, `superseded`, `error`");
 const RUN: Label = label(
@@ -112,6 +113,9 @@ pub const METRICS: &[Metric] = &[
     counter("broker_allocate_idempotent_hits_total", &[], "Allocations answered with the sandbox that the key held"),
     counter("broker_allocate_conflicts_total", &[], "Claims that lost their candidate to another writer"),
     histogram("broker_allocation_latency_seconds", LATENCY, &[ALLOCATION], "Latency of allocations"),
+    gauge("broker_queue_waiting", &[], "Keys that wait for a sandbox on this replica"),
+    histogram("broker_queue_wait_seconds", DURATION, &[WAIT], "Time that requests waited in the queue"),
+    counter("broker_queue_overtakes_total", &[], "Allocations past the queue before this replica knew of it, at most"),
     gauge("broker_allocations_in_flight", &[], "Allocations in flight"),
     counter("broker_deletion_marked_total", &[RELEASE], "Releases by owners"),
     histogram("broker_request_latency_seconds", LATENCY, &[METHOD, ENDPOINT, STATUS], "Latency of HTTP requests"),

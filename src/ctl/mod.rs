@@ -64,6 +64,18 @@ enum Command {
         /// Name of the actor
         name: Option<String>,
     },
+    /// Show who waits for a sandbox, or take a track out of the queue
+    Queue {
+        /// The track to take out
+        #[arg(long, requires = "reason")]
+        drop: Option<String>,
+        /// Its key, if it is not the track's id
+        #[arg(long, requires = "drop")]
+        key: Option<String>,
+        /// Reason, for the log
+        #[arg(long, requires = "drop")]
+        reason: Option<String>,
+    },
     /// Pause an actor on every replica
     Pause {
         /// Name of the actor
@@ -149,6 +161,14 @@ async fn execute(args: CtlArgs) -> Result<(), CtlError> {
         },
         Command::Actors { name: None } => print(&client.get("actors").await?, tables::actors),
         Command::Actors { name: Some(name) } => print(&client.get(&actor_path(&name, "")).await?, tables::fields),
+        Command::Queue { drop: None, .. } => print(&client.get("queue").await?, tables::queue),
+        Command::Queue { drop: Some(track), key, reason } => {
+            let mut path = format!("queue?track_id={}", client::encode(&track));
+            for (name, value) in [("idempotency_key", key), ("reason", reason)] {
+                path.extend(value.map(|value| format!("&{name}={}", client::encode(&value))));
+            }
+            print(&client.send(Method::DELETE, &path, None).await?, tables::fields);
+        }
         Command::Pause { actor, reason } => {
             let body = json!({ "reason": reason });
             print(&client.send(Method::POST, &actor_path(&actor, "/pause"), Some(body)).await?, tables::actor);

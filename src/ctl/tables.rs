@@ -33,6 +33,16 @@ fn add_sandbox(table: &mut Table, sandbox: &Value) {
     table.add_row(plain.into_iter().chain(times).chain([text(&sandbox["last_error"])]));
 }
 
+pub(super) fn queue(answer: &Value) -> String {
+    let mut table = new(&["POSITION", "TRACK", "KEY", "PREFIX", "SINCE", "SEEN"]);
+    for ticket in rows(&answer["tickets"]) {
+        let plain = ["position", "track_id", "idempotency_key", "name_prefix"].map(|name| text(&ticket[name]));
+        table.add_row(plain.into_iter().chain(["enqueued_at", "seen_at"].map(|name| time(&ticket[name]))));
+    }
+    let summary = ["waiting", "absent", "eta_seconds"].map(|name| format!("{name} {}", text(&answer[name]))).join(", ");
+    format!("{}\n{summary}", table.trim_fmt())
+}
+
 pub(super) fn actors(answer: &Value) -> String {
     let mut table = actor_table();
     for actor in rows(&answer["actors"]) {

@@ -12,6 +12,7 @@ mod limit;
 mod request_metrics;
 mod store;
 pub mod table;
+mod tickets;
 
 pub use self::client::DynamoClient;
 pub use self::store::DynamoStore;

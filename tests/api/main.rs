@@ -2,6 +2,7 @@
 //! start and of stop run processes.
 
 mod admin;
+mod allocation;
 mod bad_input;
 mod ctl;
 mod events;
@@ -12,6 +13,7 @@ mod middleware;
 mod openapi;
 mod operations;
 mod processes;
+mod queue;
 mod reference;
 mod sandboxes;
 mod traces;

@@ -17,6 +17,11 @@ pub enum Event {
         /// The new end of the holding.
         expires_at: Timestamp,
     },
+    /// The learner of a standby came: the lab's time starts.
+    Activate {
+        /// The new end of the holding.
+        expires_at: Timestamp,
+    },
     /// Its owner, or an operator on the owner's behalf, releases it.
     Release,
     /// Its holding ran out.
@@ -60,6 +65,7 @@ impl Event {
         match self {
             Self::Claim(_) => "claim",
             Self::Renew { .. } => "renew",
+            Self::Activate { .. } => "activate",
             Self::Release => "release",
             Self::Expire { .. } => "expire",
             Self::Listed => "listed",
@@ -81,6 +87,9 @@ pub enum Field {
     AllocatedToTrack(TrackId),
     OwnerProof(OwnerProof),
     TrackName(Option<String>),
+    LabSeconds(u64),
+    Standby(bool),
+    ActivatedAt(Timestamp),
     IdempotencyKey(IdempotencyKey),
     DeletionRequestedAt(Timestamp),
     DeletionRetryCount(u32),
@@ -209,6 +218,8 @@ impl Sandbox {
             sfdc_account_id: self.sfdc_account_id.clone(),
             allocated_at: now,
             expires_at: holding.expires_at,
+            track_name: holding.track_name.clone(),
+            lab: holding.lab,
             epoch: self.epoch.next(),
         };
         Ok((self.update(Event::Claim(holding), now)?, claim))
@@ -228,6 +239,9 @@ impl Sandbox {
                 Field::AllocatedToTrack(track) => after.allocated_to_track = Some(track),
                 Field::OwnerProof(proof) => after.owner_proof = Some(proof),
                 Field::TrackName(name) => after.track_name = name,
+                Field::LabSeconds(seconds) => after.lab.lab_seconds = Some(seconds),
+                Field::Standby(standby) => after.lab.standby = standby,
+                Field::ActivatedAt(at) => after.lab.activated_at = Some(at),
                 Field::IdempotencyKey(key) => after.idempotency_key = Some(key),
                 Field::DeletionRequestedAt(at) => after.deletion_requested_at = Some(at),
                 Field::DeletionRetryCount(count) => after.deletion_retry_count = count,
@@ -269,9 +283,14 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
                 Field::IdempotencyKey(holding.key),
             ];
             fields.extend(holding.owner.proof.map(Field::OwnerProof));
+            fields.extend(holding.lab.lab_seconds.map(Field::LabSeconds));
+            fields.extend(holding.lab.standby.then_some(Field::Standby(true)));
             to(Status::Allocated, fields)
         }
         (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
+        (Status::Allocated, Event::Activate { expires_at }) => {
+            to(Status::Allocated, vec![Field::ExpiresAt(expires_at), Field::Standby(false), Field::ActivatedAt(now)])
+        }
         (Status::Allocated, Event::Release) => Ok(released(now)),
         (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
         (Status::Stale, Event::Listed) => to(Status::Available, vec![Field::LastSynced(now)]),
@@ -348,7 +367,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sandbox::{CspAccount, UnixMillis};
+    use crate::sandbox::{CspAccount, LabTime, UnixMillis};
 
     fn events(now: Timestamp) -> Vec<Event> {
         let later = now.plus(Duration::from_secs(60));
@@ -359,8 +378,10 @@ mod tests {
                 track_name: None,
                 key: IdempotencyKey::new("key"),
                 expires_at: later,
+                lab: LabTime::default(),
             }),
             Event::Renew { expires_at: later },
+            Event::Activate { expires_at: later },
             Event::Release,
             Event::Listed,
             Event::Missing { keep_until: later },

@@ -16,7 +16,7 @@ use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
     ClaimOutcome, ClusterState, Coordination, Cursor, JobLease, LeaseOutcome, LeaseRequest, Lookup, Page, PageRequest,
-    SandboxStore, Stats, StoreError, StoredStats, WriteOutcome,
+    SandboxStore, Stats, StoreError, StoredQueue, StoredStats, Ticket, WriteOutcome,
 };
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp,
@@ -31,11 +31,12 @@ pub struct ModelStore {
 }
 
 #[derive(Debug, Default)]
-struct Contents {
-    tables: Tables,
+pub(super) struct Contents {
+    pub(super) tables: Tables,
     leases: BTreeMap<ActorName, JobLease>,
     controls: BTreeMap<ActorName, Control>,
     stats: StoredStats,
+    pub(super) queue: StoredQueue,
     replicas: BTreeMap<ReplicaId, Timestamp>,
     /// The contents of the status index while it lags.
     lagging_index: Option<Tables>,
@@ -120,6 +121,11 @@ impl ModelStore {
         self.contents().tables.claims.values().cloned().collect()
     }
 
+    /// All tickets.
+    pub fn tickets_left(&self) -> Vec<Ticket> {
+        self.contents().tables.tickets.values().cloned().collect()
+    }
+
     /// Panics if claims and sandboxes do not match.
     pub fn assert_consistent(&self) {
         assert_eq!(self.contents().tables.violation(), None);
@@ -187,7 +193,7 @@ impl ModelStore {
         answer
     }
 
-    async fn read<T: Debug + Send>(
+    pub(super) async fn read<T: Debug + Send>(
         &self,
         operation: &'static str,
         read: impl FnOnce(&Contents) -> Result<T, StoreError> + Send,
@@ -209,7 +215,7 @@ impl ModelStore {
         self.request(operation, execution).await
     }
 
-    async fn write<T: Debug + Send + 'static>(
+    pub(super) async fn write<T: Debug + Send + 'static>(
         &self,
         operation: &'static str,
         on_conflict: Result<T, StoreError>,
@@ -263,7 +269,7 @@ impl ModelStore {
     }
 }
 
-fn throttled<T>() -> Result<T, StoreError> {
+pub(super) fn throttled<T>() -> Result<T, StoreError> {
     Err(StoreError::Throttled(cause("injected")))
 }
 
@@ -460,7 +466,8 @@ impl Coordination for ModelStore {
 
     async fn cluster_state(&self) -> Result<ClusterState, StoreError> {
         self.read("cluster_state", |contents| {
-            Ok(ClusterState { controls: contents.controls.values().cloned().collect(), stats: contents.stats })
+            let controls = contents.controls.values().cloned().collect();
+            Ok(ClusterState { controls, stats: contents.stats, queue: contents.queue })
         })
         .await
     }

@@ -63,6 +63,7 @@ fn a_missing_condition_in_the_store_is_detected() {
         (Flaw::HeldKeyIgnored, &["I2", "I1/I3"][..]),
         (Flaw::ViewIgnored, &["I1", "I2", "I5"]),
         (Flaw::ClaimForgotten, &["I1", "I3"]),
+        (Flaw::TicketIgnored, &["I11"]),
     ];
     for (flaw, invariants) in cases {
         let found = first_failure(&(0..100).collect::<Vec<_>>(), Some(flaw)).and_then(|failed| failed.violation);
@@ -135,6 +136,7 @@ async fn run_case(seed: u64, flaw: Option<Flaw>, trace: Trace) -> Option<String>
         world.wait_until_settled().await;
         world.check_settled().await;
         tracks::check_pool(&world).await;
+        tracks::check_queue(&world).await;
         world.check();
     }
     world.history.borrow_mut().violation.take()

@@ -67,6 +67,7 @@ pub(super) fn document() -> OpenApi {
         let method = match endpoint.method {
             Method::Get => HttpMethod::Get,
             Method::Post => HttpMethod::Post,
+            Method::Delete => HttpMethod::Delete,
         };
         document.paths.add_path_operation(endpoint.path, vec![method], operation(endpoint, parts));
     }

@@ -4,16 +4,18 @@
 mod claims;
 mod coordination;
 mod sandboxes;
+mod tickets;
 
 use std::sync::Arc;
 
 pub use self::claims::*;
 pub use self::coordination::*;
 pub use self::sandboxes::*;
+pub use self::tickets::*;
 use crate::ports::SandboxStore;
 use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Timestamp,
-    TrackId, UnixMillis,
+    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, LabTime, Owner, Sandbox, SandboxId,
+    Timestamp, TrackId, UnixMillis,
 };
 
 /// Makes one test of each clause. `$store` is a future of the store to test.
@@ -54,6 +56,12 @@ macro_rules! store_contract {
                 one_of_many_concurrent_requests_gets_the_lease
                 the_newest_control_counts
                 counts_and_supply_are_kept_together
+                a_live_ticket_keeps_its_rank
+                a_ticket_is_continued_by_its_owner_alone
+                a_ticket_of_another_life_is_left_alone
+                a_grant_takes_the_ticket
+                nothing_is_granted_without_a_live_ticket
+                the_queue_is_announced_to_all
                 replicas_come_and_go
                 dead_heartbeats_hide_no_live_one
                 a_working_store_passes_the_check
@@ -102,6 +110,7 @@ fn fresh_holding() -> Holding {
         track_name: Some("intro-lab".to_owned()),
         key: IdempotencyKey::new(unique("key")),
         expires_at: Timestamp(NOW.0 + 3600),
+        lab: LabTime::default(),
     }
 }
 

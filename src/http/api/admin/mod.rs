@@ -3,3 +3,4 @@
 pub(crate) mod actors;
 pub(crate) mod jobs;
 pub(crate) mod pool;
+pub(crate) mod queue;

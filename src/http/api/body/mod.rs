@@ -1,12 +1,16 @@
 //! The JSON bodies of the API. Their documentation is the text of the OpenAPI document.
 
 mod actor;
+mod queue;
 mod report;
 mod sandbox;
 mod values;
 
 pub(super) use self::actor::sync_example;
 pub(crate) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
+pub(crate) use self::queue::{Dropped, Held, Preflight, Queue};
 pub(crate) use self::report::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
-pub(crate) use self::sandbox::{Claim, OwnSandbox, Released, Sandbox, SandboxPage, Stats, Status};
+pub(crate) use self::sandbox::{
+    Claim, OwnSandbox, Released, ReleasedHeld, Renewed, Sandbox, SandboxPage, Stats, Status,
+};
 pub(crate) use self::values::Timestamp;
