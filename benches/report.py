@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Prints the table of load.sh from k6's summary and the brokers' metrics before and after."""
+"""Prints the table of load.sh from k6's summary and the brokers' metrics before and after. Exits with 99 if there were
+more conflicts per allocation than the last argument allows, unless it is empty."""
 
 import json
 import re
@@ -24,7 +25,7 @@ def mebibytes(sizes: list[float]) -> str:
 
 
 def main() -> None:
-    scratch, run, ready_ms, program_size, image = sys.argv[1:]
+    scratch, run, ready_ms, program_size, image, max_conflicts = sys.argv[1:]
     metrics = json.loads((Path(scratch) / "summary.json").read_text())["metrics"]
     before, after = (samples(Path(scratch) / name) for name in ("before", "after"))
 
@@ -33,6 +34,7 @@ def main() -> None:
 
     latency = metrics.get("http_req_duration{name:allocate}", metrics["http_req_duration"])
     allocations = grown("broker_allocate_total")
+    conflicts = grown("broker_allocate_conflicts_total") / allocations
     rows = {
         "run": run,
         "requests": f"{metrics['http_reqs']['count']:.0f}, {metrics['http_reqs']['rate']:.0f}/s",
@@ -40,7 +42,7 @@ def main() -> None:
         "failed checks": f"{metrics['checks']['fails']:.0f} of {metrics['checks']['fails'] + metrics['checks']['passes']:.0f}",
         "latency in ms": ", ".join(f"{name} {value:.2f}" for name, value in latency.items() if isinstance(value, float)),
         "allocations": f"{allocations:.0f}",
-        "conflicts per allocation": f"{grown('broker_allocate_conflicts_total') / allocations:.4f}",
+        "conflicts per allocation": f"{conflicts:.4f}",
         "DynamoDB requests per allocation, background jobs included": f"{grown('broker_dynamodb_requests_total') / allocations:.3f}",
         "CPU of the brokers per allocation": f"{grown('process_cpu_seconds') / allocations * 1000:.3f} ms",
         "resident memory, pool full": mebibytes(before["process_VmRSS"]),
@@ -53,6 +55,8 @@ def main() -> None:
     print("| what | measured |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value} |")
+    if max_conflicts and conflicts > float(max_conflicts):
+        sys.exit(99)
 
 
 if __name__ == "__main__":

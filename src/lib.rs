@@ -5,6 +5,7 @@ pub mod config;
 pub mod csp;
 pub mod ctl;
 pub mod dynamo;
+pub mod healthcheck;
 pub mod http;
 pub mod metrics;
 pub mod reference;

@@ -5,7 +5,6 @@ use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use broker_actors::error::Chain;
 use clap::{Parser, Subcommand};
@@ -13,10 +12,10 @@ use sandbox_broker::app::{Application, StartError};
 use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
+use sandbox_broker::healthcheck;
 use sandbox_broker::reference::Page;
 use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
-use sandbox_broker::tls;
 use secrecy::SecretString;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -91,7 +90,7 @@ async fn main() -> ExitCode {
         Some(Command::Table(command)) => return table_command::run(command).await,
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
-        Some(Command::Healthcheck { broker_port }) => check_health(broker_port).await,
+        Some(Command::Healthcheck { broker_port }) => healthcheck::check(broker_port).await.map_err(Failure::from),
         Some(Command::Reference { page }) => {
             print!("{}", page.render());
             Ok(())
@@ -196,10 +195,4 @@ async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
         handle.stop(true).await;
     });
     Ok(simulator.run().await?)
-}
-
-async fn check_health(port: u16) -> Result<(), Failure> {
-    let http = tls::client_builder().timeout(Duration::from_secs(3)).no_proxy().build()?;
-    http.get(format!("http://127.0.0.1:{port}/healthz")).send().await?.error_for_status()?;
-    Ok(())
 }

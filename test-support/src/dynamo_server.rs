@@ -26,10 +26,7 @@ impl DynamoServer {
                 dynoxide::server::serve_on(listener, database).await;
             });
         });
-        let mut create = program(&["table", "create"]);
-        create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &url)]);
-        let created = output_of(create).await;
-        assert!(created.status.success(), "{created:?}");
+        create_table(&url, &[]).await;
         Self { url }
     }
 
@@ -48,4 +45,12 @@ impl DynamoServer {
     pub fn dynamo_client(&self) -> DynamoClient {
         DynamoClient::new(self.client())
     }
+}
+
+/// Makes the broker's table on the server at this URL, with these flags of `table create`.
+pub(crate) async fn create_table(url: &str, flags: &[&str]) {
+    let mut create = program(&[&["table", "create"], flags].concat());
+    create.envs([("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", url)]);
+    let created = output_of(create).await;
+    assert!(created.status.success(), "{created:?}");
 }

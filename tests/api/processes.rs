@@ -1,12 +1,14 @@
 //! Brokers as processes: crashes, several brokers on one DynamoDB server, a dead CSP, the command line.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
-use test_support::{Broker, CspSim, DynamoServer, TRACK_TOKEN, assert_error, eventually, program, send};
+use test_support::{Broker, CspSim, DynamoServer, TRACK_TOKEN, assert_error, eventually, output_of, program, send};
 use tokio::time::{Instant, sleep};
 
 #[actix_web::test]
@@ -337,4 +339,37 @@ async fn the_pool_renews_itself() {
     .await;
     assert_ne!(second.sandbox_id(), first.sandbox_id());
     assert_eq!(csp.stats().await["deletes"], json!({ first.sandbox_id(): 1 }));
+}
+
+/// The container's health check tells a healthy broker from none, from a frozen one and from another program.
+#[actix_web::test]
+async fn healthcheck_says_why_a_broker_is_not_healthy() {
+    let check = async |port: u16| {
+        let output = output_of(program(&["healthcheck", "--broker-port", &port.to_string()])).await;
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
+    let port = broker.address.port();
+    assert_eq!(check(port).await, (Some(0), String::new()));
+
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other_port = other.local_addr().unwrap().port();
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    let (code, message) = check(other_port).await;
+    answers.join().unwrap();
+    assert_eq!(code, Some(1));
+    assert!(message.contains("answers \"HTTP/1.1 503\""), "{message}");
+    let (code, message) = check(other_port).await;
+    assert_eq!(code, Some(1), "nothing listens there now");
+    assert!(message.contains(&format!("cannot ask the broker on port {other_port}")), "{message}");
+
+    broker.process.signal("-STOP");
+    let (code, message) = check(port).await;
+    broker.process.signal("-CONT");
+    assert_eq!(code, Some(1));
+    assert!(message.contains("does not answer within 8 s"), "{message}");
 }

@@ -6,6 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct Endpoint(Arc<Mutex<Option<SocketAddr>>>);
 
 impl Endpoint {
+    /// The address of a process that runs all the time.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self(Arc::new(Mutex::new(Some(address))))
+    }
+
     pub(crate) fn address(&self) -> Option<SocketAddr> {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

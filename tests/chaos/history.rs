@@ -25,6 +25,14 @@ impl Timestamp {
         Self::from_duration(Duration::from_secs(seconds))
     }
 
+    pub(crate) fn seconds(self) -> u64 {
+        self.0 / 1_000_000
+    }
+
+    pub(crate) fn plus(self, duration: Duration) -> Self {
+        Self(self.0 + u64::try_from(duration.as_micros()).unwrap())
+    }
+
     fn from_duration(since_epoch: Duration) -> Self {
         Self(u64::try_from(since_epoch.as_micros()).unwrap())
     }
@@ -37,11 +45,23 @@ pub(crate) struct Call {
     pub(crate) key: String,
     /// The replica that received the request.
     pub(crate) replica: usize,
+    pub(crate) caller: Caller,
     pub(crate) op: Op,
     pub(crate) invoked: Timestamp,
     /// When the answer arrived or the client timed out.
     pub(crate) completed: Timestamp,
     pub(crate) completion: Completion,
+}
+
+/// Who sends a call in a track's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// The track, which uses no secret.
+    Open,
+    /// The track, with its secret.
+    Owner,
+    /// Someone else, with another secret or none.
+    Impostor,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,12 +85,14 @@ pub(crate) enum Completion {
     Released,
     /// 409: the pool has no matching sandbox.
     NoneAvailable,
-    /// 403 or 404: there is no such sandbox, or it belongs to another track.
+    /// 403 or 404: there is no such sandbox, or it belongs to another owner.
     NotOwned,
     /// 409: the sandbox can no longer be renewed.
     WrongState,
-    /// 503.
-    Unavailable,
+    /// 409: the sandbox is held until the longest time allowed.
+    HeldLongest,
+    /// 503, with its error code and the seconds of its `Retry-After`.
+    Unavailable { code: String, retry_after: Option<u64> },
     /// No answer; the operation may have taken effect.
     Indeterminate,
     /// An answer that the API does not specify.
@@ -90,6 +112,8 @@ pub(crate) struct SandboxItem {
     pub(crate) epoch: u64,
     /// The track and key of the current or last holding.
     pub(crate) owner: Option<ClaimKey>,
+    /// What is stored of the secret of that track.
+    pub(crate) proof: Option<String>,
 }
 
 impl SandboxItem {
@@ -115,11 +139,18 @@ pub(crate) enum Written {
 /// One write that changed something. Commits are in the order in which they took effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Commit {
-    /// The write took effect after this time.
-    pub(crate) started: Timestamp,
-    /// The write took effect before this time.
-    pub(crate) ended: Timestamp,
+    /// When it took effect.
+    pub(crate) at: Timestamp,
+    /// From when on the indexes show it.
+    pub(crate) listed_at: Timestamp,
     pub(crate) written: Vec<Written>,
+}
+
+/// The key that most requests to DynamoDB named in one second.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Busiest {
+    pub(crate) key: String,
+    pub(crate) requests: u64,
 }
 
 /// The sandboxes and claims of the table.
@@ -153,6 +184,7 @@ pub(crate) struct Evidence {
     pub(crate) history: Vec<Call>,
     /// The commits of the table.
     pub(crate) journal: Vec<Commit>,
+    pub(crate) busiest: Busiest,
     /// The number of replicas.
     pub(crate) replicas: usize,
     /// When the last fault was over.

@@ -1,101 +1,87 @@
-//! The journal of commits. The proxies pass one write at a time, and the journal compares the items before and after it, so
-//! the order of commits is known.
+//! The journal of commits, in the order in which DynamoDB executed them, and the table as a scan reads it.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dynoxide::actions::get_item::GetItemRequest;
-use dynoxide::actions::scan::ScanRequest;
-use dynoxide::{AttributeValue, Database};
-use serde_json::Value;
+use dynoxide::AttributeValue;
+use serde_json::json;
+use test_support::metering::{Committed, MeteringEngine, Reply};
 
 use super::history::{ClaimItem, ClaimKey, Commit, SandboxItem, Table, Timestamp, Written};
 
 type Item = HashMap<String, AttributeValue>;
-/// Partition and sort key.
-type Key = (String, String);
 
 const TABLE: &str = "sandbox-broker-pool";
 
-pub(crate) struct Journal {
-    database: Database,
-    /// Each item that was written, after its last write.
-    known: HashMap<Key, Item>,
+#[derive(Clone, Default)]
+pub(crate) struct Journal(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
     commits: Vec<Commit>,
+    /// What the commits result in.
+    table: Table,
 }
 
 impl Journal {
-    pub(crate) fn new(database: Database) -> Self {
-        Self { database, known: HashMap::new(), commits: Vec::new() }
+    /// Records all later commits on this server.
+    pub(crate) fn of(engine: &MeteringEngine) -> Self {
+        let journal = Self::default();
+        let recorded = journal.clone();
+        engine.on_commit(move |items| recorded.record(&items));
+        journal
     }
 
-    pub(crate) fn commits(&self) -> &[Commit] {
-        &self.commits
+    pub(crate) fn commits(&self) -> Vec<Commit> {
+        self.state().commits.clone()
     }
 
-    /// Records the changes of a write to these items that started at this time.
-    pub(crate) fn record(&mut self, started: Timestamp, keys: Vec<Key>) {
-        let ended = Timestamp::now();
-        let mut written = Vec::new();
-        for key in keys {
-            let item = self.read(&key);
-            if item.as_ref() != self.known.get(&key) {
-                written.extend(written_item(&key, item.as_ref()));
-                match item {
-                    Some(item) => self.known.insert(key, item),
-                    None => self.known.remove(&key),
-                };
-            }
-        }
-        if !written.is_empty() {
-            self.commits.push(Commit { started, ended, written });
-        }
-    }
-
-    /// The current table.
+    /// The table by the commits so far.
     pub(crate) fn table(&self) -> Table {
-        let mut table = Table::default();
-        let mut start = None;
-        loop {
-            let request =
-                ScanRequest { table_name: TABLE.to_owned(), exclusive_start_key: start, ..Default::default() };
-            let page = self.database.scan(request).unwrap();
-            for item in page.items.into_iter().flatten() {
-                let key = (text(&item, "PK"), text(&item, "SK"));
-                if let Some(written) = written_item(&key, Some(&item)) {
-                    table.apply(&written);
-                }
-            }
-            start = page.last_evaluated_key;
-            if start.is_none() {
-                return table;
-            }
-        }
+        self.state().table.clone()
     }
 
-    fn read(&self, (partition, sort): &Key) -> Option<Item> {
-        let text = |value: &String| AttributeValue::S(value.clone());
-        let key = HashMap::from([("PK".to_owned(), text(partition)), ("SK".to_owned(), text(sort))]);
-        self.database.get_item(GetItemRequest { table_name: TABLE.to_owned(), key, ..Default::default() }).unwrap().item
+    fn record(&self, items: &[Committed]) {
+        let at = Timestamp::now();
+        let written: Vec<_> = items.iter().filter_map(|item| written_item(&item.key, item.item.as_ref())).collect();
+        if written.is_empty() {
+            return;
+        }
+        let lag = items.iter().map(|item| item.index_lag).max().unwrap_or_default();
+        let mut state = self.state();
+        written.iter().for_each(|written| state.table.apply(written));
+        state.commits.push(Commit { at, listed_at: at.plus(lag), written });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The keys of the items that a request writes; none if it only reads.
-pub(crate) fn written_keys(operation: &str, body: &[u8]) -> Vec<Key> {
-    let Ok(request) = serde_json::from_slice::<Value>(body) else { return Vec::new() };
-    let key_in = |item: &Value| Some((item["PK"]["S"].as_str()?.to_owned(), item["SK"]["S"].as_str()?.to_owned()));
-    let key_of = |write: &Value| key_in(&write["Key"]).or_else(|| key_in(&write["Item"]));
-    match operation {
-        "PutItem" | "UpdateItem" | "DeleteItem" => key_of(&request).into_iter().collect(),
-        "TransactWriteItems" => {
-            let writes = request["TransactItems"].as_array().into_iter().flatten();
-            writes.filter_map(Value::as_object).flat_map(|write| write.values()).filter_map(key_of).collect()
+/// Reads the whole table.
+pub(crate) async fn scan(engine: &MeteringEngine) -> Table {
+    let mut table = Table::default();
+    let mut request = json!({ "TableName": TABLE });
+    loop {
+        let Reply::Json(200, mut page) = engine.answer("Scan", request.clone()).await else {
+            panic!("a scan without limits succeeds")
+        };
+        let items: Vec<Item> = serde_json::from_value(page["Items"].take()).unwrap();
+        for item in &items {
+            if let Some(written) = written_item(item, Some(item)) {
+                table.apply(&written);
+            }
         }
-        _ => Vec::new(),
+        if page["LastEvaluatedKey"].is_null() {
+            return table;
+        }
+        request["ExclusiveStartKey"] = page["LastEvaluatedKey"].take();
     }
 }
 
 /// The item in the form of the evidence; `None` if it is neither a sandbox nor a claim.
-fn written_item((partition, sort): &Key, item: Option<&Item>) -> Option<Written> {
+fn written_item(key: &Item, item: Option<&Item>) -> Option<Written> {
+    let (partition, sort) = (text(key, "PK"), text(key, "SK"));
     if let Some(id) = partition.strip_prefix("SBX#") {
         return Some(Written::Sandbox(id.to_owned(), item.map(read_sandbox)));
     }
@@ -111,6 +97,7 @@ fn read_sandbox(item: &Item) -> SandboxItem {
         status: text(item, "status"),
         epoch: epoch(item),
         owner: (owner != ClaimKey::default()).then_some(owner),
+        proof: item.contains_key("owner_proof").then(|| text(item, "owner_proof")),
     }
 }
 

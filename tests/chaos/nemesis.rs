@@ -22,14 +22,6 @@ pub(crate) enum Fault {
     LostResponse,
     /// The request takes effect; the connection is reset within the response.
     PartialResponse,
-    /// The response is a 500, and the request does not take effect.
-    ErrorWithoutEffect,
-    /// The response is a 500, but the request takes effect.
-    ErrorWithEffect,
-    /// The request is throttled.
-    Throttle,
-    /// The request is refused because of a conflicting transaction.
-    Conflict,
 }
 
 impl Fault {
@@ -42,30 +34,22 @@ impl Fault {
             Self::Hang => "hang",
             Self::LostResponse => "lost response",
             Self::PartialResponse => "partial response",
-            Self::ErrorWithoutEffect => "500 without effect",
-            Self::ErrorWithEffect => "500 with effect",
-            Self::Throttle => "throttle",
-            Self::Conflict => "conflict",
         }
     }
 
     /// Draws a fault. Faults that take seconds are rare, so that enough else happens in a run.
     fn draw(random: &mut fastrand::Rng) -> Self {
         let short = Duration::from_millis(random.u64(1..250));
-        // Longer than the SDK's timeout of 3 seconds for an attempt.
-        let long = Duration::from_millis(random.u64(3100..6000));
-        match random.u8(0..20) {
+        // Longer than the timeout of 1 second for an attempt.
+        let long = Duration::from_millis(random.u64(1100..6000));
+        match random.u8(0..14) {
             0..=4 => Self::Delay(short),
             5 => Self::LateRequest(long),
             6 => Self::LateResponse(long),
             7..=8 => Self::LostRequest,
             9 => Self::Hang,
             10..=12 => Self::LostResponse,
-            13 => Self::PartialResponse,
-            14 => Self::ErrorWithoutEffect,
-            15 => Self::ErrorWithEffect,
-            16..=17 => Self::Throttle,
-            _ => Self::Conflict,
+            _ => Self::PartialResponse,
         }
     }
 }

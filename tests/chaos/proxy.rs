@@ -1,25 +1,21 @@
-//! An HTTP proxy between a replica and DynamoDB that injects the faults of the nemesis and records commits.
+//! An HTTP proxy between a replica and DynamoDB that injects the faults of the nemesis and counts requests.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use super::history::Timestamp;
-use super::journal::{Journal, written_keys};
 use super::nemesis::{Fault, Nemesis};
+use super::requests::RequestCounts;
 
 /// Longer than any timeout of a sender.
 const HANG: Duration = Duration::from_secs(10);
@@ -30,8 +26,8 @@ type Body = BoxBody<Bytes, io::Error>;
 pub(crate) struct Origin {
     pub(crate) url: String,
     pub(crate) http: reqwest::Client,
-    /// Locked during each write, so that writes are serialized.
-    pub(crate) journal: Mutex<Journal>,
+    /// The requests that replicas sent, whatever became of them.
+    pub(crate) counts: RequestCounts,
 }
 
 /// The proxy of one replica.
@@ -43,7 +39,6 @@ struct Proxy {
 
 /// A complete request.
 struct DynamoRequest {
-    operation: String,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -79,7 +74,8 @@ impl Proxy {
         let body = body.collect().await.map_err(|_| Reset)?.to_bytes();
         let target = parts.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-        let request = DynamoRequest { operation, headers: parts.headers, body };
+        self.origin.counts.count(&operation, &body);
+        let request = DynamoRequest { headers: parts.headers, body };
         match self.nemesis.draw() {
             None => complete(self.pass(request, Duration::ZERO).await?),
             Some(Fault::Delay(delay) | Fault::LateRequest(delay)) => complete(self.pass(request, delay).await?),
@@ -98,13 +94,6 @@ impl Proxy {
                 Err(Reset)
             }
             Some(Fault::PartialResponse) => Ok(partial(self.pass(request, Duration::ZERO).await?)),
-            Some(Fault::ErrorWithoutEffect) => Ok(internal_error()),
-            Some(Fault::ErrorWithEffect) => {
-                self.pass(request, Duration::ZERO).await?;
-                Ok(internal_error())
-            }
-            Some(Fault::Throttle) => Ok(refusal("ProvisionedThroughputExceededException", &json!({}))),
-            Some(Fault::Conflict) => Ok(conflict(&request.operation)),
         }
     }
 
@@ -121,18 +110,9 @@ impl Proxy {
 
 impl Origin {
     async fn pass(&self, request: DynamoRequest) -> reqwest::Result<reqwest::Response> {
-        let DynamoRequest { operation, mut headers, body } = request;
+        let DynamoRequest { mut headers, body } = request;
         headers.remove("host");
-        let keys = written_keys(&operation, &body);
-        let request = self.http.post(&self.url).headers(headers).body(body);
-        if keys.is_empty() {
-            return request.send().await;
-        }
-        let mut journal = self.journal.lock().await;
-        let started = Timestamp::now();
-        let answer = request.send().await;
-        journal.record(started, keys);
-        answer
+        self.http.post(&self.url).headers(headers).body(body).send().await
     }
 }
 
@@ -145,33 +125,4 @@ fn partial(answer: reqwest::Response) -> Response<Body> {
     let first = Ok(Frame::data(Bytes::from_static(b"{\"Item\":{\"PK\":")));
     let frames = futures_util::stream::iter([first, Err(io::Error::other(Reset))]);
     Response::builder().status(answer.status()).body(StreamBody::new(frames).boxed()).unwrap()
-}
-
-fn error(status: StatusCode, code: &str, details: &Value) -> Response<Body> {
-    let mut body = json!({ "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"), "message": "injected" });
-    for (name, value) in details.as_object().into_iter().flatten() {
-        body[name] = value.clone();
-    }
-    let body = Full::new(Bytes::from(body.to_string())).map_err(|never: Infallible| match never {});
-    Response::builder().status(status).header("content-type", "application/x-amz-json-1.0").body(body.boxed()).unwrap()
-}
-
-fn internal_error() -> Response<Body> {
-    error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", &json!({}))
-}
-
-fn refusal(code: &str, details: &Value) -> Response<Body> {
-    error(StatusCode::BAD_REQUEST, code, details)
-}
-
-/// The error of a conflicting transaction on the same item. Reads outside of transactions are throttled instead.
-fn conflict(operation: &str) -> Response<Body> {
-    match operation {
-        "TransactWriteItems" => {
-            let reasons = json!([{ "Code": "None" }, { "Code": "TransactionConflict", "Message": "injected" }]);
-            refusal("TransactionCanceledException", &json!({ "CancellationReasons": reasons }))
-        }
-        "PutItem" | "UpdateItem" | "DeleteItem" => refusal("TransactionConflictException", &json!({})),
-        _ => refusal("ThrottlingException", &json!({})),
-    }
 }

@@ -27,6 +27,9 @@ const SKEWED_BROKER: &str = "replica::broker_with_skewed_clock";
 /// Attempts to start a process. A broker that cannot reach DynamoDB ends, and a supervisor would restart it.
 const MAX_STARTS: u32 = 20;
 
+/// The supervisor's wait before the next start.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+
 pub(crate) struct ReplicaSetup {
     pub(crate) name: &'static str,
     /// The seconds by which the clock is ahead.
@@ -152,6 +155,7 @@ impl Replica {
                 return;
             }
             self.count("failed start");
+            sleep(RESTART_PAUSE).await;
         }
         panic!("{} does not start; see {}", self.setup.name, self.setup.log.display());
     }

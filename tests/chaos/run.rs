@@ -6,20 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dynoxide::Database;
 use futures_util::future::join_all;
-use test_support::{ADMIN_TOKEN, DynamoServer, http_client};
-use tokio::sync::Mutex;
+use test_support::metering::{Counters, MeteringServer, MeteringSettings};
+use test_support::{ADMIN_TOKEN, http_client};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::csp::Csp;
 use super::endpoint::Endpoint;
-use super::history::{Call, Completion, Evidence, Op, SandboxId, Table, Timestamp};
-use super::journal::Journal;
+use super::history::{Busiest, Call, Caller, Completion, Evidence, Op, SandboxId, Table, Timestamp};
+use super::journal::{self, Journal};
 use super::nemesis::Nemesis;
 use super::proxy::{self, Origin};
 use super::replica::{Replica, ReplicaSetup};
+use super::requests::RequestCounts;
+use super::service::Service;
 
 /// The replicas, with the seconds by which their clocks are ahead. A clock that is ahead ends holdings early; the grace
 /// period covers that.
@@ -66,6 +67,9 @@ pub(crate) struct Figures {
     completions: BTreeMap<String, u64>,
     network_faults: BTreeMap<&'static str, u64>,
     replica_events: BTreeMap<String, u64>,
+    service_faults: BTreeMap<&'static str, u64>,
+    counters: Counters,
+    busiest: Busiest,
     csp_faults: BTreeMap<&'static str, u64>,
     statuses: BTreeMap<String, u64>,
     commits: usize,
@@ -89,6 +93,16 @@ impl fmt::Display for Figures {
         let [calls, faults] = [self.completions.values().sum::<u64>(), self.network_faults.values().sum()];
         writeln!(formatter, "{calls} calls of clients: {:?}", self.completions)?;
         writeln!(formatter, "{faults} network faults: {:?}", self.network_faults)?;
+        writeln!(formatter, "DynamoDB: {:?}", self.service_faults)?;
+        let requests: u64 = self.counters.operations.values().map(|operation| operation.requests).sum();
+        let errors: u64 = self.counters.operations.values().map(|operation| operation.faults).sum();
+        writeln!(
+            formatter,
+            "{requests} requests to DynamoDB: {} throttled, {} conflicts, {errors} errors; at most {} a second for one key",
+            self.counters.throttled(),
+            self.counters.conflicts(),
+            self.busiest.requests,
+        )?;
         writeln!(formatter, "replicas: {:?}", self.replica_events)?;
         writeln!(formatter, "CSP: {:?}", self.csp_faults)?;
         writeln!(formatter, "{} commits; sandboxes at the end: {:?}", self.commits, self.statuses)?;
@@ -99,10 +113,12 @@ impl fmt::Display for Figures {
 /// Runs the fault phase for `duration` under this seed. Logs go to the directory.
 pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evidence, Figures) {
     let mut seeds = fastrand::Rng::with_seed(seed);
-    let database = Database::memory().unwrap();
-    let server = DynamoServer::on(database.clone()).await;
-    let journal = Mutex::new(Journal::new(database));
-    let origin = Arc::new(Origin { url: server.url, http: http_client(), journal });
+    let server = MeteringServer::start(MeteringSettings { seed: seeds.u64(..), ..MeteringSettings::default() });
+    server.create_table(&[]).await;
+    let engine = server.engine();
+    let journal = Journal::of(engine);
+    let origin = Arc::new(Origin { url: server.url(), http: http_client(), counts: RequestCounts::default() });
+    let service = Service::new(engine.clone(), seeds.u64(..));
     let csp = Csp::start(SANDBOXES, directory.join("csp.json"), seeds.u64(..)).await;
 
     let mut replicas = Vec::new();
@@ -120,40 +136,49 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
     let endpoints: Arc<[Endpoint]> = replicas.iter().map(Replica::endpoint).collect();
 
     let end = Instant::now() + duration;
-    let clients = (0..CLIENTS).map(|number| Client::new(format!("t{number}"), Arc::clone(&endpoints), seeds.u64(..)));
-    let (histories, replicas, csp, ()) = tokio::join!(
+    let clients = (0..CLIENTS).map(|number| {
+        let client = Client::new(format!("t{number}"), Arc::clone(&endpoints), http_client(), seeds.u64(..));
+        if number % 2 == 0 { client.with_secret() } else { client }
+    });
+    let (histories, replicas, service, csp, ()) = tokio::join!(
         join_all(clients.map(|client| client.run(end))),
         join_all(replicas.into_iter().map(|replica| replica.inject_faults(end))),
+        service.inject_faults(end),
         csp.inject_faults(end),
-        operate(&origin, &endpoints, end)
+        operate(&journal, &endpoints, end)
     );
     let mut history: Vec<_> = histories.into_iter().flatten().collect();
 
     let (healed_at, healed) = (Timestamp::now(), Instant::now());
     let probes = (0..REPLICAS.len()).map(|replica| {
-        let client = Client::new(format!("probe-{replica}"), Arc::clone(&endpoints), seeds.u64(..));
+        let client = Client::new(format!("probe-{replica}"), Arc::clone(&endpoints), http_client(), seeds.u64(..));
         client.probe(replica, healed + SETTLE_TIMEOUT)
     });
     history.extend(join_all(probes).await.into_iter().flatten());
     let (table, accounts) = loop {
-        let (table, accounts) = (origin.journal.lock().await.table(), csp.accounts().await);
+        let (table, accounts) = (journal::scan(engine).await, csp.accounts().await);
         if has_settled(&table, &accounts, &csp.omitted) || healed.elapsed() > SETTLE_TIMEOUT {
             break (table, accounts);
         }
         retry_deletions(&table, &endpoints[0]).await;
         sleep(Duration::from_millis(250)).await;
     };
-    let journal = origin.journal.lock().await.commits().to_vec();
+    let (journal, busiest) = (journal.commits(), origin.counts.busiest());
     let figures = Figures {
         completions: count(history.iter().map(label)),
         network_faults: sum(nemeses.iter().map(|nemesis| nemesis.injected())),
         replica_events: replicas.iter().flat_map(Replica::events).collect(),
+        service_faults: service.injected,
+        counters: engine.counters(),
+        busiest: busiest.clone(),
         csp_faults: csp.injected.clone(),
         statuses: count(table.sandboxes.values().map(|sandbox| sandbox.status.clone())),
         commits: journal.len(),
         settled_after: healed.elapsed(),
     };
-    (Evidence { history, journal, replicas: REPLICAS.len(), healed_at, table, accounts, omitted: csp.omitted }, figures)
+    let replicas = REPLICAS.len();
+    let omitted = csp.omitted;
+    (Evidence { history, journal, busiest, replicas, healed_at, table, accounts, omitted }, figures)
 }
 
 /// Whether no holding and no deletion is left, and table and CSP agree.
@@ -166,14 +191,13 @@ fn has_settled(table: &Table, accounts: &BTreeSet<SandboxId>, omitted: &BTreeSet
 }
 
 /// The operator: retries failed deletions until `end`. Otherwise the CSP would run out of accounts.
-async fn operate(origin: &Origin, endpoints: &[Endpoint], end: Instant) {
+async fn operate(journal: &Journal, endpoints: &[Endpoint], end: Instant) {
     for endpoint in endpoints.iter().cycle() {
         sleep(OPERATOR_INTERVAL).await;
         if Instant::now() >= end {
             return;
         }
-        let table = origin.journal.lock().await.table();
-        retry_deletions(&table, endpoint).await;
+        retry_deletions(&journal.table(), endpoint).await;
     }
 }
 
@@ -191,6 +215,7 @@ async fn retry_deletions(table: &Table, endpoint: &Endpoint) {
 }
 
 fn label(call: &Call) -> String {
+    let by = if call.caller == Caller::Impostor { "impostor's " } else { "" };
     let op = match call.op {
         Op::Allocate { .. } => "allocate",
         Op::Read(_) => "read",
@@ -202,11 +227,12 @@ fn label(call: &Call) -> String {
         Completion::NoneAvailable => "none available",
         Completion::NotOwned => "not owned",
         Completion::WrongState => "wrong state",
-        Completion::Unavailable => "unavailable",
+        Completion::HeldLongest => "held longest",
+        Completion::Unavailable { .. } => "unavailable",
         Completion::Indeterminate => "indeterminate",
         Completion::Unexpected(_) => "unexpected",
     };
-    format!("{op}: {completion}")
+    format!("{by}{op}: {completion}")
 }
 
 fn count(labels: impl Iterator<Item = String>) -> BTreeMap<String, u64> {

@@ -1,14 +1,15 @@
 //! The OpenAPI document, and Swagger UI to read and try it.
 
-use std::sync::{Arc, LazyLock};
+use std::io::Read;
+use std::sync::LazyLock;
 
 use actix_web::body::BoxBody;
 use actix_web::web::{self, Bytes};
 use actix_web::{HttpRequest, HttpResponse, Responder};
+use flate2::read::GzDecoder;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa::openapi::schema::Type;
-use utoipa_swagger_ui::Config;
 
 use super::assets::{Asset, Page};
 use crate::http::error::{ApiError, ErrorCode};
@@ -25,17 +26,29 @@ impl Document {
 
 static START: Asset = Asset::script("start.js", include_bytes!("docs/start.js"));
 
-/// The files of Swagger UI that the page uses. Unpacked once and shared by all answers: the script alone has more than a
-/// megabyte.
-static SWAGGER_UI: LazyLock<Vec<Asset>> = LazyLock::new(|| {
-    let config = Arc::new(Config::from("/v1/openapi.json"));
-    let unpacked = ["swagger-ui.css", "swagger-ui-bundle.js"].map(|name| {
-        let file = utoipa_swagger_ui::serve(name, Arc::clone(&config)).ok().flatten()?;
-        let content_type = if name.ends_with(".css") { "text/css" } else { "text/javascript" };
-        Some(Asset { name, content_type, bytes: Bytes::from(file.bytes.into_owned()) })
-    });
-    unpacked.into_iter().flatten().collect()
+macro_rules! compressed {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"))
+    };
+}
+
+/// The files of Swagger UI that the page uses, unpacked when they are first asked for.
+static SWAGGER_UI: LazyLock<[Asset; 2]> = LazyLock::new(|| {
+    [
+        Asset { name: "swagger-ui.css", content_type: "text/css", bytes: unpacked(compressed!("swagger-ui.css")) },
+        Asset {
+            name: "swagger-ui-bundle.js",
+            content_type: "text/javascript",
+            bytes: unpacked(compressed!("swagger-ui-bundle.js")),
+        },
+    ]
 });
+
+fn unpacked(compressed: &[u8]) -> Bytes {
+    let mut bytes = Vec::new();
+    GzDecoder::new(compressed).read_to_end(&mut bytes).expect("the build compressed them");
+    Bytes::from(bytes)
+}
 
 /// The document, as an answer.
 pub(crate) struct OpenApiJson(Bytes);

@@ -6,10 +6,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use super::commit::Committed;
 use super::counters::Counters;
 use super::error::{ErrorKind, ServiceError};
 use super::faults::{Fault, FaultRule, draw};
-use super::settings::{Lag, Limits, MeteringSettings};
+use super::settings::{Durations, Lag, Limits, MeteringSettings};
 use super::state::State;
 use super::transaction::{Arrival, repeated};
 use super::units::index_writes;
@@ -88,6 +89,16 @@ impl MeteringEngine {
     /// Changes the lag of writes to come.
     pub fn set_lag(&self, lag: Lag) {
         self.state.lock().lag = lag;
+    }
+
+    /// Changes how long things take that start later.
+    pub fn set_durations(&self, durations: Durations) {
+        self.state.lock().durations = durations;
+    }
+
+    /// Shows all later commits to this witness, each before any other request can see it.
+    pub fn on_commit(&self, witness: impl FnMut(Vec<Committed>) + Send + 'static) {
+        self.state.lock().witness = Some(Box::new(witness));
     }
 
     /// All counters.

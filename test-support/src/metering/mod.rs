@@ -6,6 +6,7 @@
 
 mod bucket;
 pub mod capacity;
+mod commit;
 mod counters;
 mod database;
 mod engine;
@@ -27,6 +28,7 @@ mod transaction;
 mod units;
 mod write;
 
+pub use commit::Committed;
 pub use counters::{Counters, OperationCounters, ResourceCounters};
 pub use engine::{MeteringEngine, Reply};
 pub use faults::{Fault, FaultRule, Occurrence};

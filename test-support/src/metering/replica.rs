@@ -85,16 +85,18 @@ impl IndexReplicas {
         self.entries.call("DeleteTable", json!({ "TableName": replica })).map(|_| ())
     }
 
-    /// Sends a write on its way.
-    pub(super) fn send(&mut self, table: &str, table_keys: &KeySchema, write: IndexWrite, arrival: Instant) {
+    /// Sends a write on its way. It arrives at this time or, behind an earlier write of the same entry, later. Returns
+    /// its arrival.
+    pub(super) fn send(&mut self, table: &str, table_keys: &KeySchema, write: IndexWrite, arrival: Instant) -> Instant {
         let replica = replica_name(table, &write.index);
-        let Some(table_key) = table_keys.of(&write.entry_key) else { return };
+        let Some(table_key) = table_keys.of(&write.entry_key) else { return arrival };
         let name = EntryName { replica, id: entry_id(&write.entry_key) };
         let last = self.last_arrivals.get(&name).copied();
         let arrival = last.map_or(arrival, |last| last.max(arrival));
         self.last_arrivals.insert(name.clone(), arrival);
         self.sent += 1;
         self.pending.insert((arrival, self.sent), EntryWrite { name, table_key, entry: write.entry });
+        arrival
     }
 
     /// Makes visible what has arrived.

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::dynamo_server::create_table;
+
 use super::engine::{MeteringEngine, Reply};
 use super::error::ServiceError;
 use super::faults::FaultRule;
@@ -67,6 +69,14 @@ impl MeteringServer {
     /// The endpoint for clients.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Makes the broker's table, with these flags of `table create`.
+    ///
+    /// # Panics
+    /// If the program fails.
+    pub async fn create_table(&self, flags: &[&str]) {
+        create_table(&self.url(), flags).await;
     }
 
     /// The engine, through which faults and limits are changed and counters are read while the server runs.

@@ -8,6 +8,7 @@ use dynoxide::Item;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::commit::Witness;
 use super::database::Items;
 use super::error::ServiceError;
 use super::faults::FaultRule;
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) durations: Durations,
     pub(super) warm: WarmThroughput,
     pub(super) random: fastrand::Rng,
+    /// Sees each commit.
+    pub(super) witness: Option<Witness>,
     throttled_as_provisioned: bool,
 }
 
@@ -73,6 +76,7 @@ impl State {
             durations,
             warm,
             random: fastrand::Rng::with_seed(seed),
+            witness: None,
             throttled_as_provisioned: false,
         }
     }
@@ -128,14 +132,24 @@ impl State {
         WriteCost { table: self.table_charge(target, units), indexes: charged.collect() }
     }
 
-    /// Counts a write and sends its entries to the indexes. Each appears after its partition's queue and its lag. `waits` are what taking the cost returned.
-    pub(super) fn settle_write(&mut self, operation: &str, target: &Target, cost: WriteCost, waits: &[Duration]) {
+    /// Counts a write and sends its entries to the indexes. Each appears after its partition's queue and its lag. `waits`
+    /// are what taking the cost returned. Returns the time until the last entry appears.
+    pub(super) fn settle_write(
+        &mut self,
+        operation: &str,
+        target: &Target,
+        cost: WriteCost,
+        waits: &[Duration],
+    ) -> Duration {
         self.meter.count(operation, &cost.charges());
+        let now = Instant::now();
+        let mut last = now;
         let waits = waits.iter().skip(1);
         for ((write, _), wait) in cost.indexes.into_iter().zip(waits) {
-            let arrival = Instant::now() + *wait + self.lag.draw(&mut self.random);
-            self.replicas.send(&target.name.table, &target.schema.keys, write, arrival);
+            let arrival = now + *wait + self.lag.draw(&mut self.random);
+            last = last.max(self.replicas.send(&target.name.table, &target.schema.keys, write, arrival));
         }
+        last - now
     }
 
     /// The answer to a throttled request of one item or page, with AWS's two codes in turn.

@@ -131,11 +131,13 @@ impl State {
             }
             return Err(self.cancel(judged));
         }
+        let mut written = Vec::with_capacity(actions.len());
         for (action, judged) in actions.iter().zip(judged) {
             if let Some((cost, waits)) = judged.taken {
-                self.settle_write(OPERATION, &action.target, cost, &waits);
+                written.push((&action.target, self.settle_write(OPERATION, &action.target, cost, &waits)));
             }
         }
+        self.show_commit(&written);
         Ok(response)
     }
 

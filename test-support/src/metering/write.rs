@@ -29,7 +29,10 @@ impl State {
         let units = table_write_units(before.as_ref(), after.as_ref());
         let cost = self.write_cost(&target, units, before.as_ref(), after.as_ref());
         match self.meter.take(&cost.charges(), Instant::now()) {
-            Ok(waits) => self.settle_write(operation, &target, cost, &waits),
+            Ok(waits) => {
+                let index_lag = self.settle_write(operation, &target, cost, &waits);
+                self.show_commit(&[(&target, index_lag)]);
+            }
             Err(throttled) => {
                 self.items.restore(&target.name.table, &target.key, before.as_ref())?;
                 return Err(self.throttle_error(&throttled));

@@ -1,5 +1,7 @@
 //! The rules of the metering server, each by itself. The clock is paused but where a test says otherwise.
 
+#![allow(clippy::print_stdout, reason = "the tables of the capacity are results")]
+
 mod back_pressure;
 mod capacity;
 mod conflicts;

@@ -1,6 +1,6 @@
-//! I4: "none available" is answered only if no matching sandbox was available at some moment of the call.
+//! I4: "none available" is answered only if the index showed no matching sandbox at some moment of the call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::violation::Violation;
 use crate::history::{Call, Commit, Completion, Evidence, Op, Timestamp, Written};
@@ -25,23 +25,36 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     violations
 }
 
-/// The periods in which no sandbox with this prefix was available, at their longest.
+/// The periods in which the index showed no available sandbox with this prefix for certain.
 fn empty_periods(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> {
-    let mut available: BTreeSet<&str> = BTreeSet::new();
-    let mut periods = Vec::new();
-    let mut empty_since = Some(Timestamp::default());
+    let mut listed_at: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    // How the number of sandboxes changes, and when.
+    let mut changes = Vec::new();
     for commit in journal {
         for written in &commit.written {
             let Written::Sandbox(id, item) = written else { continue };
             match item {
-                Some(item) if item.is("available") && item.name.starts_with(prefix) => available.insert(id),
-                _ => available.remove(id.as_str()),
-            };
+                Some(item) if item.is("available") && item.name.starts_with(prefix) => {
+                    listed_at.entry(id).or_insert(commit.listed_at);
+                }
+                _ => {
+                    let listed = listed_at.remove(id.as_str()).filter(|listed_at| *listed_at < commit.at);
+                    changes.extend(listed.into_iter().flat_map(|listed_at| [(listed_at, 1), (commit.at, -1)]));
+                }
+            }
         }
-        match (available.is_empty(), empty_since) {
-            (true, None) => empty_since = Some(commit.started),
-            (false, Some(since)) => {
-                periods.push((since, commit.ended));
+    }
+    changes.extend(listed_at.into_values().map(|listed_at| (listed_at, 1)));
+    changes.sort_unstable();
+    let mut periods = Vec::new();
+    let mut empty_since = Some(Timestamp::default());
+    let mut available = 0;
+    for (at, change) in changes {
+        available += change;
+        match (available, empty_since) {
+            (0, None) => empty_since = Some(at),
+            (1.., Some(since)) => {
+                periods.push((since, at));
                 empty_since = None;
             }
             _ => {}

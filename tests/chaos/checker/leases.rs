@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::violation::Violation;
-use crate::history::{Call, ClaimKey, Commit, Completion, Evidence, Op, SandboxId, Timestamp, Written};
+use crate::history::{Call, Caller, ClaimKey, Commit, Completion, Evidence, Op, SandboxId, Timestamp, Written};
 
 /// A period in which a key certainly holds a sandbox.
 struct Lease {
@@ -22,12 +22,12 @@ struct Lease {
 struct Allocation {
     owner: ClaimKey,
     started: Timestamp,
-    /// Start and end of the commit that ended it.
-    ended: Option<(Timestamp, Timestamp)>,
+    ended: Option<Timestamp>,
 }
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
-    let leases = leases(&evidence.history);
+    let history: Vec<&Call> = evidence.history.iter().filter(|call| call.caller != Caller::Impostor).collect();
+    let leases = leases(&history);
     let allocations = allocations(&evidence.journal);
     let mut violations = overlaps(&leases, "I1", |lease| lease.sandbox.clone(), |one, other| one.key.0 != other.key.0);
     violations.extend(overlaps(
@@ -37,14 +37,14 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
         |one, other| one.sandbox != other.sandbox,
     ));
     violations.extend(leases.iter().filter_map(|lease| missing_in_table(lease, allocations.get(&lease.sandbox))));
-    for call in &evidence.history {
+    for call in history {
         violations.extend(denied(call, &leases));
         violations.extend(release_lost(call, &allocations));
     }
     violations
 }
 
-fn leases(history: &[Call]) -> Vec<Lease> {
+fn leases(history: &[&Call]) -> Vec<Lease> {
     let mut first_releases: BTreeMap<(&str, &str), Timestamp> = BTreeMap::new();
     for call in history {
         if let Op::Release(sandbox) = &call.op {
@@ -77,8 +77,8 @@ fn leases(history: &[Call]) -> Vec<Lease> {
     leases.into_values().flatten().collect()
 }
 
-fn by_completion(history: &[Call]) -> Vec<&Call> {
-    let mut calls: Vec<_> = history.iter().collect();
+fn by_completion<'a>(history: &[&'a Call]) -> Vec<&'a Call> {
+    let mut calls = history.to_vec();
     calls.sort_by_key(|call| call.completed);
     calls
 }
@@ -122,10 +122,10 @@ fn allocations(journal: &[Commit]) -> BTreeMap<SandboxId, Vec<Allocation>> {
                 continue;
             }
             if let Some(allocation) = current {
-                allocation.ended = Some((commit.started, commit.ended));
+                allocation.ended = Some(commit.at);
             }
             if let Some(owner) = owner {
-                of_sandbox.push(Allocation { owner, started: commit.started, ended: None });
+                of_sandbox.push(Allocation { owner, started: commit.at, ended: None });
             }
         }
     }
@@ -140,7 +140,7 @@ fn missing_in_table(lease: &Lease, allocations: Option<&Vec<Allocation>>) -> Opt
             .flatten()
             .filter(|allocation| allocation.owner == lease.key && allocation.started <= lease.start)
     };
-    let covers_lease = |allocation: &Allocation| allocation.ended.is_none_or(|(_, ended)| ended >= lease.end);
+    let covers_lease = |allocation: &Allocation| allocation.ended.is_none_or(|ended| ended >= lease.end);
     if of_lease().any(covers_lease) {
         return None;
     }
@@ -169,7 +169,7 @@ fn denied(call: &Call, leases: &[Lease]) -> Option<Violation> {
             let lease = leases.iter().filter(of_track).find(covers_release)?;
             return Some(Violation::new("I3", format!("{call:?}, but it is held since {:?}", lease.start)));
         }
-        (Op::Allocate { .. }, Completion::NoneAvailable) => {
+        (Op::Allocate { .. }, Completion::NoneAvailable | Completion::NotOwned) => {
             let lease = leases.iter().filter(covers_call).find(|lease| lease.key.1 == call.key)?;
             return Some(Violation::new("I3", format!("{call:?}, but its key holds {}", lease.sandbox)));
         }
@@ -183,7 +183,7 @@ fn denied(call: &Call, leases: &[Lease]) -> Option<Violation> {
 fn release_lost(call: &Call, allocations: &BTreeMap<SandboxId, Vec<Allocation>>) -> Option<Violation> {
     let (Op::Release(sandbox), Completion::Released) = (&call.op, &call.completion) else { return None };
     let is_over = |allocation: &Allocation| {
-        allocation.owner.0 == call.track && allocation.ended.is_some_and(|(started, _)| started <= call.completed)
+        allocation.owner.0 == call.track && allocation.ended.is_some_and(|ended| ended <= call.completed)
     };
     let has_ended = allocations.get(sandbox).into_iter().flatten().any(is_over);
     (!has_ended).then(|| Violation::new("I3", format!("{call:?}, but not in the table")))

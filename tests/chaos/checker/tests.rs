@@ -1,7 +1,9 @@
 //! The checker detects violations. Each scenario is correct except for one thing.
 
 use super::violations;
-use crate::history::{Call, ClaimItem, Commit, Completion, Evidence, Op, SandboxItem, Timestamp, Written};
+use crate::history::{
+    Busiest, Call, Caller, ClaimItem, Commit, Completion, Evidence, Op, SandboxItem, Timestamp, Written,
+};
 
 /// Builds evidence. Each step takes a second or two, and each holding lasts a minute.
 #[derive(Default)]
@@ -59,7 +61,7 @@ impl Scenario {
 
     fn commit(&mut self, written: Vec<Written>) {
         self.second += 1;
-        self.evidence.journal.push(Commit { started: self.now(), ended: self.now(), written });
+        self.evidence.journal.push(Commit { at: self.now(), listed_at: self.now(), written });
     }
 
     fn epoch(&self, id: &str) -> u64 {
@@ -70,7 +72,10 @@ impl Scenario {
     fn item(&self, id: &str, status: &str, track: Option<&str>) -> Written {
         let owner = track.map(|track| (track.to_owned(), track.to_owned()));
         let (name, status) = (format!("lab-{id}"), status.to_owned());
-        Written::Sandbox(id.to_owned(), Some(SandboxItem { name, status, epoch: self.epoch(id) + 1, owner }))
+        Written::Sandbox(
+            id.to_owned(),
+            Some(SandboxItem { name, status, epoch: self.epoch(id) + 1, owner, proof: None }),
+        )
     }
 
     fn claim_item(&self, id: &str, track: &str) -> Written {
@@ -97,8 +102,9 @@ impl Scenario {
         self.second += 1;
         let invoked = self.now();
         self.second += 1;
-        let (track, completed) = (track.to_owned(), self.now());
-        self.evidence.history.push(Call { key: track.clone(), track, replica: 0, op, invoked, completed, completion });
+        let (track, completed, caller) = (track.to_owned(), self.now(), Caller::Open);
+        let key = track.clone();
+        self.evidence.history.push(Call { track, key, replica: 0, caller, op, invoked, completed, completion });
     }
 
     fn complete_allocation(&mut self, id: &str, track: &str) {
@@ -111,6 +117,10 @@ fn allocate(prefix: &str) -> Op {
     Op::Allocate { prefix: prefix.to_owned() }
 }
 
+fn unavailable() -> Completion {
+    Completion::Unavailable { code: "STORE_UNAVAILABLE".to_owned(), retry_after: Some(5) }
+}
+
 fn read(id: &str) -> Op {
     Op::Read(id.to_owned())
 }
@@ -121,7 +131,7 @@ fn a_correct_run_has_no_violation() {
     scenario.complete_allocation("1", "a");
     scenario.complete("a", read("1"), Completion::Reads { status: "allocated".to_owned() });
     scenario.complete("b", read("1"), Completion::NotOwned);
-    scenario.complete("a", allocate(""), Completion::Unavailable);
+    scenario.complete("a", allocate(""), unavailable());
     scenario.complete("b", allocate("no-such-"), Completion::NoneAvailable);
     scenario.write("2", "stale", None);
     scenario.complete("b", allocate(""), Completion::NoneAvailable);
@@ -290,7 +300,7 @@ fn i3_a_replica_that_does_not_serve_after_the_faults() {
     let mut scenario = Scenario::new();
     scenario.evidence.replicas = 1;
     scenario.release_and_delete();
-    scenario.evidence.history.last_mut().unwrap().completion = Completion::Unavailable;
+    scenario.evidence.history.last_mut().unwrap().completion = unavailable();
     assert_eq!(scenario.check(), ["I3"], "it allocated and did not release");
 }
 
@@ -345,4 +355,66 @@ fn api_an_answer_that_is_not_specified() {
     let mut scenario = Scenario::new();
     scenario.complete("b", allocate(""), Completion::Unexpected("500".to_owned()));
     assert_eq!(scenario.finish(), ["API"]);
+}
+
+/// The index shows a sandbox later than the table has it.
+#[test]
+fn a_sandbox_that_the_index_does_not_show_does_not_violate_i4() {
+    for (lag, is_violated) in [(0, true), (MINUTE, false)] {
+        let mut scenario = Scenario::new();
+        scenario.write("2", "stale", None);
+        scenario.write("2", "available", None);
+        let shown = Timestamp::from_seconds(scenario.second + lag);
+        scenario.evidence.journal.last_mut().unwrap().listed_at = shown;
+        scenario.second += 1;
+        scenario.complete("b", allocate(""), Completion::NoneAvailable);
+        assert_eq!(scenario.finish().contains(&"I4"), is_violated, "{lag}");
+    }
+}
+
+#[test]
+fn i8_a_loop_of_requests() {
+    let mut scenario = Scenario::new();
+    scenario.evidence.busiest = Busiest { key: "TransactWriteItems TRACK#a CLAIM#a".to_owned(), requests: 29_650 };
+    assert_eq!(scenario.finish(), ["I8"]);
+}
+
+#[test]
+fn i10_an_impostor_that_gets_through() {
+    let answers = [
+        (allocate(""), Completion::Holds { sandbox: "1".to_owned(), until: Timestamp::from_seconds(MINUTE) }),
+        (read("1"), Completion::Reads { status: "allocated".to_owned() }),
+        (Op::Renew("1".to_owned()), Completion::Holds { sandbox: "1".to_owned(), until: Timestamp::default() }),
+        (Op::Release("1".to_owned()), Completion::Released),
+    ];
+    // What the table stores for the owner's secret, for that of the impostor, or for none.
+    for (proof, is_violated) in [(Some("owner"), true), (Some("impostor"), false), (None, true)] {
+        for (op, completion) in answers.clone() {
+            let mut scenario = Scenario::new();
+            scenario.complete("a", op.clone(), completion);
+            scenario.evidence.history.last_mut().unwrap().caller = Caller::Impostor;
+            store_proofs(&mut scenario, "1", proof);
+            // The owner's secret is known by another sandbox of it.
+            scenario.claim("2", "a");
+            scenario.evidence.history.last_mut().unwrap().caller = Caller::Owner;
+            store_proofs(&mut scenario, "2", Some("owner"));
+            assert_eq!(scenario.check().contains(&"I10"), is_violated, "{op:?} on a sandbox with {proof:?}");
+        }
+    }
+}
+
+#[test]
+fn i10_a_secret_that_is_not_stored() {
+    let mut scenario = Scenario::new();
+    scenario.evidence.history.last_mut().unwrap().caller = Caller::Owner;
+    assert_eq!(scenario.finish(), ["I10"]);
+}
+
+fn store_proofs(scenario: &mut Scenario, id: &str, stored: Option<&str>) {
+    for written in scenario.evidence.journal.iter_mut().flat_map(|commit| &mut commit.written) {
+        match written {
+            Written::Sandbox(of, Some(item)) if of == id => item.proof = stored.map(str::to_owned),
+            _ => {}
+        }
+    }
 }
