@@ -307,3 +307,29 @@ async fn unchanged_scripts_get_their_sandboxes_from_a_pool_that_is_empty_for_100
     assert_eq!(sandboxes.len(), 50);
     broker.store.assert_consistent();
 }
+
+/// The order holds at scale, over replicas that each see a part of the waiters.
+#[actix::test]
+async fn i11_of_ten_thousand_on_four_replicas_the_first_thousand_are_served() {
+    const WAITING: usize = 10_000;
+    const SUPPLY: usize = 1_000;
+    let broker = empty_broker().await;
+    let mut replicas = vec![broker.clone()];
+    for number in 2..=4 {
+        replicas.push(broker.replica(&format!("replica-{number}")).await);
+    }
+    let mut waiting = Vec::new();
+    for number in 0..WAITING {
+        // A millisecond between them, so that the order is known.
+        waiting.push(wait(&replicas[number % 4], &format!("t{number:05}"), None, 5 * MINUTE));
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(Duration::from_secs(5)).await;
+    supply(&broker, 1..=SUPPLY as u32).await;
+    sleep(Duration::from_secs(2)).await;
+    let served = waiting.iter().take_while(|waiter| waiter.is_finished()).count();
+    let all_served = waiting.iter().filter(|waiter| waiter.is_finished()).count();
+    assert_eq!((served, all_served), (SUPPLY, SUPPLY), "I11: within two seconds, and in order");
+    broker.store.assert_consistent();
+    waiting.iter().for_each(JoinHandle::abort);
+}
