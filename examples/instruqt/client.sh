@@ -22,7 +22,8 @@ headers() {
   [ -z "$track" ] || printf 'X-Instruqt-Track-ID: %s\n' "$track"
   [ -z "${BROKER_MINUTES:-}" ] || printf 'X-Sandbox-Minutes: %s\n' "$BROKER_MINUTES"
   if [ "$1" = /v1/allocate ]; then
-    printf 'Prefer: wait=25\n'
+    local left=$((patience > SECONDS ? patience - SECONDS : 0))
+    printf 'Prefer: wait=%s\n' "$((left < 25 ? left : 25))"
     [ -z "${BROKER_NAME_PREFIX:-}" ] || printf 'X-Sandbox-Name-Prefix: %s\n' "$BROKER_NAME_PREFIX"
     [ "${BROKER_STANDBY:-}" != 1 ] || printf 'X-Sandbox-Standby: true\n'
   fi

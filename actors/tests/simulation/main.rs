@@ -63,7 +63,6 @@ fn a_missing_condition_in_the_store_is_detected() {
         (Flaw::HeldKeyIgnored, &["I2", "I1/I3"][..]),
         (Flaw::ViewIgnored, &["I1", "I2", "I5"]),
         (Flaw::ClaimForgotten, &["I1", "I3"]),
-        (Flaw::TicketIgnored, &["I11"]),
     ];
     for (flaw, invariants) in cases {
         let found = first_failure(&(0..100).collect::<Vec<_>>(), Some(flaw)).and_then(|failed| failed.violation);
