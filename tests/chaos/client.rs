@@ -96,14 +96,15 @@ impl Client {
         self.history
     }
 
-    /// Allocates at one replica, after each refusal again at the time that it names, and releases if asked to.
-    pub(crate) async fn attend(mut self, replica: usize, releases: bool) -> Vec<Call> {
+    /// Allocates at one replica, after each refusal again at the time that it names, and releases if asked to. Gives up
+    /// at `end`.
+    pub(crate) async fn attend(mut self, replica: usize, releases: bool, end: Instant) -> Vec<Call> {
         let key = self.track.clone();
-        loop {
+        while Instant::now() < end {
             let op = match self.held.get(&key) {
                 None => Op::Allocate { prefix: String::new() },
                 Some(sandbox) if releases => Op::Release(sandbox.clone()),
-                Some(_) => return self.history,
+                Some(_) => break,
             };
             let call = self.call(&key, op, self.caller(), replica, PATIENT_TIMEOUT).await;
             let completion = call.completion.clone();
@@ -114,9 +115,10 @@ impl Client {
                     sleep(Duration::from_secs(retry_after.unwrap_or(1))).await
                 }
                 Completion::Indeterminate => sleep(Duration::from_secs(1)).await,
-                _ => return self.history,
+                _ => break,
             }
         }
+        self.history
     }
 
     async fn allocate(&mut self, key: &str) {
