@@ -20,6 +20,6 @@ check:
 step +names:
     .ci/run {{ names }}
 
-# Rewrite what the program generates: docs/openapi.json, docs/reference/, terraform/variables_broker.tf
+# Rewrite what the program generates: docs/openapi.json, docs/reference/ and variables_broker.tf in terraform/
 snapshots:
     BROKER_UPDATE_SNAPSHOT=1 cargo test --workspace --lib --test '*' snapshot

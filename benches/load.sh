@@ -93,11 +93,11 @@ settings=(BROKER_STORE="$store" BROKER_DATA_DIR="$scratch/data" CSP_SIM_SANDBOXE
 if [ "$store" = dynamodb ]; then
   "$(dirname "$broker")/examples/dynamodb-server" 0 > "$scratch/dynamodb.log" &
   processes+=($!)
-  "$broker" csp-sim --port 0 --sandboxes "$pool" --token csp-token > "$scratch/csp.log" &
+  CSP_API_TOKEN=csp-token "$broker" csp-sim --port 0 --sandboxes "$pool" > "$scratch/csp.log" &
   processes+=($!)
   settings+=(DDB_ENDPOINT_URL="$(await "$scratch/dynamodb.log" 'http://.*')" AWS_REGION=eu-central-1
     AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-    CSP_MODE=http CSP_BASE_URL="$(await "$scratch/csp.log" 'http://.*')" CSP_API_TOKEN=csp-token)
+    LAB_DURATION_HOURS=4 CSP_MODE=http CSP_BASE_URL="$(await "$scratch/csp.log" 'http://.*')" CSP_API_TOKEN=csp-token)
   env "${settings[@]}" "$broker" table create > /dev/null
 fi
 others=${#processes[@]}

@@ -14,7 +14,7 @@ use broker_actors::broker::Broker;
 use broker_actors::error::Chain;
 use broker_actors::jobs::cleanup::CleanupSettings;
 use broker_actors::jobs::csp_sync::SyncSettings;
-use broker_actors::ports::{Clock, CspClient, StoreError};
+use broker_actors::ports::{Clock, CspClient, PreDelete, StoreError};
 use broker_actors::queue::QueueSettings;
 use broker_actors::retry::RetryPolicy;
 use broker_actors::sandbox::{ReplicaId, UnixMillis};
@@ -24,7 +24,9 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use url::Url;
 
+use crate::config::tokens::TokenSources;
 use crate::config::{BadSettings, CspSource, Settings, StoreKind, StoreSettings};
+use crate::csp::niosxaas::Niosxaas;
 use crate::csp::simulator::{Simulator, SimulatorSettings};
 use crate::csp::{CspConfigError, HttpCsp};
 use crate::dynamo::embedded::{EmbeddedEngine, OpenError};
@@ -32,8 +34,9 @@ use crate::dynamo::table::TableError;
 use crate::dynamo::table::adopt::create_or_adopt;
 use crate::dynamo::table::open::open_table;
 use crate::dynamo::{DynamoClient, DynamoStore};
-use crate::http::{self, AppState};
+use crate::http::{self, AppState, Listeners};
 use crate::metrics;
+use crate::token_reload;
 
 /// How often expired items are removed from the embedded store.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -49,6 +52,12 @@ pub enum StartError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the system reported.
+        source: io::Error,
+    },
+    /// The same for the operators' port.
+    #[error("cannot listen for operators; set BROKER_ADMIN_PORT to a free port")]
+    ListenForOperators {
         /// What the system reported.
         source: io::Error,
     },
@@ -84,12 +93,16 @@ pub enum RunError {
 pub struct Application {
     /// Where the server listens. It is known before the server runs, also if the settings ask for any free port.
     address: SocketAddr,
+    /// The same for operators, if they have a port of their own.
+    admin_address: Option<SocketAddr>,
     /// The HTTP server, bound but not serving. The shutdown ends it before the jobs, so that every request it accepted
     /// finds a working broker.
     server: Server,
     /// The broker, and what the server's workers share beside it. The shutdown uses it to fail readiness and to stop the
     /// broker.
     state: AppState,
+    /// Where the accepted tokens come from. They are read again while the server runs.
+    tokens: TokenSources,
     /// The engine of an embedded store. Its thread ends, and its file is closed, with the last handle to it.
     engine: Option<EmbeddedEngine>,
     /// Stops the simulated CSP. The jobs call it, so it ends after them.
@@ -118,15 +131,22 @@ impl Application {
     /// See [`StartError`].
     pub async fn build_on(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         metrics::recorder();
-        let address = settings.server.address();
+        let tokens = settings.tokens();
+        let entries = tokens.read()?;
+        let address = settings.address();
         let cannot_listen = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(cannot_listen)?;
-        let address = listener.local_addr().map_err(cannot_listen)?;
+        let public = TcpListener::bind(address).map_err(cannot_listen)?;
+        let address = public.local_addr().map_err(cannot_listen)?;
+        let cannot_listen_for_operators = |source| StartError::ListenForOperators { source };
+        let operators =
+            settings.admin_address().map(TcpListener::bind).transpose().map_err(cannot_listen_for_operators)?;
+        let admin_address = operators.as_ref().map(TcpListener::local_addr).transpose();
+        let admin_address = admin_address.map_err(cannot_listen_for_operators)?;
 
         let (client, engine) = open_store(&settings.store).await?;
         let names = settings.store.table_names();
         if engine.is_some() {
-            create_or_adopt(&client, &names, settings.allocation.lab_duration, &*clock).await?;
+            create_or_adopt(&client, &names, settings.allocation.lab_duration(), &*clock).await?;
         }
         let form = open_table(&client.for_tables(), &names).await?;
         let mut store = DynamoStore::new(Arc::new(client), names.table, form);
@@ -136,21 +156,35 @@ impl Application {
             store.open_connections().await;
         }
         let (csp, simulator) = open_csp(&settings)?;
-        let ports = Ports { store: Arc::new(store), csp, clock: Arc::clone(&clock) };
+        let niosxaas = settings
+            .csp
+            .niosxaas(&settings.secrets.niosxaas_password)
+            .map_err(BadSettings)?
+            .map(Niosxaas::new)
+            .transpose();
+        let pre_delete = niosxaas.map_err(CspConfigError::Client)?.map(|step| Arc::new(step) as Arc<dyn PreDelete>);
+        let ports = Ports { store: Arc::new(store), csp, pre_delete, clock: Arc::clone(&clock) };
 
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
 
-        let state = AppState::new(broker, clock);
+        let state = AppState::new(broker, clock, entries);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        let server = http::server(listener, &state, &settings, workers).map_err(cannot_listen)?;
-        Ok(Self { address, server, state, engine, simulator, arbiters, grace: settings.server.shutdown_grace })
+        let server =
+            http::server(Listeners { public, operators }, &state, &settings, workers).map_err(cannot_listen)?;
+        let grace = settings.server.shutdown_grace;
+        Ok(Self { address, admin_address, server, state, tokens, engine, simulator, arbiters, grace })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it listens for operators, if they have a port of their own.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
     }
 
     /// Serves until `stop` completes or a required part fails, then shuts down. The steps are numbered in the code.
@@ -167,6 +201,7 @@ impl Application {
         let feed = Arc::clone(&self.state.feed);
         loops.spawn_local(async move { feed.run().await });
         loops.spawn_local(metrics::upkeep());
+        loops.spawn_local(token_reload::run(self.tokens, Arc::clone(&self.state.tokens)));
         if let Some(engine) = self.engine {
             loops.spawn_local(sweep(engine));
         }
@@ -225,25 +260,26 @@ pub async fn open_store(settings: &StoreSettings) -> Result<(DynamoClient, Optio
 
 /// A client for the CSP, and what stops the CSP if it is simulated.
 fn open_csp(settings: &Settings) -> Result<(Arc<dyn CspClient>, Option<ServerHandle>), StartError> {
-    let (base_url, token, simulator) = match settings.csp.source().map_err(BadSettings)? {
-        CspSource::Http { base_url, token } => (base_url, token, None),
-        CspSource::Simulator { sandboxes } => {
-            // A random token keeps other programs on this machine out of the simulator.
-            let token = SecretString::from(uuid::Uuid::new_v4().to_string());
-            let is_durable = settings.store.kind == StoreKind::Embedded;
-            let simulator = Simulator::bind(SimulatorSettings {
-                address: SocketAddr::from(([127, 0, 0, 1], 0)),
-                sandboxes,
-                token: token.clone(),
-                state_file: is_durable.then(|| settings.store.data_dir.join("csp-sim.json")),
-            })
-            .map_err(StartError::Simulator)?;
-            let base_url = Url::parse(&format!("http://{}", simulator.address())).expect("an address makes a URL");
-            let handle = simulator.handle();
-            actix_web::rt::spawn(simulator.run());
-            (base_url, token, Some(handle))
-        }
-    };
+    let (base_url, token, simulator) =
+        match settings.csp.source(&settings.secrets.csp_api_token).map_err(BadSettings)? {
+            CspSource::Http { base_url, token } => (base_url, token, None),
+            CspSource::Simulator { sandboxes } => {
+                // A random token keeps other programs on this machine out of the simulator.
+                let token = SecretString::from(uuid::Uuid::new_v4().to_string());
+                let is_durable = settings.store.kind == StoreKind::Embedded;
+                let simulator = Simulator::bind(SimulatorSettings {
+                    address: SocketAddr::from(([127, 0, 0, 1], 0)),
+                    sandboxes,
+                    token: token.clone(),
+                    state_file: is_durable.then(|| settings.store.data_dir.join("csp-sim.json")),
+                })
+                .map_err(StartError::Simulator)?;
+                let base_url = Url::parse(&format!("http://{}", simulator.address())).expect("an address makes a URL");
+                let handle = simulator.handle();
+                actix_web::rt::spawn(simulator.run());
+                (base_url, token, Some(handle))
+            }
+        };
     let csp = HttpCsp::new(base_url, &token, settings.csp.connect_timeout, settings.csp.read_timeout)?;
     Ok((Arc::new(csp), simulator))
 }
@@ -254,7 +290,7 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         replica: server.replica_id.clone().unwrap_or_else(random_replica_id),
         jitter_seed: fastrand::u64(..),
         allocation: AllocationSettings {
-            lab_duration: allocation.lab_duration,
+            lab_duration: allocation.lab_duration(),
             max_holding: allocation.max_holding(),
             standby_max: allocation.standby_max,
             wait: allocation.wait,
@@ -269,15 +305,17 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         sync_interval: jobs.sync_interval,
         sync: SyncSettings {
             max_stale_percent: jobs.sync_max_stale_percent,
-            deleted_retention: jobs.deleted_retention,
+            min_age: allocation.available_min_age,
+            deleted_retention: jobs.deleted_retention(),
         },
         breaker: BreakerSettings { threshold: csp.breaker_threshold, timeout: csp.breaker_timeout },
         cleanup_interval: jobs.cleanup_interval,
         cleanup: CleanupSettings {
             concurrency: jobs.cleanup_concurrency,
             delay: jobs.cleanup_delay,
+            give_up: jobs.deletion_give_up,
             max_attempts: jobs.deletion_retry_max_attempts,
-            deleted_retention: jobs.deleted_retention,
+            deleted_retention: jobs.deleted_retention(),
         },
         expiry_interval: jobs.expiry_interval,
         stale_interval: jobs.stale_interval,

@@ -12,3 +12,5 @@ pub mod reference;
 pub mod table_command;
 pub mod telemetry;
 pub mod tls;
+pub mod token_command;
+mod token_reload;

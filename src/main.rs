@@ -4,19 +4,21 @@
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use broker_actors::error::Chain;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use sandbox_broker::app::{Application, StartError};
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
+use sandbox_broker::config::environment::{Environment, drop_empty_variables};
+use sandbox_broker::config::{BadSettings, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, SecretSettings, Settings};
 use sandbox_broker::csp::simulator::{Simulator, SimulatorSettings};
 use sandbox_broker::ctl::{self, CtlArgs};
 use sandbox_broker::healthcheck;
 use sandbox_broker::reference::Page;
 use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
-use secrecy::SecretString;
+use sandbox_broker::token_command::TokenCommand;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Leases pre-created cloud sandboxes to lab tracks, each to one student at a time
@@ -38,11 +40,17 @@ enum Command {
     /// Manage the DynamoDB table
     #[command(subcommand)]
     Table(TableCommand),
-    /// Run a simulated CSP over HTTP
+    /// Make tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Run a simulated CSP over HTTP; callers must send the token in CSP_API_TOKEN
     CspSim(CspSimArgs),
     Ctl(CtlArgs),
     /// Check the health of the broker on this machine; the exit code is 0 if it is healthy
     Healthcheck {
+        /// Address of the broker [default: 127.0.0.1]
+        #[arg(long, env = "BROKER_HOST")]
+        broker_host: Option<IpAddr>,
         /// Port of the broker
         #[arg(long, env = "BROKER_PORT", default_value_t = 8080)]
         broker_port: u16,
@@ -65,9 +73,6 @@ struct CspSimArgs {
     /// Sandboxes that the CSP keeps
     #[arg(long, env = "CSP_SIM_SANDBOXES", default_value_t = 50)]
     sandboxes: u64,
-    /// Token that callers must send
-    #[arg(long, env = "CSP_API_TOKEN", hide_env_values = true, default_value = "development-csp-token")]
-    token: SecretString,
     /// File that keeps the state over restarts
     #[arg(long)]
     state_file: Option<PathBuf>,
@@ -78,19 +83,33 @@ struct CspSimArgs {
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The token of a simulated CSP that is given none.
+const DEVELOPMENT_CSP_TOKEN: &str = "development-csp-token";
+
 /// The exit code for settings that cannot be used.
 const BAD_SETTINGS: u8 = 2;
 
+fn main() -> ExitCode {
+    drop_empty_variables();
+    run()
+}
+
 #[actix_web::main]
-async fn main() -> ExitCode {
-    let cli = Cli::parse();
+async fn run() -> ExitCode {
+    let environment = Environment::of_process();
+    let command = environment.adapt(Cli::command());
+    let unknown = environment.unknown(&command);
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let outcome = match cli.command {
-        None => serve(cli.settings).await,
-        Some(Command::Serve(settings)) => serve(*settings).await,
+        None => serve(cli.settings, &environment, &unknown).await,
+        Some(Command::Serve(settings)) => serve(*settings, &environment, &unknown).await,
         Some(Command::Table(command)) => return table_command::run(command).await,
         Some(Command::CspSim(args)) => simulate(args).await,
         Some(Command::Ctl(args)) => return ctl::run(args).await,
-        Some(Command::Healthcheck { broker_port }) => healthcheck::check(broker_port).await.map_err(Failure::from),
+        Some(Command::Healthcheck { broker_host, broker_port }) => {
+            healthcheck::check(broker_host, broker_port).await.map_err(Failure::from)
+        }
+        Some(Command::Token(command)) => command.run().map_err(Failure::settings).map(|text| print!("{text}")),
         Some(Command::Reference { page }) => {
             print!("{}", page.render());
             Ok(())
@@ -127,23 +146,41 @@ impl<E: Error + 'static> From<E> for Failure {
     }
 }
 
-async fn serve(settings: Settings) -> Result<(), Failure> {
-    let settings = settings.check().map_err(Failure::settings)?;
+async fn serve(settings: Settings, environment: &Environment, unknown: &[String]) -> Result<(), Failure> {
+    // From here on a signal ends the program in order, also as the first process of a container, which the system
+    // protects from signals without a handler.
+    let stop = stop_requested()?;
+    let refused = environment.refused();
+    let settings = match settings.check() {
+        Ok(settings) if refused.is_empty() => settings,
+        checked => {
+            let problems = refused.into_iter().chain(checked.err().into_iter().flat_map(|bad| bad.0));
+            return Err(Failure::settings(BadSettings(problems.collect())));
+        }
+    };
     let server = &settings.server;
     let telemetry = Telemetry::init(&server.log_filter, server.log_format, server.otlp_endpoint.as_ref())
         .map_err(Failure::settings)?;
-    let (store, uses_development_tokens) = (settings.store.kind, server.uses_development_tokens());
+    let (store, uses_development_tokens) = (settings.store.kind, settings.uses_development_tokens());
     let is_unlimited = server.rate_limit_rps == 0;
-    let application = Application::build(settings).await.map_err(start_failure)?;
-    let address = application.address();
-    tracing::info!(event = "listening", %address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
+    for message in unknown {
+        tracing::warn!(event = "unknown_setting", "{message}");
+    }
+    let mut stop = pin!(stop);
+    let application = tokio::select! {
+        () = &mut stop => return Ok(()),
+        built = Application::build(settings) => built.map_err(start_failure)?,
+    };
+    let (address, admin_address) = (application.address(), application.admin_address());
+    let admin_address = admin_address.map(|address| address.to_string());
+    tracing::info!(event = "listening", %address, admin_address, ?store, version = env!("CARGO_PKG_VERSION"), "listening");
     if is_unlimited {
         eprintln!("Rate limiting is off. RATE_LIMIT_RPS turns it on.");
     }
     if uses_development_tokens {
         welcome(address);
     }
-    let ended = application.run_until_stopped(stop_requested()?).await;
+    let ended = application.run_until_stopped(stop).await;
     telemetry.flush();
     Ok(ended?)
 }
@@ -158,8 +195,13 @@ fn start_failure(error: StartError) -> Failure {
 
 fn welcome(address: SocketAddr) {
     let url = format!("http://127.0.0.1:{}", address.port());
+    let from = if address.ip().is_loopback() {
+        "anyone on this machine"
+    } else {
+        "ANYONE WHO REACHES THIS MACHINE, because BROKER_HOST is set,"
+    };
     eprintln!(
-        "DEVELOPMENT TOKENS ARE IN USE: anyone who knows the documentation can call this broker.\n\
+        "DEVELOPMENT TOKENS ARE IN USE: {from} can allocate all sandboxes and pause, release and delete as an operator.\n\
          Set BROKER_API_TOKEN and BROKER_ADMIN_TOKEN, except for a trial.\n\n\
          Allocate a sandbox:\n  \
          curl -i -X POST {url}/v1/allocate -H 'Authorization: Bearer {DEVELOPMENT_TOKEN}' -H 'X-Track-ID: student-1'\n\
@@ -180,11 +222,12 @@ fn stop_requested() -> std::io::Result<impl Future<Output = ()>> {
 }
 
 async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
-    Telemetry::init("info", None, None)?;
+    let telemetry = Telemetry::init("info", None, None)?;
+    let token = SecretSettings::from_environment(|name| std::env::var_os(name)).csp_api_token.read()?;
     let simulator = Simulator::bind(SimulatorSettings {
         address: SocketAddr::new(args.host, args.port),
         sandboxes: args.sandboxes,
-        token: args.token,
+        token: token.unwrap_or_else(|| DEVELOPMENT_CSP_TOKEN.into()),
         state_file: args.state_file,
     })?;
     println!("simulated CSP on http://{}", simulator.address());
@@ -194,5 +237,7 @@ async fn simulate(args: CspSimArgs) -> Result<(), Failure> {
         stop.await;
         handle.stop(true).await;
     });
-    Ok(simulator.run().await?)
+    let ended = simulator.run().await;
+    telemetry.flush();
+    Ok(ended?)
 }

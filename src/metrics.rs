@@ -89,22 +89,28 @@ const fn histogram(
 
 const ALLOCATION: Label = label(
     "outcome",
-    "`allocated`, `replayed`, `none_available`, `not_owner`, `paused`, `overloaded`, `timed_out`, `not_read_in_full`, \
-     `stopping`, `store_error`, `waiting`, `queue_full`, `withdrawn`, `too_long`",
+    "`allocated`, `replayed`, `none_available`, `not_owner`, `quota_exceeded`, `paused`, `overloaded`, `timed_out`, \
+     `not_read_in_full`, `stopping`, `store_error`, `waiting`, `queue_full`, `withdrawn`, `too_long`",
 );
 const WAIT: Label = label("outcome", "`allocated`; `waiting`: told to ask again; `ended`: anything else");
 const RELEASE: Label = label("outcome", "`ok`, `error`");
+const NIOSXAAS: Label = label("outcome", "`cleaned`, `reported` (shadow mode), `failed`");
+const AUTH: Label = label("outcome", "`ok`, `error`");
 const EXPIRY: Label = label("outcome", "`expired`, `superseded`, `error`");
 const RUN: Label = label(
     "outcome",
     "`completed`, `paused`, `busy`, `lease_lost`, `cut_off`, `refused`, `panicked`, `stopping`, `breaker_open`, \
-     `csp_error`, `store_error`",
+     `silenced`, `csp_error`, `store_error`",
 );
 const JOB: Label = label("job", "`csp-sync`, `expiry-reaper`, `cleanup`, `stale-collector`");
 const METHOD: Label = label("method", "the HTTP method");
 const ENDPOINT: Label = label("endpoint", "the path of the endpoint, or `unmatched`");
 const STATUS: Label = label("status", "the HTTP status");
-const CUT: Label = label("reason", "`too_many`, `slow_head`, `large_head`, `slow_body`, `idle`, `not_reading`");
+const CUT: Label =
+    label("reason", "`too_many`, `slow_head`, `large_head`, `malformed`, `slow_body`, `idle`, `not_reading`");
+const TOKEN: Label =
+    label("token", "the name of a token: `default`, `admin`, `viewer`, or of an entry of `BROKER_TRACK_TOKENS`");
+const TOKEN_OUTCOME: Label = label("outcome", "`ok`, `forbidden`, `limited`, `refused`, `failed`");
 const OPERATION: Label = label("operation", "the name of the DynamoDB operation, such as `TransactWriteItems`");
 
 /// All metrics.
@@ -119,14 +125,18 @@ pub const METRICS: &[Metric] = &[
     gauge("broker_allocations_in_flight", &[], "Allocations in flight"),
     counter("broker_deletion_marked_total", &[RELEASE], "Releases by owners"),
     histogram("broker_request_latency_seconds", LATENCY, &[METHOD, ENDPOINT, STATUS], "Latency of HTTP requests"),
+    counter("broker_log_lines_dropped_total", &[], "Log lines dropped because standard output was not read"),
     gauge("broker_connections", &[], "Open connections"),
     counter("broker_connections_cut_total", &[CUT], "Connections closed because of what the peer did"),
+    counter("broker_token_requests_total", &[TOKEN, TOKEN_OUTCOME], "HTTP requests with a known token"),
     gauge("broker_rate_limit_clients", &[], "Clients with a remembered request rate"),
     gauge("broker_pool_available", &[], "Available sandboxes"),
     gauge("broker_pool_allocated", &[], "Allocated sandboxes"),
     gauge("broker_pool_pending_deletion", &[], "Sandboxes that wait for their deletion"),
     gauge("broker_pool_stale", &[], "Sandboxes that are missing from the CSP's listing"),
     gauge("broker_pool_deletion_failed", &[], "Sandboxes whose deletion was given up"),
+    gauge("broker_pool_warming", &[], "Available sandboxes that are not old enough to be allocated"),
+    gauge("broker_pool_quarantined", &[], "Sandboxes that an operator has set aside"),
     gauge("broker_pool_total", &[], "All sandboxes, without tombstones"),
     gauge("broker_pool_cached", &[], "Candidates in the cache of this replica"),
     gauge("broker_pool_cache_age_seconds", &[], "Time since the last refresh of the cache"),
@@ -136,10 +146,19 @@ pub const METRICS: &[Metric] = &[
     counter("broker_sync_sandboxes_synced_total", &[], "Sandboxes in the CSP's listings"),
     counter("broker_sync_sandboxes_stale_total", &[], "Sandboxes that syncs marked stale"),
     gauge("broker_sync_allocated_missing", &[], "Allocated sandboxes that the CSP's last listing did not have"),
+    gauge("broker_sync_undead", &[], "Deleted sandboxes that the CSP's last listing still had"),
+    gauge("broker_sync_duplicates", &[], "Records of the last listing whose account has another id too"),
+    gauge("broker_sync_skipped", &[], "Records of the last listing that could not be read"),
+    gauge("broker_sync_incomplete", &[], "1 if the last listing was incomplete"),
     counter("broker_cleanup_total", &[RUN], "Runs of cleanup"),
     histogram("broker_cleanup_duration_seconds", DURATION, &[], "Duration of the runs of cleanup"),
     counter("broker_cleanup_deleted_total", &[], "Sandboxes deleted at the CSP"),
     counter("broker_cleanup_failed_total", &[], "Failed deletions"),
+    counter("broker_cleanup_configuration_errors_total", &[], "Runs of cleanup whose answers point to a wrong setting"),
+    counter("broker_niosxaas_cleanup_total", &[NIOSXAAS], "Sandboxes whose NIOSXaaS services were looked at"),
+    counter("broker_niosxaas_services_deleted_total", &[], "NIOSXaaS services deleted"),
+    counter("broker_niosxaas_auth_total", &[AUTH], "Sign-ins to NIOSXaaS"),
+    histogram("broker_niosxaas_cleanup_duration_seconds", DURATION, &[], "Time for the services of one sandbox"),
     counter("broker_expiry_total", &[EXPIRY], "Overdue holdings"),
     counter("broker_expiry_orphaned_total", &[], "Holdings that expired because their owners did not release them"),
     counter("broker_expiry_timers_left_out_total", &[], "Holdings beyond the limit of timers, left to the sweep"),

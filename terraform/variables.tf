@@ -1,20 +1,9 @@
-# Deployment
-
-variable "name" {
-  description = "Name of this deployment; part of the name of every resource."
-  type        = string
-  default     = "sandbox-broker"
-
-  validation {
-    condition     = can(regex("^[a-z][a-z0-9-]{1,22}[a-z0-9]$", var.name))
-    error_message = "name takes 3 to 24 lower-case letters, digits and hyphens, starts with a letter and does not end with a hyphen."
-  }
-}
+# The variables of modules/sandbox-broker, whose descriptions and checks hold here too, and those of the provider. null
+# leaves the module's default.
 
 variable "region" {
   description = "AWS region."
   type        = string
-  default     = "us-east-1"
 
   validation {
     condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]$", var.region))
@@ -33,303 +22,281 @@ variable "tags" {
   }
 }
 
+variable "settings" {
+  description = "Settings of the broker by the names of its environment variables in lower case; see docs/reference/settings.md."
+  type        = any
+  default     = {}
+}
+
+variable "name" {
+  description = "Name of this deployment; part of the name of every resource."
+  type        = string
+  default     = null
+}
+
 variable "deletion_protection" {
   description = "Whether table, load balancer and images are protected against `terraform destroy`; false for trials."
   type        = bool
-  default     = true
-  nullable    = false
-
-  validation {
-    condition     = contains([true, false], var.deletion_protection)
-    error_message = "deletion_protection takes true or false."
-  }
+  default     = null
 }
 
 variable "kms_key_arn" {
   description = "ARN of a customer-managed KMS key for table, secrets, images, log and alarms; null for the keys that AWS manages. The key's policy must allow these services to use it."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.kms_key_arn == null || can(regex("^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/", var.kms_key_arn))
-    error_message = "kms_key_arn takes the ARN of a key, not of an alias."
-  }
 }
 
-# Network
+variable "permissions_boundary_arn" {
+  description = "ARN of the policy that bounds the roles made here; terraform/bootstrap makes one. null for none."
+  type        = string
+  default     = null
+}
+
+variable "egress" {
+  description = "How tasks reach the CSP and AWS: public_ip (tasks with public addresses, which change, and no way in but the load balancer) or nat_gateway (tasks in private subnets; the CSP sees fixed addresses)."
+  type        = string
+  default     = null
+}
+
+variable "vpc" {
+  description = "A network that exists: its VPC, two public subnets for the load balancer, and with egress \"nat_gateway\" the private subnets of the tasks, which have a route to the internet. null makes one."
+  type = object({
+    id                 = string
+    public_subnet_ids  = list(string)
+    private_subnet_ids = optional(list(string), [])
+  })
+  default = null
+}
+
+variable "interface_endpoints" {
+  description = "AWS services that tasks reach through interface endpoints, each billed by the hour and zone, such as secretsmanager, ecr.api, ecr.dkr and logs; the last three and the first together let tasks start and log without the internet."
+  type        = set(string)
+  default     = null
+}
 
 variable "vpc_cidr" {
   description = "Address range of the VPC, from /16 to /22; each of the four subnets gets a sixteenth of it."
   type        = string
-  default     = "10.60.0.0/16"
-
-  validation {
-    condition     = can(cidrnetmask(var.vpc_cidr)) && try(tonumber(split("/", var.vpc_cidr)[1]) >= 16 && tonumber(split("/", var.vpc_cidr)[1]) <= 22, false)
-    error_message = "vpc_cidr takes an IPv4 range from /16 to /22, such as 10.60.0.0/16."
-  }
+  default     = null
 }
 
 variable "availability_zones" {
   description = "The two availability zones of the subnets; null for the region's first two."
   type        = list(string)
   default     = null
-
-  validation {
-    condition     = var.availability_zones == null ? true : length(distinct(var.availability_zones)) == 2 && length(var.availability_zones) == 2
-    error_message = "availability_zones takes two different zones, such as [\"eu-central-1a\", \"eu-central-1b\"]."
-  }
 }
 
 variable "nat_gateway_count" {
   description = "Number of NAT gateways: 1 costs less; with 2 the loss of a zone does not cut the other zone off from the CSP. Allocation needs neither."
   type        = number
-  default     = 1
+  default     = null
+}
 
-  validation {
-    condition     = contains([1, 2], var.nat_gateway_count)
-    error_message = "nat_gateway_count takes 1 or 2."
-  }
+variable "nat_allocation_ids" {
+  description = "Allocation ids of elastic addresses that exist, one for each NAT gateway; empty makes new ones."
+  type        = list(string)
+  default     = null
 }
 
 variable "allowed_cidr_blocks" {
   description = "IPv4 ranges that may reach the load balancer."
   type        = set(string)
-  default     = ["0.0.0.0/0"]
+  default     = null
+}
 
-  validation {
-    condition     = length(var.allowed_cidr_blocks) > 0 && alltrue([for block in var.allowed_cidr_blocks : can(cidrnetmask(block))])
-    error_message = "allowed_cidr_blocks takes one or more IPv4 ranges, such as 203.0.113.0/24."
-  }
+variable "admin_cidr_blocks" {
+  description = "IPv4 ranges that may reach the admin API, the console and the metrics through the load balancer, 40 at most; others get 404. An empty set hides them from all."
+  type        = set(string)
+}
+
+variable "admin_port" {
+  description = "A port of its own for admin API, console and metrics (BROKER_ADMIN_PORT); null serves them on the broker's one port."
+  type        = number
+  default     = null
+}
+
+variable "domain_name" {
+  description = "Domain name of the broker, such as broker.example.com; null only with allow_plain_http."
+  type        = string
+  default     = null
+}
+
+variable "zone_id" {
+  description = "Route 53 zone of domain_name. It gets the address record and, without certificate_arn, a certificate is made and validated through it."
+  type        = string
+  default     = null
 }
 
 variable "certificate_arn" {
-  description = "ARN of the load balancer's ACM certificate; null creates a plain HTTP listener, for trials only, because tokens are sent unencrypted."
+  description = "ARN of an ACM certificate for domain_name; null makes one, which needs zone_id."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.certificate_arn == null || can(regex("^arn:[a-z-]+:(acm|iam):", var.certificate_arn))
-    error_message = "certificate_arn takes the ARN of a certificate."
-  }
 }
 
-variable "access_logs_bucket" {
-  description = "S3 bucket for the load balancer's access logs; null for none. Its policy must allow the service to write."
-  type        = string
+variable "allow_plain_http" {
+  description = "Whether the load balancer may serve plain HTTP, where tokens are readable on the way; for trials on a network of your own."
+  type        = bool
   default     = null
+}
 
-  validation {
-    condition     = var.access_logs_bucket == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.access_logs_bucket))
-    error_message = "access_logs_bucket takes the name of a bucket."
-  }
+variable "shared_listener" {
+  description = "An HTTPS listener that exists, of a load balancer in the VPC, to use instead of a load balancer of its own: rules for domain_name are added with 82 priorities from first_priority on. Its certificate must cover domain_name."
+  type = object({
+    arn               = string
+    load_balancer_arn = string
+    security_group_id = string
+    first_priority    = optional(number, 1000)
+  })
+  default = null
+}
+
+variable "access_logs" {
+  description = "Whether the load balancer's access logs are kept, in a bucket that is made for them."
+  type        = bool
+  default     = null
 }
 
 variable "waf_enabled" {
   description = "Whether a web application firewall (WAF) protects the load balancer."
   type        = bool
-  default     = false
-  nullable    = false
-
-  validation {
-    condition     = contains([true, false], var.waf_enabled)
-    error_message = "waf_enabled takes true or false."
-  }
+  default     = null
 }
 
 variable "waf_rate_limit" {
-  description = "Requests per five minutes that the firewall allows from one address. A class may share one address."
+  description = "Requests per five minutes without a plausible token that the firewall allows from one address; more get 503 with Retry-After."
   type        = number
-  default     = 30000
-
-  validation {
-    condition     = var.waf_rate_limit >= 10 && var.waf_rate_limit <= 2000000000 && floor(var.waf_rate_limit) == var.waf_rate_limit
-    error_message = "waf_rate_limit takes a whole number from 10 to 2000000000."
-  }
+  default     = null
 }
 
-# Table
+variable "waf_exempt_cidr_blocks" {
+  description = "IPv4 ranges that the firewall lets through without a look, such as those of load testers."
+  type        = set(string)
+  default     = null
+}
 
 variable "table_name" {
   description = "Name of the pool's table."
   type        = string
-  default     = "sandbox-broker-pool"
-
-  validation {
-    condition     = can(regex("^[A-Za-z0-9_.-]{3,255}$", var.table_name))
-    error_message = "table_name takes 3 to 255 letters, digits, '_', '.' and '-'."
-  }
+  default     = null
 }
 
 variable "index_names" {
-  description = "Names of the table's indexes by status, track and idempotency key."
+  description = "Names of the table's indexes by status, track and idempotency key, at its creation."
   type = object({
     status      = optional(string, "StatusIndex")
     track       = optional(string, "TrackIndex")
     idempotency = optional(string, "IdempotencyIndex")
   })
-  default = {}
-
-  validation {
-    condition = (
-      alltrue([for name in values(var.index_names) : can(regex("^[A-Za-z0-9_.-]{3,255}$", name))]) &&
-      length(distinct(values(var.index_names))) == 3
-    )
-    error_message = "index_names takes three different names of 3 to 255 letters, digits, '_', '.' and '-'."
-  }
+  default = null
 }
 
-# Tasks
+variable "lookup_indexes" {
+  description = "Whether a new table gets the indexes by track and by idempotency key, which operators' searches use. Without them an allocation costs 6 write units instead of 8."
+  type        = bool
+  default     = null
+}
 
-variable "container_image" {
-  description = "Image to run; null for image_tag in this deployment's repository."
+variable "status_index_form" {
+  description = "Where the sharded status index is: sharded (under its own name) or beside (as `<name>Sharded`, beside the index of an older form, where `table adopt` makes it). It never changes an index of a table that exists."
   type        = string
   default     = null
+}
 
-  validation {
-    condition     = var.container_image == null || can(regex("^[^\\s]+[:@][^\\s]+$", var.container_image))
-    error_message = "container_image takes an image with a tag or digest."
-  }
+variable "status_shards" {
+  description = "Number of shards of a new table's status index; afterwards `table reshard` changes it. null for a table that was adopted or restored: it has its number."
+  type        = number
+  default     = 16
+}
+
+variable "container_image" {
+  description = "Image to run, with its tag or digest; null for image_tag in image_repository."
+  type        = string
+  default     = null
+}
+
+variable "image_repository" {
+  description = "Name of the ECR repository in this account and region that has the image; terraform/bootstrap makes it."
+  type        = string
+  default     = null
 }
 
 variable "image_tag" {
-  description = "Tag of the image in this deployment's repository; required without container_image. Tags are immutable."
+  description = "Tag of the image in image_repository; required without container_image."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.image_tag == null ? var.container_image != null : can(regex("^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$", var.image_tag))
-    error_message = "image_tag takes an image's tag, and is required without container_image."
-  }
-}
-
-variable "image_count" {
-  description = "Number of images that the repository keeps."
-  type        = number
-  default     = 30
-
-  validation {
-    condition     = var.image_count >= 2 && var.image_count <= 1000 && floor(var.image_count) == var.image_count
-    error_message = "image_count takes a whole number from 2 to 1000."
-  }
 }
 
 variable "cpu_architecture" {
   description = "Processor architecture of the tasks; ARM64 costs a fifth less."
   type        = string
-  default     = "ARM64"
-
-  validation {
-    condition     = contains(["ARM64", "X86_64"], var.cpu_architecture)
-    error_message = "cpu_architecture takes ARM64 or X86_64."
-  }
+  default     = null
 }
 
 variable "task_cpu" {
   description = "CPU units of a task; 1024 units are one core."
   type        = number
-  default     = 256
-
-  validation {
-    condition     = contains([256, 512, 1024, 2048, 4096], var.task_cpu)
-    error_message = "task_cpu takes 256, 512, 1024, 2048 or 4096."
-  }
+  default     = null
 }
 
 variable "task_memory" {
   description = "Memory of a task in MiB: two to eight times task_cpu."
   type        = number
-  default     = 512
-
-  validation {
-    condition = (
-      var.task_memory >= var.task_cpu * 2 && var.task_memory <= var.task_cpu * 8 &&
-      (contains([512, 1024, 2048], var.task_memory) || (var.task_cpu > 256 && var.task_memory % 1024 == 0))
-    )
-    error_message = "task_memory takes 512, or whole GiB in MiB, from two to eight times task_cpu (256: 512, 1024, 2048)."
-  }
+  default     = null
 }
 
 variable "min_tasks" {
   description = "Least number of tasks. Two tasks run in two zones."
   type        = number
-  default     = 2
-
-  validation {
-    condition     = var.min_tasks >= 1 && floor(var.min_tasks) == var.min_tasks
-    error_message = "min_tasks takes a whole number of 1 or more."
-  }
+  default     = null
 }
 
 variable "max_tasks" {
   description = "Largest number of tasks that autoscaling starts."
   type        = number
-  default     = 10
+  default     = null
+}
 
-  validation {
-    condition     = var.max_tasks >= var.min_tasks && var.max_tasks <= 100 && floor(var.max_tasks) == var.max_tasks
-    error_message = "max_tasks takes a whole number from min_tasks to 100."
-  }
+variable "spot_share" {
+  description = "Share of the tasks beyond the first that run on Spot, in percent. Spot costs about a third and may be taken away with two minutes' notice."
+  type        = number
+  default     = null
+}
+
+variable "container_insights" {
+  description = "Whether Container Insights collects metrics of each task. The alarms do not need it."
+  type        = bool
+  default     = null
 }
 
 variable "requests_per_task" {
   description = "Requests per minute and task that autoscaling aims for."
   type        = number
-  default     = 6000
-
-  validation {
-    condition     = var.requests_per_task >= 1
-    error_message = "requests_per_task takes a number of 1 or more."
-  }
+  default     = null
 }
 
 variable "otel_collector_enabled" {
   description = "Whether a collector next to each broker receives its traces over OTLP and sends them to X-Ray."
   type        = bool
-  default     = false
-  nullable    = false
-
-  validation {
-    condition     = contains([true, false], var.otel_collector_enabled)
-    error_message = "otel_collector_enabled takes true or false."
-  }
+  default     = null
 }
 
 variable "otel_collector_image" {
   description = "Image of the collector."
   type        = string
-  default     = "public.ecr.aws/aws-observability/aws-otel-collector:v0.43.3"
-
-  validation {
-    condition     = can(regex("^[^\\s]+[:@][^\\s]+$", var.otel_collector_image))
-    error_message = "otel_collector_image takes an image with a tag or digest."
-  }
+  default     = null
 }
-
-# Broker; variables_broker.tf has its settings
 
 variable "csp_base_url" {
   description = "Base URL of the CSP's API; required unless settings.csp_mode is sim."
   type        = string
   default     = null
-
-  validation {
-    condition     = var.csp_base_url == null ? var.settings.csp_mode == "sim" : can(regex("^https?://[^/\\s]+", var.csp_base_url))
-    error_message = "csp_base_url takes an http or https URL, and is required unless settings.csp_mode is sim."
-  }
 }
 
 variable "cors_allowed_origins" {
   description = "Origins that browsers may call from, each as scheme://host:port."
   type        = list(string)
-  default     = []
-
-  validation {
-    condition     = alltrue([for origin in var.cors_allowed_origins : can(regex("^https?://[^/,\\s]+$", origin))])
-    error_message = "cors_allowed_origins takes origins such as https://labs.example.com."
-  }
+  default     = null
 }
-
-# Tokens. Neither the state nor a plan holds them.
 
 variable "api_tokens" {
   description = "Tokens of the track API, comma-separated, at least 32 visible characters each; null generates one."
@@ -337,11 +304,6 @@ variable "api_tokens" {
   default     = null
   sensitive   = true
   ephemeral   = true
-
-  validation {
-    condition     = var.api_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.api_tokens))
-    error_message = "api_tokens takes tokens of at least 32 visible characters, comma-separated, without spaces."
-  }
 }
 
 variable "admin_tokens" {
@@ -350,58 +312,58 @@ variable "admin_tokens" {
   default     = null
   sensitive   = true
   ephemeral   = true
-
-  validation {
-    condition     = var.admin_tokens == null || can(regex("^[!-+\\--~]{32,}(,[!-+\\--~]{32,})*$", var.admin_tokens))
-    error_message = "admin_tokens takes tokens of at least 32 visible characters, comma-separated, without spaces."
-  }
 }
 
 variable "csp_api_token" {
-  description = "Token for the CSP's API."
+  description = "Token for the CSP's API; required when it is written: at first, and when token_versions.csp is raised."
   type        = string
+  default     = null
   sensitive   = true
   ephemeral   = true
-
-  validation {
-    condition     = can(regex("^[!-~]+$", var.csp_api_token))
-    error_message = "csp_api_token takes the CSP's token, in visible ASCII characters."
-  }
 }
 
-variable "tokens_version" {
-  description = "Version of the tokens that are passed in. Raise it to write them; until then Secrets Manager keeps its tokens."
-  type        = number
-  default     = 1
-
-  validation {
-    condition     = var.tokens_version >= 1 && floor(var.tokens_version) == var.tokens_version
-    error_message = "tokens_version takes a whole number of 1 or more."
-  }
+variable "token_versions" {
+  description = "A counter for each secret. Raise one to write the value given in api_tokens, admin_tokens or csp_api_token, which restarts the tasks; until then Secrets Manager keeps what it has. 0 leaves the value to others."
+  type = object({
+    api   = optional(number, 1)
+    admin = optional(number, 1)
+    csp   = optional(number, 1)
+  })
+  default = null
 }
 
-# Alarms
+variable "secret_names" {
+  description = "Names of secrets that exist and are taken over; null for `<name>/api-token` and so on."
+  type = object({
+    api   = optional(string)
+    admin = optional(string)
+    csp   = optional(string)
+  })
+  default = null
+}
+
+variable "log_group_name" {
+  description = "Name of the log group; null for `/ecs/<name>`."
+  type        = string
+  default     = null
+}
 
 variable "log_retention_days" {
   description = "Retention of the log in days."
   type        = number
-  default     = 30
-
-  validation {
-    condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], var.log_retention_days)
-    error_message = "log_retention_days takes a retention that CloudWatch supports, such as 14, 30 or 90."
-  }
+  default     = null
 }
 
 variable "alarm_emails" {
   description = "E-mail addresses that receive every alarm. Each must confirm the message that AWS sends."
   type        = set(string)
-  default     = []
+  default     = null
+}
 
-  validation {
-    condition     = alltrue([for address in var.alarm_emails : can(regex("^[^@\\s]+@[^@\\s]+$", address))])
-    error_message = "alarm_emails takes e-mail addresses."
-  }
+variable "monthly_budget_usd" {
+  description = "Cost of the account in US dollars a month above whose forecast AWS writes to alarm_emails; null for no budget."
+  type        = number
+  default     = null
 }
 
 variable "alarm_thresholds" {
@@ -413,10 +375,5 @@ variable "alarm_thresholds" {
     cpu_percent        = optional(number, 85)
     memory_percent     = optional(number, 85)
   })
-  default = {}
-
-  validation {
-    condition     = alltrue([for threshold in values(var.alarm_thresholds) : threshold > 0])
-    error_message = "alarm_thresholds takes numbers greater than 0."
-  }
+  default = null
 }

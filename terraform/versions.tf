@@ -5,7 +5,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = "~> 5.100"
+      version = ">= 5.100, < 7"
     }
   }
 }
@@ -14,10 +14,6 @@ provider "aws" {
   region = var.region
 
   default_tags {
-    tags = merge({ application = "sandbox-broker", deployment = var.name, managed_by = "terraform" }, var.tags)
+    tags = merge({ application = "sandbox-broker", deployment = coalesce(var.name, "sandbox-broker"), managed_by = "terraform" }, var.tags)
   }
 }
-
-data "aws_caller_identity" "current" {}
-
-data "aws_partition" "current" {}

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use sandbox_broker::dynamo::table::schema::FORM;
 use sandbox_broker::reference::terraform::SET_BY_THE_TASK;
+
+const MODULE: &str = "terraform/modules/sandbox-broker";
 
 #[test]
 fn the_task_sets_what_the_settings_variable_leaves_out() {
-    let task = text("terraform/ecs.tf");
+    let task = module("ecs.tf");
     for name in SET_BY_THE_TASK {
         assert!(task.split_whitespace().any(|word| word == name), "ecs.tf does not set {name}");
     }
@@ -16,8 +19,8 @@ fn the_task_sets_what_the_settings_variable_leaves_out() {
 
 #[test]
 fn every_variable_is_described_and_validated_and_refuses_a_bad_value() {
-    let refused = text("terraform/tests/logic.tftest.hcl");
-    let variables = text("terraform/variables.tf") + &text("terraform/variables_broker.tf");
+    let refused = module("tests/refusals.tftest.hcl");
+    let variables = variables();
     let blocks: Vec<&str> = variables.split("\nvariable \"").skip(1).collect();
     assert_eq!(blocks.len(), variables.matches("\n  description").count());
     for block in blocks {
@@ -29,8 +32,25 @@ fn every_variable_is_described_and_validated_and_refuses_a_bad_value() {
         // A type with two values has no bad value.
         let is_bool = body.contains("= bool");
         let is_tested = [",", "]"].iter().any(|end| refused.contains(&format!("var.{name}{end}")));
-        assert!(is_bool || is_tested, "logic.tftest.hcl tries no bad value of {name}");
+        assert!(is_bool || is_tested, "refusals.tftest.hcl tries no bad value of {name}");
     }
+}
+
+#[test]
+fn the_root_passes_every_variable_on() {
+    let root = text("terraform/main.tf");
+    let passed: BTreeSet<String> = root.lines().map(|line| line.split_whitespace().collect()).collect();
+    let variables = variables();
+    for line in variables.lines().filter(|line| line.starts_with("variable ")) {
+        let name = line.split('"').nth(1).expect("a variable has a name");
+        assert!(passed.contains(&format!("{name}=var.{name}")), "terraform/main.tf does not pass {name} on");
+    }
+}
+
+#[test]
+fn a_new_table_has_the_form_of_this_version() {
+    let table = module("dynamodb.tf");
+    assert!(table.contains(&format!("form   = {{ N = \"{FORM}\" }}")));
 }
 
 #[test]
@@ -54,10 +74,10 @@ fn the_task_may_call_exactly_what_the_adapter_calls() {
     ];
     let mut done: BTreeSet<String> =
         calls.iter().filter(|(call, _)| adapter.contains(call)).map(|(_, action)| (*action).to_owned()).collect();
-    // The table is checked at every start.
-    done.insert("DescribeTable".to_owned());
+    // The table and its TTL are checked at every start.
+    done.extend(["DescribeTable".to_owned(), "DescribeTimeToLive".to_owned()]);
 
-    let policy = text("terraform/iam.tf");
+    let policy = module("iam.tf");
     let (_, statement) = policy.split_once("UseTheTable").expect("the statement is there");
     let (statement, rest) = statement.split_once("resources").expect("it has resources");
     assert!(rest.starts_with(" = [aws_dynamodb_table.pool.arn]"), "the statement must name only this table: {rest}");
@@ -75,6 +95,14 @@ fn the_task_may_call_exactly_what_the_adapter_calls() {
 
 fn actions(statement: &str) -> BTreeSet<String> {
     statement.split('"').filter_map(|word| word.strip_prefix("dynamodb:")).map(str::to_owned).collect()
+}
+
+fn variables() -> String {
+    ["variables.tf", "variables_network.tf", "variables_broker.tf"].map(module).concat()
+}
+
+fn module(file: &str) -> String {
+    text(&format!("{MODULE}/{file}"))
 }
 
 fn text(path: &str) -> String {

@@ -1,17 +1,22 @@
 //! What operators see of sandboxes, and what they do to single ones.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::jobs::concurrency::{for_each, listed};
 use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
-use crate::ports::{Clock, Cursor, Listing, Page, PageRequest, SandboxStore, StoreError};
+use crate::ports::{Clock, Cursor, Listing, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Shard, Status, TrackId};
 use crate::update::{ClaimChange, SandboxError, Step, existing, update_sandbox};
 
 /// The most pages that one search reads.
 const MAX_SEARCHED_PAGES: u32 = 20;
+
+/// Sandboxes that one command changes concurrently.
+const CONCURRENCY: usize = 16;
 
 /// The operators' view of the sandboxes.
 #[derive(Clone)]
@@ -99,6 +104,64 @@ impl SandboxAdmin {
         self.apply(sandbox_id, &Event::RetryDeletion).await
     }
 
+    /// Moves all deletion_failed sandboxes, or those whose last error contains `error`, back to pending_deletion. Returns
+    /// their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::list`] and [`SandboxStore::update`].
+    pub async fn retry_deletions(&self, error: Option<&str>) -> Result<u64, StoreError> {
+        let error = error.map(str::to_lowercase);
+        let retry = |sandbox: Sandbox| {
+            let last_error = sandbox.last_error.as_deref().unwrap_or_default().to_lowercase();
+            let is_wanted = error.as_ref().is_none_or(|error| last_error.contains(error));
+            async move {
+                let update = sandbox.update(Event::RetryDeletion, self.clock.now()).ok().filter(|_| is_wanted);
+                let Some(update) = update else { return Ok(false) };
+                Ok(self.store.update(&update).await? == WriteOutcome::Done)
+            }
+        };
+        let mut retried = 0;
+        let failed = listed(self.store.pages(Listing::of(Status::DeletionFailed)));
+        let tally = |is_retried| retried += u64::from(is_retried);
+        for_each(failed, CONCURRENCY, &CancellationToken::new(), retry, tally).await?;
+        Ok(retried)
+    }
+
+    /// Keeps a sandbox from being offered and from being deleted.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn quarantine(
+        &self,
+        sandbox_id: &SandboxId,
+        reason: &str,
+        requested_by: &str,
+    ) -> Result<Sandbox, SandboxError> {
+        let (reason, requested_by) = (reason.to_owned(), requested_by.to_owned());
+        self.apply(sandbox_id, &Event::Quarantine { reason, requested_by }).await
+    }
+
+    /// Ends the quarantine of a sandbox: it is deleted if a track had it, else it is available.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn unquarantine(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
+        let event = |sandbox: &Sandbox| Event::Unquarantine { was_held: sandbox.was_held() };
+        self.apply_with(sandbox_id, event).await
+    }
+
+    /// Keeps an allocated or released sandbox from being deleted for this long.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn freeze(&self, sandbox_id: &SandboxId, duration: Duration) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::Freeze { until: self.clock.now().plus(duration) }).await
+    }
+
     /// Turns all sandboxes of a status into tombstones, without a call to the CSP. The transition function allows it
     /// only for stale and deletion_failed ones.
     ///
@@ -110,11 +173,24 @@ impl SandboxAdmin {
     }
 
     async fn apply(&self, sandbox_id: &SandboxId, event: &Event) -> Result<Sandbox, SandboxError> {
+        self.apply_with(sandbox_id, |_| event.clone()).await
+    }
+
+    async fn apply_with(
+        &self,
+        sandbox_id: &SandboxId,
+        event: impl Fn(&Sandbox) -> Event,
+    ) -> Result<Sandbox, SandboxError> {
         let next = |current| {
             let sandbox = existing(current, sandbox_id)?;
-            let update = sandbox.update(event.clone(), self.clock.now())?;
-            let claim = Claim::held(&sandbox).map_or(ClaimChange::None, |claim| ClaimChange::End(claim.claim_key));
+            let update = sandbox.update(event(&sandbox), self.clock.now())?;
             let answer = sandbox.after(&update.mutation);
+            let claim = match (Claim::held(&sandbox), Claim::held(&answer)) {
+                // The claim carries the sandbox's epoch.
+                (Some(_), Some(kept)) => ClaimChange::Renew(kept),
+                (Some(ended), None) => ClaimChange::End(ended.claim_key),
+                (None, _) => ClaimChange::None,
+            };
             Ok(Step::Write { update, claim, answer })
         };
         let first = next(self.store.get(sandbox_id).await?)?;

@@ -19,6 +19,7 @@ use crate::jobs::expiry_timers::ExpiryTimers;
 use crate::pool::{Candidate, Pool, TakeError};
 use crate::ports::{ClaimOutcome, Clock, GrantOutcome, SandboxStore, StoreError, Ticket};
 use crate::queue::{Queue, Standing};
+use crate::quota::{Quota, QuotaExceeded, QuotaPermit};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::sandbox::{Claim, ClaimKey, Holding, IdempotencyKey, LabTime, Owner};
 
@@ -32,7 +33,7 @@ const REPLAY_TIMEOUT: Duration = Duration::from_secs(1);
 const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 
 /// A track's request for a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AllocateRequest {
     /// The track.
     pub owner: Owner,
@@ -48,6 +49,8 @@ pub struct AllocateRequest {
     pub standby: bool,
     /// How long the request waits for a sandbox if none is free; `None` for the configured time.
     pub wait: Option<Duration>,
+    /// How many new claims the caller's credential may make.
+    pub quota: Option<Arc<Quota>>,
 }
 
 /// A successful allocation.
@@ -86,6 +89,9 @@ pub enum AllocateError {
         /// The longest holding.
         max: Duration,
     },
+    /// The caller's credential has made as many new claims as it may.
+    #[error(transparent)]
+    QuotaExceeded(#[from] QuotaExceeded),
     /// An operator paused the pool manager.
     #[error("allocation is paused")]
     Paused,
@@ -243,7 +249,7 @@ impl Allocator {
                 let span = tracing::info_span!(target: SPANS, "claim", track_id = request.owner.track.as_str());
                 let request = request.clone();
                 let claim = async move {
-                    let answer = in_flight.shared.claim_any(request).await;
+                    let answer = in_flight.shared.claim_within_quota(request).await;
                     drop(in_flight);
                     sender.send_replace(Some(answer));
                 };
@@ -285,6 +291,17 @@ enum NextStep {
 }
 
 impl Shared {
+    /// Claims if the caller's quota allows another new claim. A replay is always answered and takes nothing from it.
+    async fn claim_within_quota(&self, request: AllocateRequest) -> Answer {
+        let permit = match quota_permit(&request) {
+            Ok(permit) => permit,
+            Err(exceeded) => return self.replay_or(&request, exceeded.into()).await,
+        };
+        let answer = self.claim_any(request).await;
+        spend_if_new(permit, &answer);
+        answer
+    }
+
     /// Tries candidates until one is claimed, the key turns out to hold a sandbox, or none is left.
     async fn claim_any(&self, request: AllocateRequest) -> Answer {
         let deadline = Instant::now() + self.settings.timeout;
@@ -451,6 +468,22 @@ impl Shared {
 
     fn timed_out(&self) -> AllocateError {
         AllocateError::TimedOut { budget: self.settings.timeout }
+    }
+}
+
+/// One new claim from the quota of the caller, if it has one.
+fn quota_permit(request: &AllocateRequest) -> Result<Option<QuotaPermit>, QuotaExceeded> {
+    request.quota.as_ref().map(Quota::take).transpose()
+}
+
+/// Spends the permit if the answer may be that of a new claim. Otherwise it goes back.
+fn spend_if_new(permit: Option<QuotaPermit>, answer: &Answer) {
+    let may_be_new = match answer {
+        Ok(allocation) => !allocation.replayed,
+        Err(error) => matches!(error, AllocateError::Store(StoreError::OutcomeUnknown(_))),
+    };
+    if let (true, Some(permit)) = (may_be_new, permit) {
+        permit.spend();
     }
 }
 

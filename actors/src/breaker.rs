@@ -1,17 +1,22 @@
-//! The circuit breaker in front of the CSP: a pure state machine, and the client that asks it before each call.
+//! The circuit breaker in front of the CSP: a pure state machine. [`GuardedCsp`](crate::guarded_csp::GuardedCsp) asks it
+//! before each call.
 //!
-//! Closed, it lets calls through; `threshold` consecutive failures open it. Open, it refuses calls until `timeout` has
-//! passed. Half-open, it lets one probe through, whose success closes it and whose failure opens it again.
+//! Closed, it lets calls through; `threshold` consecutive failures open it, or failures of half of the last
+//! [`WINDOW`] calls within [`WINDOW_LENGTH`]. Open, it refuses calls until `timeout` has passed. Half-open, it lets one
+//! probe through, whose success closes it and whose failure opens it again. Whatever its state, it refuses all calls while
+//! the CSP asks for silence.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::ports::{CspClient, CspDeletion, CspError, CspListing};
+/// The number of calls by which the rate of failures is judged.
+const WINDOW: usize = 20;
+
+/// The time within which these calls must have ended. Failures that are further apart are no rate.
+const WINDOW_LENGTH: Duration = Duration::from_secs(60);
 
 /// The parameters of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,10 @@ pub struct BreakerSettings {
 pub struct Breaker {
     settings: BreakerSettings,
     state: State,
+    /// The last calls while closed: when they ended, and whether they failed.
+    recent: VecDeque<(Instant, Outcome)>,
+    /// The time until which the CSP asked for no calls.
+    silent_until: Option<Instant>,
     /// Grows with each change of state, so that a call that started before the change says nothing about the new state.
     generation: u64,
 }
@@ -36,6 +45,15 @@ enum State {
     Closed { failures: u32 },
     Open { until: Instant },
     HalfOpen { is_probing: bool },
+}
+
+/// Why a call is not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The breaker is open, or a probe is in flight, for this long.
+    Open(Duration),
+    /// The CSP asked for no calls, for this long.
+    Silenced(Duration),
 }
 
 /// The right to make one call. It goes back to [`Breaker::record`] with the outcome.
@@ -83,20 +101,26 @@ pub struct BreakerSnapshot {
     pub consecutive_failures: u32,
     /// The time until a probe goes through, while open.
     pub retry_in_seconds: Option<u64>,
+    /// The time for which the CSP asked for no calls.
+    pub silent_for_seconds: Option<u64>,
 }
 
 impl Breaker {
     /// A closed breaker.
     pub fn new(settings: BreakerSettings) -> Self {
-        Self { settings, state: State::Closed { failures: 0 }, generation: 0 }
+        let state = State::Closed { failures: 0 };
+        Self { settings, state, recent: VecDeque::new(), silent_until: None, generation: 0 }
     }
 
     /// Lets a call through.
     ///
     /// # Errors
     ///
-    /// The time to wait, if the breaker is open or a probe is in flight.
-    pub fn admit(&mut self, now: Instant) -> Result<Permit, Duration> {
+    /// See [`Refusal`].
+    pub fn admit(&mut self, now: Instant) -> Result<Permit, Refusal> {
+        if let Some(until) = self.silent_until.filter(|until| *until > now) {
+            return Err(Refusal::Silenced(until - now));
+        }
         if let State::Open { until } = self.state
             && until <= now
         {
@@ -104,8 +128,8 @@ impl Breaker {
         }
         match &mut self.state {
             State::Closed { .. } => {}
-            State::Open { until } => return Err(*until - now),
-            State::HalfOpen { is_probing: true } => return Err(self.settings.timeout),
+            State::Open { until } => return Err(Refusal::Open(*until - now)),
+            State::HalfOpen { is_probing: true } => return Err(Refusal::Open(self.settings.timeout)),
             State::HalfOpen { is_probing } => *is_probing = true,
         }
         Ok(Permit(self.generation))
@@ -118,15 +142,42 @@ impl Breaker {
         }
         let open = State::Open { until: now + self.settings.timeout };
         match (self.state, outcome) {
-            (State::Closed { .. }, Outcome::Success) => self.state = State::Closed { failures: 0 },
-            (State::Closed { failures }, Outcome::Failure) if failures + 1 < self.settings.threshold => {
-                self.state = State::Closed { failures: failures + 1 };
+            (State::Closed { failures }, outcome) => {
+                let failures = if outcome == Outcome::Failure { failures + 1 } else { 0 };
+                self.state = State::Closed { failures };
+                self.recent.push_back((now, outcome));
+                if self.recent.len() > WINDOW {
+                    self.recent.pop_front();
+                }
+                if failures >= self.settings.threshold || self.fails_too_often(now) {
+                    self.enter(open);
+                }
             }
-            (State::Closed { .. } | State::HalfOpen { .. }, Outcome::Failure) => self.enter(open),
+            (State::HalfOpen { .. }, Outcome::Failure) => self.enter(open),
             (State::HalfOpen { .. }, Outcome::Success) => self.enter(State::Closed { failures: 0 }),
             // No permit is issued while open.
             (State::Open { .. }, _) => {}
         }
+    }
+
+    /// Refuses all calls until `until`.
+    pub fn silence(&mut self, until: Instant) {
+        self.silent_until = self.silent_until.max(Some(until));
+    }
+
+    /// When a call is let through again, if none is now. A probe in flight does not count.
+    pub fn blocked_until(&self, now: Instant) -> Option<Instant> {
+        let open_until = match self.state {
+            State::Open { until } => Some(until),
+            State::Closed { .. } | State::HalfOpen { .. } => None,
+        };
+        open_until.max(self.silent_until).filter(|until| *until > now)
+    }
+
+    fn fails_too_often(&self, now: Instant) -> bool {
+        let failures = self.recent.iter().filter(|(_, outcome)| *outcome == Outcome::Failure).count();
+        let is_full = self.recent.len() == WINDOW;
+        is_full && self.recent[0].0 + WINDOW_LENGTH >= now && failures * 2 >= WINDOW
     }
 
     /// The state at `now`.
@@ -137,109 +188,18 @@ impl Breaker {
             State::Open { until } => (BreakerState::Open, threshold, Some(until.saturating_duration_since(now))),
             State::HalfOpen { .. } => (BreakerState::HalfOpen, threshold, None),
         };
-        BreakerSnapshot { state, consecutive_failures, retry_in_seconds: retry_in.map(|wait| wait.as_secs()) }
+        let silent_for = self.silent_until.filter(|until| *until > now).map(|until| until - now);
+        BreakerSnapshot {
+            state,
+            consecutive_failures,
+            retry_in_seconds: retry_in.map(|wait| wait.as_secs()),
+            silent_for_seconds: silent_for.map(|wait| wait.as_secs()),
+        }
     }
 
     fn enter(&mut self, state: State) {
         self.state = state;
+        self.recent.clear();
         self.generation += 1;
-    }
-}
-
-/// A CSP client behind the breaker.
-pub struct GuardedCsp {
-    csp: Arc<dyn CspClient>,
-    breaker: Mutex<Breaker>,
-}
-
-impl GuardedCsp {
-    /// Puts a closed breaker in front of `csp`.
-    pub fn new(csp: Arc<dyn CspClient>, settings: BreakerSettings) -> Self {
-        set_gauge(BreakerState::Closed);
-        Self { csp, breaker: Mutex::new(Breaker::new(settings)) }
-    }
-
-    /// The breaker, as operators see it.
-    pub fn snapshot(&self) -> BreakerSnapshot {
-        self.with_breaker(|breaker, now| breaker.snapshot(now))
-    }
-
-    async fn call<T>(
-        &self,
-        call: impl Future<Output = Result<T, CspError>>,
-        on_bad_answer: Outcome,
-    ) -> Result<T, CspError> {
-        let admitted = self.with_breaker(Breaker::admit);
-        let permit = admitted.map_err(|retry_in| CspError::BreakerOpen { retry_in })?;
-        let mut in_flight = CallInFlight { csp: self, permit: Some(permit) };
-        let result = call.await;
-        in_flight.end(match &result {
-            // A wrong token is our fault; the CSP is up.
-            Ok(_) | Err(CspError::Unauthorized { .. }) => Outcome::Success,
-            Err(CspError::BadAnswer(_)) => on_bad_answer,
-            Err(_) => Outcome::Failure,
-        });
-        result
-    }
-
-    fn with_breaker<R>(&self, act: impl FnOnce(&mut Breaker, Instant) -> R) -> R {
-        let mut breaker = self.breaker.lock();
-        let now = Instant::now();
-        let before = breaker.snapshot(now).state;
-        let result = act(&mut breaker, now);
-        let after = breaker.snapshot(now).state;
-        if before != after {
-            let (before, after_name) = (before.as_str(), after.as_str());
-            tracing::warn!(
-                event = "breaker_changed",
-                before,
-                after = after_name,
-                "the circuit breaker changed its state"
-            );
-            set_gauge(after);
-        }
-        result
-    }
-}
-
-fn set_gauge(state: BreakerState) {
-    let value = match state {
-        BreakerState::Closed => 0.0,
-        BreakerState::HalfOpen => 1.0,
-        BreakerState::Open => 2.0,
-    };
-    metrics::gauge!("broker_circuit_breaker_state").set(value);
-}
-
-/// A call in flight. If it is dropped it counts as failed: a probe that no one waits for must not keep the breaker
-/// half-open for ever.
-struct CallInFlight<'a> {
-    csp: &'a GuardedCsp,
-    permit: Option<Permit>,
-}
-
-impl CallInFlight<'_> {
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(permit) = self.permit.take() {
-            self.csp.with_breaker(|breaker, now| breaker.record(permit, outcome, now));
-        }
-    }
-}
-
-impl Drop for CallInFlight<'_> {
-    fn drop(&mut self) {
-        self.end(Outcome::Failure);
-    }
-}
-
-#[async_trait]
-impl CspClient for GuardedCsp {
-    async fn list(&self) -> Result<CspListing, CspError> {
-        self.call(self.csp.list(), Outcome::Failure).await
-    }
-
-    async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {
-        // An unexpected answer about one account says nothing about the others.
-        self.call(self.csp.delete(external_id), Outcome::Success).await
     }
 }

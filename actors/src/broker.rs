@@ -10,9 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::actor::{ActorName, ActorStatus, DesiredState};
 use crate::admin::SandboxAdmin;
 use crate::allocation::Allocator;
-use crate::breaker::{BreakerSnapshot, GuardedCsp};
+use crate::breaker::BreakerSnapshot;
 use crate::cluster::Cluster;
 use crate::error::Chain;
+use crate::guarded_csp::GuardedCsp;
 use crate::jobs::cleanup::CleanupReport;
 use crate::jobs::csp_sync::{CspSync, SyncOptions, SyncReport};
 use crate::jobs::expiry_reaper::ExpiryReport;
@@ -161,6 +162,11 @@ impl Broker {
             Some(grace) => handle.activate_as(StaleCollector { grace, ..self.0.stale_collector.clone() }).await,
             None => handle.activate().await,
         }
+    }
+
+    /// How long sandboxes stay stale unless an operator gives another time.
+    pub fn stale_grace(&self) -> Duration {
+        self.0.stale_collector.grace
     }
 
     /// The status of every actor.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::{Activity, ActorName, ActorStatus, Control, DesiredState};
-use crate::breaker::GuardedCsp;
 use crate::error::Chain;
+use crate::guarded_csp::GuardedCsp;
 use crate::jobs::cleanup::Cleanup;
 use crate::jobs::csp_sync::CspSync;
 use crate::jobs::expiry_reaper::Reaper;

@@ -10,20 +10,22 @@ use tokio_util::sync::CancellationToken;
 use crate::actor::ActorName;
 use crate::admin::SandboxAdmin;
 use crate::allocation::{AllocationSettings, Allocator};
-use crate::breaker::{BreakerSettings, GuardedCsp};
+use crate::breaker::BreakerSettings;
 use crate::broker::{Broker, Parts};
 use crate::cluster::{Actors, Cluster};
+use crate::guarded_csp::GuardedCsp;
 use crate::jobs::cleanup::{Cleanup, CleanupSettings};
 use crate::jobs::csp_sync::{CspSync, SyncOptions, SyncSettings};
 use crate::jobs::expiry_reaper::Reaper;
 use crate::jobs::expiry_timers::ExpiryTimers;
+use crate::jobs::pace::Pace;
 use crate::jobs::pool_stats::PoolStats;
 use crate::jobs::stale_collector::StaleCollector;
 use crate::jobs::{Job, JobContext, JobHandle};
 use crate::liveness::LivenessMonitor;
 use crate::pool::Pool;
 use crate::pool::refresh::Refresher;
-use crate::ports::{Clock, CspClient, SandboxStore, StoreError};
+use crate::ports::{Clock, CspClient, PreDelete, SandboxStore, StoreError};
 use crate::queue::{Queue, QueueSettings};
 use crate::retry::Jitter;
 use crate::sandbox::ReplicaId;
@@ -36,6 +38,8 @@ pub struct Ports {
     pub store: Arc<dyn SandboxStore>,
     /// The cloud service provider.
     pub csp: Arc<dyn CspClient>,
+    /// The step before each deletion, if there is one.
+    pub pre_delete: Option<Arc<dyn PreDelete>>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
@@ -98,7 +102,7 @@ impl Broker {
         pool_arbiter: &ArbiterHandle,
         background_arbiter: &ArbiterHandle,
     ) -> Result<Self, StoreError> {
-        let Ports { store, csp, clock } = ports;
+        let Ports { store, csp, pre_delete, clock } = ports;
         let state = store.cluster_state().await?;
         let liveness = LivenessMonitor::default();
         let jitter = Jitter::seeded(settings.jitter_seed);
@@ -132,13 +136,7 @@ impl Broker {
             pool: pool.clone(),
             settings: settings.sync,
             options: SyncOptions::default(),
-        };
-        let cleanup = Cleanup {
-            store: Arc::clone(&store),
-            csp: csp.clone(),
-            clock: Arc::clone(&clock),
-            settings: settings.cleanup,
-            jitter: jitter.clone(),
+            lacked_once: Arc::default(),
         };
         let stale_collector = StaleCollector {
             store: Arc::clone(&store),
@@ -158,13 +156,25 @@ impl Broker {
                 jitter: jitter.clone(),
             }),
         };
+        let csp_sync_job = jobs.start(csp_sync.clone(), settings.sync_interval);
+        let sync_after_deletions = csp_sync_job.clone();
+        let cleanup = Cleanup {
+            store: Arc::clone(&store),
+            csp: csp.clone(),
+            clock: Arc::clone(&clock),
+            settings: settings.cleanup,
+            jitter: jitter.clone(),
+            pre_delete,
+            pace: Arc::new(Pace::new(settings.cleanup.delay)),
+            after_deletions: Arc::new(move || sync_after_deletions.request()),
+        };
         let guard = liveness.guard("expiry timers");
         let actors = Arc::new(Actors {
             pool: pool.clone(),
             pool_control: watch::Sender::new(None),
             refreshes,
             timers: ExpiryTimers::start(pool_arbiter, background_arbiter, reaper.clone(), jitter.clone(), guard),
-            csp_sync: jobs.start(csp_sync.clone(), settings.sync_interval),
+            csp_sync: csp_sync_job,
             cleanup: jobs.start(cleanup, settings.cleanup_interval),
             expiry_reaper: jobs.start(reaper.clone(), settings.expiry_interval),
             stale_collector: jobs.start(stale_collector.clone(), settings.stale_interval),
@@ -192,6 +202,7 @@ impl Broker {
         let queue_run = queue.clone().run(actors.refreshes.clone(), stop.clone(), liveness.guard("queue"));
         background_arbiter.spawn(queue_run);
         background_arbiter.spawn(refresher.run());
+        background_arbiter.spawn(csp.clone().probe_while_open(stop.clone()));
 
         let (timers, retry) = (actors.timers.clone(), settings.allocation.retry);
         let (allocator_store, allocator_clock, allocation) =
@@ -206,8 +217,13 @@ impl Broker {
             allocation,
             jitter.clone(),
         );
-        let admin =
-            SandboxAdmin { store: Arc::clone(&store), clock, stale_collector: stale_collector.clone(), retry, jitter };
+        let admin = SandboxAdmin {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            stale_collector: stale_collector.clone(),
+            retry,
+            jitter,
+        };
         Ok(Self(Arc::new(Parts {
             store: Arc::clone(&store),
             liveness,
@@ -215,7 +231,7 @@ impl Broker {
             allocator,
             queue,
             admin,
-            exact_stats: ExactStats::new(Arc::clone(&store)),
+            exact_stats: ExactStats::new(Arc::clone(&store), Arc::clone(&clock)),
             csp,
             csp_sync,
             stale_collector,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::breaker::GuardedCsp;
+use crate::guarded_csp::GuardedCsp;
 pub use crate::ports::Stats;
-use crate::ports::{SandboxStore, StoreError, StoredStats};
+use crate::ports::{Clock, SandboxStore, StoreError, StoredStats};
 
 /// The pause between two exact counts, in durations of the first.
 const PAUSE_BY_DURATION: u32 = 3;
@@ -40,7 +40,7 @@ impl StatsWatch {
 
 /// One line for each count. CloudWatch metrics are made of it.
 fn log(stats: &Stats, csp: &GuardedCsp) {
-    let Stats { total, available, allocated, pending_deletion, stale, deletion_failed } = *stats;
+    let Stats { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined } = *stats;
     tracing::info!(
         event = "pool_stats",
         total,
@@ -49,6 +49,8 @@ fn log(stats: &Stats, csp: &GuardedCsp) {
         pending_deletion,
         stale,
         deletion_failed,
+        warming,
+        quarantined,
         circuit_breaker = csp.snapshot().state.as_str(),
         "pool stats"
     );
@@ -61,12 +63,15 @@ fn set_gauges(stats: &Stats) {
     metrics::gauge!("broker_pool_pending_deletion").set(stats.pending_deletion as f64);
     metrics::gauge!("broker_pool_stale").set(stats.stale as f64);
     metrics::gauge!("broker_pool_deletion_failed").set(stats.deletion_failed as f64);
+    metrics::gauge!("broker_pool_warming").set(stats.warming as f64);
+    metrics::gauge!("broker_pool_quarantined").set(stats.quarantined as f64);
 }
 
 /// Counts on request. One count runs at a time, and the next one starts only after a pause; all who asked before it
 /// started share it. So an answer is never older than its request, and reads take at most a quarter of the time.
 pub(crate) struct ExactStats {
     store: Arc<dyn SandboxStore>,
+    clock: Arc<dyn Clock>,
     last: Mutex<Option<Count>>,
 }
 
@@ -78,8 +83,8 @@ struct Count {
 }
 
 impl ExactStats {
-    pub(crate) fn new(store: Arc<dyn SandboxStore>) -> Self {
-        Self { store, last: Mutex::new(None) }
+    pub(crate) fn new(store: Arc<dyn SandboxStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock, last: Mutex::new(None) }
     }
 
     pub(crate) async fn count(&self) -> Result<Stats, StoreError> {
@@ -92,7 +97,7 @@ impl ExactStats {
             sleep_until(count.ended + (count.ended - count.started) * PAUSE_BY_DURATION).await;
         }
         let started = Instant::now();
-        let stats = self.store.count_all().await?;
+        let stats = self.store.count_all(self.clock.now()).await?;
         *last = Some(Count { stats, started, ended: Instant::now() });
         Ok(stats)
     }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_actors::breaker::{Breaker, BreakerSettings, BreakerState, GuardedCsp, Outcome};
+use broker_actors::breaker::{Breaker, BreakerSettings, BreakerState, Outcome, Refusal};
 use broker_actors::error::cause;
+use broker_actors::guarded_csp::GuardedCsp;
 use broker_actors::ports::{CspClient as _, CspError};
 use broker_actors::testing::FakeCsp;
 use tokio::time::{Instant, sleep, timeout};
@@ -35,8 +36,44 @@ async fn consecutive_failures_open_it_and_a_success_resets_the_count() {
     }
     assert_eq!(breaker.snapshot(now).state, BreakerState::Closed);
     let mut breaker = opened(now);
-    assert_eq!(breaker.admit(now + Duration::from_secs(20)), Err(Duration::from_secs(40)));
+    assert_eq!(breaker.admit(now + Duration::from_secs(20)), Err(Refusal::Open(Duration::from_secs(40))));
     assert_eq!(breaker.snapshot(now).retry_in_seconds, Some(60));
+}
+
+/// Successes and failures by turns never fail often enough in a row.
+#[tokio::test(start_paused = true)]
+async fn failures_of_half_of_the_last_twenty_calls_within_a_minute_open_it() {
+    let second = Duration::from_secs(1);
+    for (gap, failing_of_ten, is_open) in
+        [(second, 5, true), (second, 4, false), (second * 3, 5, true), (second * 4, 5, false)]
+    {
+        let mut breaker = Breaker::new(BreakerSettings { threshold: 6, ..SETTINGS });
+        let mut now = Instant::now();
+        for call in 0..20 {
+            let Ok(permit) = breaker.admit(now) else { break };
+            // Spread over ten calls, so that few fail in a row.
+            let is_failure = (call * failing_of_ten) % 10 < failing_of_ten;
+            breaker.record(permit, if is_failure { Outcome::Failure } else { Outcome::Success }, now);
+            now += gap;
+        }
+        let state = breaker.snapshot(now).state;
+        assert_eq!(state == BreakerState::Open, is_open, "{failing_of_ten} of 10, every {gap:?}: {state:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_refuses_all_calls_whatever_the_state() {
+    let now = Instant::now();
+    let mut closed = Breaker::new(SETTINGS);
+    closed.silence(now + TIMEOUT * 2);
+    closed.silence(now + TIMEOUT);
+    assert_eq!(closed.admit(now + TIMEOUT), Err(Refusal::Silenced(TIMEOUT)), "the longer silence counts");
+    assert_eq!(closed.snapshot(now).silent_for_seconds, Some(120));
+    assert!(closed.admit(now + TIMEOUT * 2).is_ok());
+    let mut open = opened(now);
+    open.silence(now + TIMEOUT * 2);
+    assert_eq!(open.blocked_until(now), Some(now + TIMEOUT * 2));
+    assert_eq!(open.admit(now + TIMEOUT), Err(Refusal::Silenced(TIMEOUT)), "no probe either");
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +128,8 @@ async fn an_open_breaker_does_not_call_the_csp() {
 #[tokio::test(start_paused = true)]
 async fn a_wrong_token_and_a_bad_account_do_not_open_it() {
     let (csp, guarded) = guarded();
-    for error in [CspError::Unauthorized { status: 401 }, CspError::BadAnswer(cause("HTTP 409"))] {
+    let refused = CspError::Refused { status: 403, answer: cause("no") };
+    for error in [CspError::Unauthorized { status: 401 }, refused, CspError::BadAnswer(cause("HTTP 302"))] {
         csp.set_deletion_error(1, Some(error));
         for _ in 0..10 {
             guarded.delete(&FakeCsp::account(1).external_id).await.unwrap_err();
@@ -115,4 +153,20 @@ async fn a_probe_that_is_dropped_counts_as_failed() {
     csp.set_delay(Duration::ZERO);
     sleep(TIMEOUT).await;
     guarded.list().await.expect("the next probe");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_that_one_call_is_asked_for_holds_for_all_calls() {
+    let (csp, guarded) = guarded();
+    csp.fail_next(CspError::Throttled { retry_after: Some(TIMEOUT * 10) });
+    guarded.delete(&FakeCsp::account(1).external_id).await.unwrap_err();
+    for _ in 0..5 {
+        sleep(TIMEOUT).await;
+        assert!(matches!(guarded.list().await, Err(CspError::Silenced { .. })));
+        let deletion = guarded.delete(&FakeCsp::account(2).external_id).await;
+        assert!(matches!(deletion, Err(CspError::Silenced { .. })), "{deletion:?}");
+    }
+    assert_eq!((csp.lists(), csp.deletes().len()), (0, 1));
+    sleep(TIMEOUT * 5).await;
+    guarded.list().await.expect("the time is over");
 }

@@ -33,6 +33,7 @@ fn request(track: &str, prefix: Option<&str>, wait: Duration) -> AllocateRequest
         lab_duration: None,
         standby: false,
         wait: Some(wait),
+        quota: None,
     }
 }
 

@@ -225,7 +225,7 @@ impl Model for Queue {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always(ONE_PER_KEY, |_, state| {
+            Property::always(ONE_PER_KEY, |_, state: &State| {
                 let held = state.tables.sandboxes().filter(|sandbox| sandbox.status == Status::Allocated);
                 let mut owners: Vec<_> = held.map(|sandbox| &sandbox.allocated_to_track).collect();
                 let count = owners.len();
@@ -233,13 +233,13 @@ impl Model for Queue {
                 owners.dedup();
                 owners.len() == count
             }),
-            Property::always(LIVE_TICKET, |_, state| !state.seen.unticketed_grant),
-            Property::always(RANK, |_, state| !state.seen.lost_rank),
-            Property::sometimes(GRANTED, |_, state| state.seen.granted),
-            Property::sometimes(TWIN, |_, state| state.seen.twin),
-            Property::sometimes(REFUSED, |_, state| state.seen.refused),
-            Property::sometimes(LATE, |_, state| state.seen.late),
-            Property::sometimes(EXPIRED, |_, state| state.seen.expired),
+            Property::always(LIVE_TICKET, |_, state: &State| !state.seen.unticketed_grant),
+            Property::always(RANK, |_, state: &State| !state.seen.lost_rank),
+            Property::sometimes(GRANTED, |_, state: &State| state.seen.granted),
+            Property::sometimes(TWIN, |_, state: &State| state.seen.twin),
+            Property::sometimes(REFUSED, |_, state: &State| state.seen.refused),
+            Property::sometimes(LATE, |_, state: &State| state.seen.late),
+            Property::sometimes(EXPIRED, |_, state: &State| state.seen.expired),
         ]
     }
 }

@@ -5,8 +5,9 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use sandbox_broker::http::auth::{Role, Tokens};
-use test_support::test_settings;
+use broker_actors::sandbox::Timestamp;
+use sandbox_broker::http::auth::Tokens;
+use test_support::{test_settings, with_secrets};
 
 /// Comparisons in one measurement: enough to be long compared with the clock's resolution.
 const COMPARISONS: u32 = 50;
@@ -21,13 +22,16 @@ type Comparison<'a> = Box<dyn Fn() -> bool + 'a>;
 
 /// Prints a line for each pair of kinds of guesses.
 pub(crate) fn measure(samples: usize) {
-    let tokens = |track: &str| Tokens::new(&test_settings(&[&format!("--broker-api-token={track}")]));
+    let tokens = |track: &str| {
+        let settings = with_secrets(test_settings(&[]), &[("BROKER_API_TOKEN", track)]);
+        Tokens::new(settings.tokens().read().expect("the token is valid"))
+    };
     let known = tokens(SECRET);
     let several = tokens(&format!("first-token-of-several-abcdefghij,{SECRET},last-token-of-several-abcdefghijk"));
     let long = tokens(&SECRET.repeat(8));
     let first_wrong = format!("Q{}", &SECRET[1..]);
     let last_wrong = format!("{}U", &SECRET[..SECRET.len() - 1]);
-    let know = |tokens: &'_ Tokens, guess: &'_ str| tokens.know(Role::Track, black_box(guess));
+    let know = |tokens: &'_ Tokens, guess: &'_ str| tokens.find(black_box(guess), Timestamp(0)).is_some();
 
     println!("{:58} {:>8}", "comparison of tokens", "Welch t");
     let rows: [(&str, [Comparison<'_>; 2]); 5] = [

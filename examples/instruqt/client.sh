@@ -81,7 +81,7 @@ identify() {
 # Makes the student's secret, once for all setups that run at the same time: the first file wins.
 make_secret() {
   local file=$HOME/.sandbox-broker-secret
-  (umask 077 && od -An -N16 -tx1 /dev/urandom | tr -d ' \n' > "$answer/secret")
+  (umask 077 && od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n' > "$answer/secret")
   ln "$answer/secret" "$file" 2> /dev/null || true
   secret=$(cat "$file")
   [ -n "$secret" ] || fail "$file cannot be written"

@@ -57,7 +57,7 @@ pub struct JobSettings {
     /// Deletions at the CSP that run at once
     #[arg(long, env, default_value = "4", value_parser = number::<usize>(1..=100))]
     pub cleanup_concurrency: usize,
-    /// Seconds that each deletion waits before it calls the CSP
+    /// Seconds between the starts of two deletions at the CSP; failures of the CSP make them more
     #[arg(
         long = "cleanup-per-sandbox-delay-sec",
         env = "CLEANUP_PER_SANDBOX_DELAY_SEC",
@@ -65,8 +65,16 @@ pub struct JobSettings {
         value_parser = fractional_seconds(0.0..=3600.0),
     )]
     pub cleanup_delay: Duration,
-    /// Failed deletions after which a sandbox becomes deletion_failed
-    #[arg(long, env, default_value = "3", value_parser = number::<u32>(1..=100))]
+    /// Hours that deletions of a sandbox may fail until it becomes deletion_failed; one attempt a day follows
+    #[arg(
+        long = "deletion-give-up-hours",
+        env = "DELETION_GIVE_UP_HOURS",
+        default_value = "24",
+        value_parser = hours(1.0 / 60.0..=YEAR_HOURS),
+    )]
+    pub deletion_give_up: Duration,
+    /// Failed deletions after which a sandbox becomes deletion_failed, whatever the time; 0 for no such bound
+    #[arg(long, env, default_value = "0", value_parser = number::<u32>(0..=10_000))]
     pub deletion_retry_max_attempts: u32,
     /// Largest share of the available sandboxes that one sync may make stale, in percent
     #[arg(long, env, default_value = "50", value_parser = number::<u32>(0..=100))]
@@ -79,7 +87,7 @@ pub struct JobSettings {
         value_parser = hours(0.0..=YEAR_HOURS),
     )]
     pub stale_grace: Duration,
-    /// Hours that a tombstone is kept
+    /// Hours that a tombstone is kept, but at least twice SYNC_INTERVAL_SEC, so that a sync sees an account that comes back
     #[arg(
         long = "deleted-retention-hours",
         env = "DELETED_RETENTION_HOURS",
@@ -93,4 +101,11 @@ pub struct JobSettings {
     /// Seconds between reads of the operators' commands
     #[arg(long = "control-poll-sec", env = "CONTROL_POLL_SEC", default_value = "3", value_parser = seconds(1..=4))]
     pub control_poll: Duration,
+}
+
+impl JobSettings {
+    /// How long a tombstone is kept. A shorter time than two syncs would forget an account that a listing still has.
+    pub fn deleted_retention(&self) -> Duration {
+        self.deleted_retention.max(self.sync_interval * 2)
+    }
 }

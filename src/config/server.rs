@@ -1,28 +1,17 @@
 //! The HTTP server, its callers, and what it reports.
 
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use broker_actors::sandbox::ReplicaId;
 use clap::{Args, ValueEnum};
-use secrecy::{ExposeSecret as _, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::store::StoreKind;
 use super::values::{Problem, http_url, number, one_of, seconds, text};
 
-/// The track token for trials. It is too short for `BROKER_STORE=dynamodb`.
-pub const DEVELOPMENT_TOKEN: &str = "development-track-token";
-/// The admin token for trials.
-pub const DEVELOPMENT_ADMIN_TOKEN: &str = "development-admin-token";
-
-/// The shortest token that is accepted in production.
-const MIN_TOKEN_LENGTH: usize = 32;
-
-/// The longest token that is accepted. No other header of the API may be longer.
-pub const MAX_TOKEN_LENGTH: usize = 256;
+/// Stands for all origins in CORS_ALLOWED_ORIGINS, as in the header of an answer.
+pub const ANY_ORIGIN: &str = "*";
 
 /// What LOG_LEVEL takes.
 const LOG_FILTER: &str = "a level (error, warn, info, debug, trace) or a filter such as info,sandbox_broker=debug";
@@ -33,6 +22,7 @@ pub enum LogFormat {
     /// One JSON object per line
     Json,
     /// Text for people
+    #[value(alias = "text")]
     Pretty,
 }
 
@@ -40,39 +30,22 @@ pub enum LogFormat {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Server")]
 pub struct ServerSettings {
-    /// Address to listen on
+    /// Address to listen on [default: 127.0.0.1 with development tokens, else 0.0.0.0]
     #[arg(
         long = "broker-host",
         env = "BROKER_HOST",
-        default_value = "0.0.0.0",
         value_parser = text("an IP address", |host| host.parse::<IpAddr>().ok()),
     )]
-    pub host: IpAddr,
+    pub host: Option<IpAddr>,
     /// Port to listen on; 0 picks a free one
     #[arg(long = "broker-port", env = "BROKER_PORT", default_value = "8080", value_parser = number::<u16>(0..=65_535))]
     pub port: u16,
-    /// Tokens of the track API, comma-separated; with BROKER_STORE=dynamodb required, and at least 32 characters each
-    #[arg(
-        long = "broker-api-token",
-        env = "BROKER_API_TOKEN",
-        hide_env_values = true,
-        value_delimiter = ',',
-        default_value = DEVELOPMENT_TOKEN,
-        default_value_if("kind", "dynamodb", None::<&str>),
-        value_parser = secret,
-    )]
-    pub track_tokens: Vec<SecretString>,
-    /// Tokens of the admin API, comma-separated; with BROKER_STORE=dynamodb required, and at least 32 characters each
-    #[arg(
-        long = "broker-admin-token",
-        env = "BROKER_ADMIN_TOKEN",
-        hide_env_values = true,
-        value_delimiter = ',',
-        default_value = DEVELOPMENT_ADMIN_TOKEN,
-        default_value_if("kind", "dynamodb", None::<&str>),
-        value_parser = secret,
-    )]
-    pub admin_tokens: Vec<SecretString>,
+    /// Port for the admin API, the console and the metrics, which are then served there only [default: the same port]
+    #[arg(long = "broker-admin-port", env = "BROKER_ADMIN_PORT", value_parser = number::<u16>(0..=65_535))]
+    pub admin_port: Option<u16>,
+    /// New allocations per minute and replica with BROKER_API_TOKEN, all tracks together; 0 is off
+    #[arg(long, env, default_value = "0", value_parser = number::<u32>(0..=u32::MAX.into()))]
+    pub broker_new_per_minute: u32,
     /// Name of this replica in leases and logs [default: random]
     #[arg(
         long = "broker-replica-id",
@@ -80,7 +53,8 @@ pub struct ServerSettings {
         value_parser = text("1 to 64 letters, digits, '.', '_' and '-'", replica_id),
     )]
     pub replica_id: Option<ReplicaId>,
-    /// Requests per second that one client address may make; 0 is off; with BROKER_STORE=dynamodb the default is 10
+    /// Requests per second that one student may make, or one operator's address, or an address without a valid token; 0
+    /// is off; with BROKER_STORE=dynamodb the default is 10
     #[arg(
         long,
         env,
@@ -89,23 +63,36 @@ pub struct ServerSettings {
         value_parser = number::<u32>(0..=u32::MAX.into()),
     )]
     pub rate_limit_rps: u32,
-    /// Requests that one client address may make at once
+    /// Requests that each of them may make at once
     #[arg(long, env, default_value = "20", value_parser = number::<u32>(1..=u32::MAX.into()))]
     pub rate_limit_burst: u32,
+    /// Requests per second with one track token, all students together; 0 is off; with BROKER_STORE=dynamodb the default
+    /// is 2000
+    #[arg(
+        long,
+        env,
+        default_value = "0",
+        default_value_if("kind", "dynamodb", "2000"),
+        value_parser = number::<u32>(0..=u32::MAX.into()),
+    )]
+    pub rate_limit_token_rps: u32,
     /// Number of proxies in front of the broker whose X-Forwarded-For entries are trusted
     #[arg(long, env, default_value = "0", value_parser = number::<usize>(0..=16))]
     pub trusted_proxies: usize,
     /// Allocations that may be in flight at once
     #[arg(long, env, default_value = "1024", value_parser = number::<usize>(1..=100_000))]
     pub max_in_flight: usize,
-    /// Origins that browsers may call from, comma-separated, each as scheme://host:port [default: none]
+    /// Origins that browsers may call from, comma-separated, each as scheme://host:port; * is any [default: none]
     #[arg(
         long,
         env,
         value_delimiter = ',',
-        value_parser = text("origins such as https://labs.example.com, comma-separated", origin),
+        value_parser = text("* or origins such as https://labs.example.com, comma-separated", origin),
     )]
     pub cors_allowed_origins: Vec<String>,
+    /// Repeat the object of an error as `detail`, as clients of the Python broker expect it
+    #[arg(long, env, default_value = "false", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
+    pub compat_error_detail: bool,
     /// Seconds that requests and jobs in flight have to finish after SIGTERM
     #[arg(
         long = "shutdown-grace-sec",
@@ -131,51 +118,10 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// Where to listen.
-    pub fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.host, self.port)
+    pub(super) fn check_ports(&self) -> Option<Problem> {
+        let same = self.admin_port.filter(|port| *port == self.port && *port != 0)?;
+        Some(Problem::new("BROKER_ADMIN_PORT", same.to_string(), "another port than BROKER_PORT"))
     }
-
-    /// True if a token from the documentation is in use.
-    pub fn uses_development_tokens(&self) -> bool {
-        let tokens = self.track_tokens.iter().chain(&self.admin_tokens);
-        tokens.into_iter().any(|token| [DEVELOPMENT_TOKEN, DEVELOPMENT_ADMIN_TOKEN].contains(&token.expose_secret()))
-    }
-
-    /// Checks the tokens of both APIs. How long they must be depends on the store.
-    pub(super) fn check_tokens(&self, store: StoreKind) -> Vec<Problem> {
-        let min_length = if store == StoreKind::Dynamodb { MIN_TOKEN_LENGTH } else { 1 };
-        let mut problems = Vec::new();
-        for (name, tokens) in [("BROKER_API_TOKEN", &self.track_tokens), ("BROKER_ADMIN_TOKEN", &self.admin_tokens)] {
-            if tokens.is_empty() {
-                let takes = format!("one or more tokens of at least {min_length} characters, comma-separated");
-                problems.push(Problem::new(name, "nothing", takes));
-            }
-            for (number, token) in (1..).zip(tokens) {
-                let token = token.expose_secret();
-                let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-                if !is_visible || !(min_length..=MAX_TOKEN_LENGTH).contains(&token.len()) {
-                    let holds = format!("a token (number {number}, hidden) of {} characters", token.chars().count());
-                    let takes = format!(
-                        "tokens of at least {min_length} and at most {MAX_TOKEN_LENGTH} visible ASCII characters, \
-                         comma-separated"
-                    );
-                    problems.push(Problem::new(name, holds, takes));
-                }
-            }
-        }
-        let is_admin =
-            |token: &SecretString| self.admin_tokens.iter().any(|admin| admin.expose_secret() == token.expose_secret());
-        if self.track_tokens.iter().any(is_admin) {
-            let takes = "other tokens than the track API's";
-            problems.push(Problem::new("BROKER_ADMIN_TOKEN", "a token of BROKER_API_TOKEN", takes));
-        }
-        problems
-    }
-}
-
-fn secret(text: &str) -> Result<SecretString, Infallible> {
-    Ok(SecretString::from(text.trim()))
 }
 
 fn replica_id(text: &str) -> Option<ReplicaId> {
@@ -186,9 +132,53 @@ fn replica_id(text: &str) -> Option<ReplicaId> {
 
 fn origin(text: &str) -> Option<String> {
     let is_origin = Url::parse(text).is_ok_and(|url| url.origin().ascii_serialization() == text);
-    is_origin.then(|| text.to_owned())
+    (is_origin || text == ANY_ORIGIN).then(|| text.to_owned())
 }
 
+/// The filter, with the names of levels that the logging library knows. The library takes any other word for the name of
+/// a module and switches off the log of all others, so a word alone must be a level.
 fn log_filter(text: &str) -> Option<String> {
-    EnvFilter::try_new(text).is_ok().then(|| text.to_owned())
+    let directives = text.split(',').map(|directive| match directive.trim().rsplit_once('=') {
+        None => level(directive.trim()).map(str::to_owned),
+        Some((target, name)) => Some(format!("{target}={}", level(name)?)),
+    });
+    let filter = directives.collect::<Option<Vec<_>>>()?.join(",");
+    EnvFilter::try_new(&filter).is_ok().then_some(filter)
+}
+
+fn level(name: &str) -> Option<&'static str> {
+    const LEVELS: [(&str, &str); 9] = [
+        ("critical", "error"),
+        ("fatal", "error"),
+        ("error", "error"),
+        ("warning", "warn"),
+        ("warn", "warn"),
+        ("info", "info"),
+        ("debug", "debug"),
+        ("trace", "trace"),
+        ("off", "off"),
+    ];
+    LEVELS.iter().find(|(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, level)| *level)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_of_other_libraries_are_understood_and_words_that_are_none_refused() {
+        for (text, filter) in [
+            ("INFO", "info"),
+            ("WARNING", "warn"),
+            ("Critical", "error"),
+            ("off", "off"),
+            ("info,sandbox_broker=DEBUG", "info,sandbox_broker=debug"),
+            (" warning, sandbox_broker::http=trace", "warn,sandbox_broker::http=trace"),
+        ] {
+            assert_eq!(log_filter(text).as_deref(), Some(filter), "{text}");
+        }
+        for text in ["", "wanring", "sandbox_broker", "info,", "info,loud", "sandbox_broker=loud", "3", "info;debug"] {
+            assert_eq!(log_filter(text), None, "{text}");
+        }
+    }
 }

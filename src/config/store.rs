@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 use url::Url;
 
@@ -23,12 +24,15 @@ pub enum StoreKind {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Store")]
 pub struct StoreSettings {
-    /// Where the pool is stored
-    // The conditional defaults of other settings refer to this field's name.
+    /// Where the pool is stored [default: embedded; dynamodb if a setting of production is there, such as DDB_TABLE_NAME,
+    /// CSP_BASE_URL or the variables of an ECS task]
+    // The conditional defaults of other settings refer to this field's name. `config::environment` changes the default
+    // for variables that are no settings.
     #[arg(
         long = "broker-store",
         env = "BROKER_STORE",
         default_value = "embedded",
+        default_value_ifs(["table", "endpoint_url", "base_url"].map(|name| (name, ArgPredicate::IsPresent, "dynamodb"))),
         value_parser = one_of::<StoreKind>(),
     )]
     pub kind: StoreKind,

@@ -19,7 +19,8 @@ use url::Url;
 pub(super) const YEAR_HOURS: f64 = 365.0 * 24.0;
 
 /// A setting that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} holds {holds}; it takes {takes}")]
 pub struct Problem {
     /// The environment variable.
     pub name: String,
@@ -32,12 +33,6 @@ pub struct Problem {
 impl Problem {
     pub(super) fn new(name: &str, holds: impl Into<String>, takes: impl Into<String>) -> Self {
         Self { name: name.to_owned(), holds: holds.into(), takes: takes.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} holds {}; it takes {}", self.name, self.holds, self.takes)
     }
 }
 
@@ -155,7 +150,7 @@ pub(super) fn hours(range: RangeInclusive<f64>) -> Ranged<Duration> {
 
 /// Takes texts of some form.
 #[derive(Clone, Debug)]
-pub(super) struct Text<T> {
+pub(crate) struct Text<T> {
     takes: &'static str,
     /// The value of a text. `None` refuses it.
     value: fn(&str) -> Option<T>,
@@ -174,10 +169,11 @@ pub(super) fn text<T>(takes: &'static str, value: fn(&str) -> Option<T>) -> Text
     Text { takes, value }
 }
 
-/// The URL of something that speaks HTTP.
-pub(super) fn http_url() -> Text<Url> {
-    text("an http or https URL", |text| {
-        Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+/// The URL of something that speaks HTTP. A user name or a password would end in logs and messages, so it takes none.
+pub(crate) fn http_url() -> Text<Url> {
+    text("an http or https URL without a user name", |text| {
+        let is_bare = |url: &Url| url.has_host() && url.username().is_empty() && url.password().is_none();
+        Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && is_bare(url))
     })
 }
 
@@ -204,7 +200,7 @@ impl<T: ValueEnum + Clone + Send + Sync + 'static> TypedValueParser for OneOf<T>
 
 /// The name of a variant.
 pub(super) fn one_of<T: ValueEnum>() -> OneOf<T> {
-    OneOf(|text| T::from_str(text, false).ok())
+    OneOf(|text| T::from_str(text, true).ok())
 }
 
 fn refuse(command: &Command, arg: Option<&Arg>, value: &OsStr, takes: impl Into<String>) -> clap::Error {
@@ -212,7 +208,12 @@ fn refuse(command: &Command, arg: Option<&Arg>, value: &OsStr, takes: impl Into<
         || arg.map(Arg::to_string).unwrap_or_default(),
         |variable| variable.to_string_lossy().into_owned(),
     );
-    let holds = if value.is_empty() { "an empty text".into() } else { value.to_string_lossy() };
+    let holds = match value.to_string_lossy() {
+        text if text.is_empty() => "an empty text".into(),
+        // What stands before it in a URL may be a password.
+        text if text.contains('@') => "a text with '@' (hidden)".into(),
+        text => text,
+    };
     let problem = Problem::new(&name, holds, takes);
     clap::Error::raw(ErrorKind::ValueValidation, format_args!("{problem}\n")).with_cmd(command)
 }
@@ -253,6 +254,10 @@ mod tests {
         assert!(text.contains(&format!("SETTING holds -1; {takes}")), "{text}");
         let text = refused(http_url(), "ftp://csp");
         assert!(text.contains("SETTING holds ftp://csp; it takes an http or https URL"), "{text}");
+        for url in ["https://user:pass@csp", "https://pass@csp", "user:pass@csp", "ftp://user:pass@csp"] {
+            let text = refused(http_url(), url);
+            assert!(text.contains("SETTING holds a text with '@' (hidden)") && !text.contains("pass@"), "{text}");
+        }
         let text = refused(one_of::<clap::ColorChoice>(), "");
         assert!(text.contains("SETTING holds an empty text; it takes one of auto, always, never"), "{text}");
     }

@@ -3,10 +3,15 @@
 //! It answers the CSP's two calls. Its sandboxes are named `lab-00001` and on, and a new one replaces each one that is
 //! deleted, as the real CSP does. It also answers:
 //!
-//! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits.
-//! - `GET /sim/stats`: the number of listings, and of deletions by account.
+//! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits. Both changes
+//!   need the CSP's token.
+//! - `GET /sim/stats`: the number of listings, and of deletions by account; the services of accounts that were deleted, and
+//!   those that were left behind.
+//! - the calls of NIOSXaaS, with services that every account has.
 //!
 //! A file can keep its state, so that a deleted account stays deleted over a restart.
+
+mod niosxaas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,6 +30,9 @@ use subtle::ConstantTimeEq as _;
 
 /// The `csp_id` of an account is its number plus this.
 const FIRST_CSP_ID: u64 = 2_000_000;
+
+/// The most calls of which the order is kept.
+const MAX_CALLS: usize = 10_000;
 
 /// How long a call hangs, which is longer than any client waits.
 const HANG: Duration = Duration::from_secs(600);
@@ -64,7 +72,36 @@ pub struct Faults {
     pub missing: BTreeSet<u64>,
     /// Accounts whose deletion fails with 500, by `csp_id`.
     pub undeletable: BTreeSet<u64>,
+    /// Accounts whose deletion is refused with 403, by `csp_id`.
+    pub forbidden: BTreeSet<u64>,
+    /// The answer to every other deletion; the account stays.
+    pub deletion: Option<FalseAnswer>,
+    /// Accounts whose record has no readable `csp_id`, by `csp_id`.
+    pub unreadable: BTreeSet<u64>,
+    /// Accounts that are listed under another `csp_id`, by `csp_id`.
+    pub renumbered: BTreeSet<u64>,
+    /// The largest number of records on a page of the listing. 0 is all.
+    pub page_size: usize,
+    /// True if every page but the first fails with 500.
+    pub failing_pages: bool,
 }
+
+/// An answer to a deletion that deletes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FalseAnswer {
+    /// 204.
+    Deleted,
+    /// 202.
+    Accepted,
+    /// 404 from the API.
+    NotFound,
+    /// 404 from a gateway.
+    NoBackend,
+}
+
+/// A renumbered account's `csp_id` is its own plus this.
+const RENUMBERED: u64 = 5_000_000;
 
 /// A simulator that has its port.
 pub struct Simulator {
@@ -88,6 +125,13 @@ struct State {
     lists: u64,
     /// Number of deletions by `csp_id`.
     deletes: BTreeMap<u64, u64>,
+    /// The calls of NIOSXaaS and the deletions of accounts, in their order.
+    calls: Vec<String>,
+    /// The number of the valid session at NIOSXaaS.
+    session: u64,
+    deleted_services: BTreeSet<String>,
+    /// Accounts that were deleted while they had a service of tracks.
+    orphaned_services: u64,
 }
 
 struct Tenant {
@@ -178,13 +222,18 @@ impl Tenant {
             }
             return Err(answer.json(json!({ "detail": "simulated failure" })));
         }
+        if self.has_token(request) { Ok(faults) } else { Err(unknown_token()) }
+    }
+
+    fn has_token(&self, request: &HttpRequest) -> bool {
         let expected = format!("Token {}", self.token.expose_secret());
         let presented = request.headers().get("Authorization").map_or(&b""[..], |value| value.as_bytes());
-        if !bool::from(presented.ct_eq(expected.as_bytes())) {
-            return Err(HttpResponse::Unauthorized().json(json!({ "detail": "unknown token" })));
-        }
-        Ok(faults)
+        presented.ct_eq(expected.as_bytes()).into()
     }
+}
+
+fn unknown_token() -> HttpResponse {
+    HttpResponse::Unauthorized().json(json!({ "detail": "unknown token" }))
 }
 
 fn routes(services: &mut web::ServiceConfig) {
@@ -194,6 +243,10 @@ fn routes(services: &mut web::ServiceConfig) {
         .route("/sim/faults", web::get().to(show_faults))
         .route("/sim/faults", web::put().to(set_faults))
         .route("/sim/faults", web::delete().to(clear_faults))
+        .route("/v2/session/users/sign_in", web::post().to(niosxaas::sign_in))
+        .route("/v2/session/account_switch", web::post().to(niosxaas::switch))
+        .route("/api/universalinfra/v1/universalservices", web::get().to(niosxaas::list))
+        .route("/api/universalinfra/v1/universalservices/{id}", web::delete().to(niosxaas::delete))
         .route("/sim/stats", web::get().to(stats));
 }
 
@@ -207,7 +260,13 @@ fn number_of(uuid: &str) -> Option<u64> {
     (uuid_of(number) == uuid).then_some(number)
 }
 
-async fn list(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
+#[derive(Deserialize)]
+struct ListQuery {
+    #[serde(rename = "_offset", default)]
+    offset: usize,
+}
+
+async fn list(tenant: web::Data<Tenant>, request: HttpRequest, query: web::Query<ListQuery>) -> HttpResponse {
     tenant.state.lock().lists += 1;
     let faults = match tenant.admit(&request).await {
         Ok(faults) => faults,
@@ -224,18 +283,27 @@ async fn list(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
         let state = tenant.state.lock();
         let listed = state.accounts.present.iter().filter(|number| !faults.missing.contains(&(FIRST_CSP_ID + *number)));
         results.extend(listed.map(|number| {
+            let csp_id = FIRST_CSP_ID + number;
+            let listed_id = if faults.renumbered.contains(&csp_id) { csp_id + RENUMBERED } else { csp_id };
             json!({
                 "account_type": "sandbox",
                 "state": "active",
                 "id": format!("identity/accounts/{}", uuid_of(*number)),
                 "name": format!("lab-{number:05}"),
-                "csp_id": FIRST_CSP_ID + number,
+                "csp_id": (!faults.unreadable.contains(&csp_id)).then_some(listed_id),
                 "created_at": "2025-03-27T16:53:47Z",
                 "sfdc_account_id": format!("crm-{number:05}"),
             })
         }));
     }
-    HttpResponse::Ok().json(json!({ "results": results }))
+    if faults.page_size == 0 {
+        return HttpResponse::Ok().json(json!({ "results": results, "next": null }));
+    }
+    if query.offset > 0 && faults.failing_pages {
+        return HttpResponse::InternalServerError().json(json!({ "detail": "simulated failure of a page" }));
+    }
+    let page: Vec<_> = results.into_iter().skip(query.offset).take(faults.page_size).collect();
+    HttpResponse::Ok().json(json!({ "results": page }))
 }
 
 async fn delete(tenant: web::Data<Tenant>, request: HttpRequest, uuid: web::Path<String>) -> HttpResponse {
@@ -252,8 +320,20 @@ async fn delete(tenant: web::Data<Tenant>, request: HttpRequest, uuid: web::Path
         Some(number) if faults.undeletable.contains(&(FIRST_CSP_ID + number)) => {
             HttpResponse::InternalServerError().json(json!({ "detail": "simulated failure of this account" }))
         }
+        Some(number) if faults.forbidden.contains(&(FIRST_CSP_ID + number)) => {
+            HttpResponse::Forbidden().json(json!({ "detail": "simulated refusal of this account" }))
+        }
+        _ if faults.deletion.is_some() => match faults.deletion {
+            Some(FalseAnswer::Accepted) => HttpResponse::Accepted().finish(),
+            Some(FalseAnswer::NotFound) => HttpResponse::NotFound().json(json!({ "detail": "no such account" })),
+            Some(FalseAnswer::NoBackend) => HttpResponse::NotFound().body("default backend - 404"),
+            Some(FalseAnswer::Deleted) | None => HttpResponse::NoContent().finish(),
+        },
         Some(number) if state.accounts.present.remove(&number) => {
             state.accounts.add_next();
+            state.calls.push(format!("account {number}"));
+            state.calls.truncate(MAX_CALLS);
+            state.orphaned_services += u64::from(niosxaas::has_track_service(&state.deleted_services, number));
             match tenant.save(&state.accounts) {
                 Ok(()) => HttpResponse::NoContent().finish(),
                 Err(error) => HttpResponse::InternalServerError().json(json!({ "detail": error.to_string() })),
@@ -267,7 +347,10 @@ async fn show_faults(tenant: web::Data<Tenant>) -> HttpResponse {
     HttpResponse::Ok().json(&tenant.state.lock().faults)
 }
 
-async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse {
+async fn set_faults(tenant: web::Data<Tenant>, request: HttpRequest, body: web::Bytes) -> HttpResponse {
+    if !tenant.has_token(&request) {
+        return unknown_token();
+    }
     let faults: Faults = match serde_json::from_slice(&body) {
         Ok(faults) => faults,
         Err(error) => return HttpResponse::BadRequest().json(json!({ "detail": error.to_string() })),
@@ -279,7 +362,10 @@ async fn set_faults(tenant: web::Data<Tenant>, body: web::Bytes) -> HttpResponse
     HttpResponse::Ok().json(faults)
 }
 
-async fn clear_faults(tenant: web::Data<Tenant>) -> HttpResponse {
+async fn clear_faults(tenant: web::Data<Tenant>, request: HttpRequest) -> HttpResponse {
+    if !tenant.has_token(&request) {
+        return unknown_token();
+    }
     tenant.state.lock().faults = Faults::default();
     HttpResponse::NoContent().finish()
 }
@@ -290,5 +376,8 @@ async fn stats(tenant: web::Data<Tenant>) -> HttpResponse {
         "accounts": state.accounts.present.len(),
         "lists": state.lists,
         "deletes": state.deletes,
+        "calls": state.calls,
+        "services_deleted": state.deleted_services.len(),
+        "services_orphaned": state.orphaned_services,
     }))
 }

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use url::Url;
 
+use crate::http::error::ErrorCode;
 use crate::tls;
 
 /// How long a request may take. A job may run for minutes.
 const TIMEOUT: Duration = Duration::from_secs(600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Attempts of a read while the broker answers with `Retry-After`.
+/// Attempts of a request while the broker answers with `Retry-After`.
 const MAX_ATTEMPTS: u32 = 4;
 
 /// The longest `Retry-After` that is waited for.
@@ -99,7 +100,7 @@ impl AdminClient {
         if let Some(Ok(operator)) = operator.filter(is_fit).map(HeaderValue::from_str) {
             headers.insert(HeaderName::from_static("x-operator"), operator);
         }
-        let http = tls::client_builder()
+        let http = tls::client_builder(&url)
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TIMEOUT)
@@ -116,20 +117,19 @@ impl AdminClient {
         self.send(Method::POST, path, None).await
     }
 
-    /// Sends a request to the admin API. A read is repeated while the broker answers with `Retry-After`. A command is
-    /// not, because it may have taken effect.
+    /// Sends a request to the admin API. It is repeated while the broker answers that it was not carried out and when to
+    /// try again.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CtlError> {
         let url = format!("{}/v1/admin/{path}", self.url.as_str().trim_end_matches('/'));
-        let attempts = if method == Method::GET { MAX_ATTEMPTS } else { 1 };
         for attempt in 1.. {
             let mut request = self.http.request(method.clone(), &url);
             if let Some(body) = &body {
                 request = request.json(body);
             }
-            let answer = request.send().await.map_err(CtlError::Unreachable)?;
-            match requested_wait(&answer) {
-                Some(wait) if attempt < attempts => tokio::time::sleep(wait).await,
-                _ => return read(answer).await,
+            let answer = read(request.send().await.map_err(CtlError::Unreachable)?).await;
+            match answer.as_ref().err().and_then(|error| requested_wait(error, &method)) {
+                Some(wait) if attempt < MAX_ATTEMPTS => tokio::time::sleep(wait).await,
+                _ => return answer,
             }
         }
         unreachable!("the last attempt returns")
@@ -155,11 +155,16 @@ impl AdminClient {
     }
 }
 
-/// The wait that the broker asks for before another attempt.
-fn requested_wait(answer: &Response) -> Option<Duration> {
-    let is_temporary = matches!(answer.status(), StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    is_temporary.then(|| Duration::from_secs(seconds).min(MAX_WAIT))
+/// The wait that the broker asks for before another attempt, if the request was not carried out.
+fn requested_wait(error: &CtlError, method: &Method) -> Option<Duration> {
+    let CtlError::Refused { status, body } = error else { return None };
+    let is_temporary = matches!(*status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    let code = body["error"]["code"].as_str().unwrap_or_default();
+    // These may have taken effect, in full or in part.
+    let is_in_doubt = [ErrorCode::OutcomeUnknown, ErrorCode::RunInterrupted].iter().any(|doubt| doubt.as_str() == code);
+    let seconds = body["error"]["retry_after"].as_u64()?;
+    let is_safe = !is_in_doubt || *method == Method::GET;
+    (is_temporary && is_safe).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
 async fn read(answer: Response) -> Result<Value, CtlError> {

@@ -11,24 +11,26 @@ use std::time::Duration;
 use broker_actors::error::Chain;
 use clap::{Args, Subcommand};
 use reqwest::Method;
-use secrecy::SecretString;
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use url::Url;
 
 use self::client::{AdminClient, CtlError};
 use self::drain::DrainStatus;
+use crate::config::SecretSettings;
+use crate::config::values::http_url;
 
 /// Control a running broker over its admin API
 ///
-/// The admin token comes only from the environment variable BROKER_ADMIN_TOKEN (the first one, if it holds several),
-/// because other users of the machine can see flags.
+/// The admin token comes only from the environment variable BROKER_ADMIN_TOKEN (the first one, if it holds several), or
+/// from the file that BROKER_ADMIN_TOKEN_FILE names, because other users of the machine can see flags.
 ///
 /// Exit codes: 0 success; 1 the broker failed; 2 wrong usage; 3 the token is not accepted; 4 no such sandbox or actor;
 /// 5 refused in the current state (paused, busy, guarded, wrong status); 6 the broker is not reachable or not ready.
 #[derive(Args, Debug)]
 pub struct CtlArgs {
     /// URL of the broker
-    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true)]
+    #[arg(long, env = "BROKER_URL", default_value = "http://127.0.0.1:8080", global = true, value_parser = http_url())]
     url: Url,
     /// Your name in the broker's records
     #[arg(long, env = "USER", global = true)]
@@ -108,10 +110,38 @@ enum Command {
         /// Id of the sandbox
         id: String,
     },
-    /// Retry the deletion of a deletion_failed sandbox
+    /// Retry the deletion of a deletion_failed sandbox, or of all of them
     RetryDeletion {
         /// Id of the sandbox
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        id: Option<String>,
+        /// All deletion_failed sandboxes
+        #[arg(long)]
+        all: bool,
+        /// With --all, only sandboxes whose last error contains this text
+        #[arg(long, requires = "all")]
+        error: Option<String>,
+    },
+    /// Set a sandbox aside: it is neither allocated nor deleted
+    Quarantine {
+        /// Id of the sandbox
         id: String,
+        /// Reason, shown to other operators
+        #[arg(long)]
+        reason: String,
+    },
+    /// End the quarantine of a sandbox
+    Unquarantine {
+        /// Id of the sandbox
+        id: String,
+    },
+    /// Keep an allocated or released sandbox from being deleted for a while
+    Freeze {
+        /// Id of the sandbox
+        id: String,
+        /// How long, such as 90m, 24h or 3d; 0h ends a freeze
+        #[arg(long = "for", value_name = "DURATION", value_parser = hours)]
+        duration: f64,
     },
     /// Work through all sandboxes of a status: release allocated ones, retry the deletion of deletion_failed ones, turn
     /// stale ones into tombstones
@@ -138,9 +168,10 @@ pub async fn run(args: CtlArgs) -> ExitCode {
 }
 
 async fn execute(args: CtlArgs) -> Result<(), CtlError> {
-    let token = std::env::var("BROKER_ADMIN_TOKEN").ok().filter(|token| !token.is_empty());
+    let token = SecretSettings::from_environment(|name| std::env::var_os(name)).admin_token.read();
+    let token = token.map_err(|problem| CtlError::Usage(problem.to_string()))?;
+    let token = token.filter(|token| !token.expose_secret().is_empty());
     let token = token.ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
-    let token = SecretString::from(token);
     let client = AdminClient::new(args.url, &token, args.operator.as_deref())?;
     let print = |value: &Value, table: fn(&Value) -> String| {
         print_out(&if args.json { pretty(value) } else { table(value) });
@@ -179,8 +210,20 @@ async fn execute(args: CtlArgs) -> Result<(), CtlError> {
             print(&client.post(&format!("sync?dry_run={dry_run}&force={force}")).await?, tables::fields);
         }
         Command::Release { id } => print(&client.post(&sandbox_path(&id, "release")).await?, tables::sandbox),
-        Command::RetryDeletion { id } => {
+        Command::RetryDeletion { id: Some(id), .. } => {
             print(&client.post(&sandbox_path(&id, "retry-deletion")).await?, tables::sandbox);
+        }
+        Command::RetryDeletion { id: None, error, .. } => {
+            let query = error.map_or(String::new(), |error| format!("?error={}", client::encode(&error)));
+            print(&client.post(&format!("retry-deletion{query}")).await?, tables::fields);
+        }
+        Command::Quarantine { id, reason } => {
+            let body = json!({ "reason": reason });
+            print(&client.send(Method::POST, &sandbox_path(&id, "quarantine"), Some(body)).await?, tables::sandbox);
+        }
+        Command::Unquarantine { id } => print(&client.post(&sandbox_path(&id, "unquarantine")).await?, tables::sandbox),
+        Command::Freeze { id, duration } => {
+            print(&client.post(&sandbox_path(&id, &format!("freeze?hours={duration}"))).await?, tables::sandbox);
         }
         Command::Drain { status, yes } => print(&drain::drain(&client, status, yes).await?, tables::fields),
     }
@@ -195,6 +238,13 @@ fn sandbox_path(id: &str, action: &str) -> String {
     format!("sandboxes/{}/{action}", client::encode(id))
 }
 
+/// A duration such as `90m`, `24h` or `3d`, in hours.
+fn hours(text: &str) -> Result<f64, String> {
+    let units = [('m', 1.0 / 60.0), ('h', 1.0), ('d', 24.0)];
+    let hours = units.into_iter().find_map(|(unit, hours)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * hours));
+    hours.filter(|hours| hours.is_finite()).ok_or_else(|| "it takes a number with m, h or d, such as 24h".to_owned())
+}
+
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
@@ -207,7 +257,7 @@ fn print_out(text: &str) {
 fn report(error: &CtlError, json: bool) {
     let text = match error {
         CtlError::Refused { body, .. } if json => pretty(body),
-        error => format!("sandbox-broker ctl: {}", Chain(error)),
+        error => format!("sandbox-broker ctl: {}", tables::escaped(&Chain(error).to_string())),
     };
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -3,7 +3,8 @@
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-const STATUSES: [&str; 6] = ["available", "allocated", "pending_deletion", "stale", "deletion_failed", "total"];
+const STATUSES: [&str; 8] =
+    ["available", "warming", "allocated", "pending_deletion", "stale", "deletion_failed", "quarantined", "total"];
 
 pub(super) fn stats(stats: &Value) -> String {
     let mut table = new(&["STATUS", "SANDBOXES"]);
@@ -64,7 +65,7 @@ fn actor_table() -> Table {
 fn add_actor(table: &mut Table, actor: &Value) {
     let last_run = &actor["last_run"];
     let result = match (&last_run["error"], &last_run["report"]) {
-        (Value::String(error), _) => error.clone(),
+        (Value::String(error), _) => escaped(error),
         (_, report) => summary(report),
     };
     table.add_row([
@@ -108,9 +109,18 @@ fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => escaped(text),
         other => other.to_string(),
     }
+}
+
+/// The text with its control characters escaped: texts from outside must not control the terminal.
+pub(super) fn escaped(text: &str) -> String {
+    let escape = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// The counts of a report that are not zero.
@@ -131,4 +141,22 @@ fn time(value: &Value) -> String {
     let seconds = value.as_i64().filter(|seconds| *seconds > 0);
     let timestamp = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     timestamp.map_or_else(|| "-".to_owned(), |timestamp| timestamp.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_text_of_an_answer_controls_the_terminal() {
+        let hostile = "a\u{1b}]0;title\u{7}\r\nb\u{9b}31m";
+        let sandbox = json!({ "sandbox_id": "1", "name": hostile, "last_error": hostile, "status": "stale" });
+        let actor = json!({ "name": "cleanup", "last_run": { "error": hostile }, "control": { "reason": hostile } });
+        for shown in [super::sandbox(&sandbox), super::actor(&actor), fields(&sandbox)] {
+            let shown = shown.replace('\n', "");
+            assert!(!shown.contains(char::is_control) && shown.contains("\\u{1b}]0;title"), "{shown:?}");
+        }
+    }
 }

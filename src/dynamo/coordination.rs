@@ -181,7 +181,8 @@ impl Coordination for DynamoStore {
     }
 
     async fn put_stats(&self, counted_at: Timestamp, stats: &Stats) -> Result<(), StoreError> {
-        let Stats { total, available, allocated, pending_deletion, stale, deletion_failed } = *stats;
+        let Stats { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined } =
+            *stats;
         let counts = [
             ("total", total),
             ("available", available),
@@ -189,6 +190,8 @@ impl Coordination for DynamoStore {
             ("pending_deletion", pending_deletion),
             ("stale", stale),
             ("deletion_failed", deletion_failed),
+            ("warming", warming),
+            ("quarantined", quarantined),
             ("counted_at", counted_at.0),
         ];
         let sets: Vec<_> = counts.iter().map(|(name, _)| format!("#{name} = :{name}")).collect();

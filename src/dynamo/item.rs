@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use broker_actors::actor::{ActorName, Control, DesiredState};
-use broker_actors::ports::{JobLease, Stats, StoreError, StoredQueue, StoredStats, Ticket};
+use broker_actors::ports::{JobLease, PreDeleteRecord, Stats, StoreError, StoredQueue, StoredStats, Ticket};
 use broker_actors::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, LabTime, OwnerProof, Precondition, ReplicaId,
     Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp, TrackId, UnixMillis,
@@ -38,6 +38,11 @@ pub(super) fn time(value: Timestamp) -> AttributeValue {
     number(value.0)
 }
 
+/// An attribute that is true, or absent.
+fn flag(value: bool) -> Option<AttributeValue> {
+    value.then_some(AttributeValue::Bool(true))
+}
+
 fn key(partition: String, sort: String) -> Item {
     HashMap::from([(PK.to_owned(), text(partition)), (SK.to_owned(), text(sort))])
 }
@@ -64,6 +69,29 @@ pub(super) fn schema_key() -> Item {
 
 pub(super) fn stats_key() -> Item {
     key("STATS#latest".to_owned(), META.to_owned())
+}
+
+/// The key and the attributes of the record of a step before a deletion.
+pub(super) fn pre_delete_record(record: &PreDeleteRecord) -> (Item, Vec<(&'static str, AttributeValue)>) {
+    let PreDeleteRecord { sandbox, cleaned_at, is_skipped, failed_reason, deleted_at, ttl } = record;
+    let key = key(format!("NIOSXAAS#{}", sandbox.sandbox_id), "CLEANUP".to_owned());
+    // Without `allocated_at` the record is in no index.
+    let optional = [
+        ("track_name", sandbox.track_name.as_ref().map(text)),
+        ("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str()))),
+        ("niosxaas_cleaned_at", cleaned_at.map(time)),
+        ("niosxaas_cleanup_failed_reason", failed_reason.as_ref().map(text)),
+    ];
+    let attributes = [
+        ("sandbox_id", text(sandbox.sandbox_id.as_str())),
+        ("sandbox_name", text(&sandbox.name)),
+        ("external_id", text(&sandbox.external_id)),
+        ("niosxaas_cleanup_skipped", AttributeValue::Bool(*is_skipped)),
+        ("deleted_at", time(*deleted_at)),
+        ("ttl", time(*ttl)),
+    ];
+    let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    (key, attributes.into_iter().chain(optional).collect())
 }
 
 pub(super) fn replica_key(replica: &ReplicaId) -> Item {
@@ -130,6 +158,9 @@ pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     put("status", Some(text(sandbox.status.as_str())));
     put("status_shard", Some(text(status_shard(sandbox.status, shards.shard_of(&sandbox.sandbox_id)))));
     put("shard_at", Some(time(sandbox.shard_at)));
+    put("replaced_by", sandbox.replaced_by.as_ref().map(text));
+    put("gone_at_provider", flag(sandbox.gone_at_provider));
+    put("available_from", sandbox.available_from.map(time));
     put("allocated_at", Some(time(sandbox.allocated_at)));
     put("expires_at", sandbox.expires_at.map(time));
     put("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str())));
@@ -139,8 +170,14 @@ pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     put("idempotency_key", sandbox.idempotency_key.as_ref().map(|key| text(key.as_str())));
     put("deletion_requested_at", sandbox.deletion_requested_at.map(time));
     put("deletion_retry_count", Some(number(sandbox.deletion_retry_count.into())));
+    put("deletion_failing_since", sandbox.deletion_failing_since.map(time));
     put("next_attempt_at", sandbox.next_attempt_at.map(time));
     put("last_error", sandbox.last_error.as_ref().map(text));
+    put("niosxaas_cleaned_at", sandbox.niosxaas_cleaned_at.map(time));
+    put("freeze_until", sandbox.freeze_until.map(time));
+    put("quarantine_reason", sandbox.quarantine_reason.as_ref().map(text));
+    put("quarantined_by", sandbox.quarantined_by.as_ref().map(text));
+    put("deleted_at", sandbox.deleted_at.map(time));
     put("ttl", sandbox.ttl.map(time));
     put("created_at", Some(time(sandbox.created_at)));
     put("updated_at", Some(time(sandbox.updated_at)));
@@ -166,6 +203,9 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         sfdc_account_id: item.optional_text("sfdc_account_id")?,
         status: item.status()?,
         shard_at: item.time("shard_at")?,
+        replaced_by: item.optional_text("replaced_by")?,
+        gone_at_provider: item.0.get("gone_at_provider").is_some(),
+        available_from: item.optional_time("available_from")?,
         allocated_at: item.time("allocated_at")?,
         expires_at: item.optional_time("expires_at")?,
         allocated_to_track: item.optional_text("allocated_to_track")?.map(TrackId::new),
@@ -176,8 +216,14 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         deletion_requested_at: item.optional_time("deletion_requested_at")?,
         deletion_retry_count: u32::try_from(item.number("deletion_retry_count")?)
             .map_err(|_| item.corrupt("deletion_retry_count is too large"))?,
+        deletion_failing_since: item.optional_time("deletion_failing_since")?,
         next_attempt_at: item.optional_time("next_attempt_at")?,
         last_error: item.optional_text("last_error")?,
+        niosxaas_cleaned_at: item.optional_time("niosxaas_cleaned_at")?,
+        freeze_until: item.optional_time("freeze_until")?,
+        quarantine_reason: item.optional_text("quarantine_reason")?,
+        quarantined_by: item.optional_text("quarantined_by")?,
+        deleted_at: item.optional_time("deleted_at")?,
         ttl: item.optional_time("ttl")?,
         created_at: item.time("created_at")?,
         updated_at: item.time("updated_at")?,
@@ -291,6 +337,8 @@ pub(super) fn read_stats(item: &Item) -> Result<StoredStats, StoreError> {
             pending_deletion: count("pending_deletion")?,
             stale: count("stale")?,
             deletion_failed: count("deletion_failed")?,
+            warming: count("warming")?,
+            quarantined: count("quarantined")?,
         },
         supply: count("supply")?,
     })
@@ -382,6 +430,13 @@ impl UpdateParts {
 
 fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
     match field {
+        Field::Name(name) => ("name", Some(text(name))),
+        Field::ExternalId(external_id) => ("external_id", Some(text(external_id))),
+        Field::SfdcAccountId(account) => ("sfdc_account_id", Some(text(account))),
+        Field::CreatedAt(at) => ("created_at", Some(time(*at))),
+        Field::AvailableFrom(at) => ("available_from", at.map(time)),
+        Field::ReplacedBy(external_id) => ("replaced_by", external_id.as_ref().map(text)),
+        Field::GoneAtProvider(is_gone) => ("gone_at_provider", flag(*is_gone)),
         Field::AllocatedAt(at) => ("allocated_at", Some(time(*at))),
         Field::ExpiresAt(at) => ("expires_at", Some(time(*at))),
         Field::OwnerProof(proof) => ("owner_proof", Some(text(proof.as_str()))),
@@ -394,8 +449,14 @@ fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
         Field::DeletionRequestedAt(at) => ("deletion_requested_at", Some(time(*at))),
         Field::DeletionRetryCount(count) => ("deletion_retry_count", Some(number((*count).into()))),
         Field::NextAttemptAt(at) => ("next_attempt_at", at.map(time)),
+        Field::DeletionFailingSince(at) => ("deletion_failing_since", at.map(time)),
         Field::LastError(error) => ("last_error", error.as_ref().map(text)),
-        Field::Ttl(at) => ("ttl", Some(time(*at))),
+        Field::NiosxaasCleanedAt(at) => ("niosxaas_cleaned_at", at.map(time)),
+        Field::FreezeUntil(at) => ("freeze_until", Some(time(*at))),
+        Field::QuarantineReason(reason) => ("quarantine_reason", reason.as_ref().map(text)),
+        Field::QuarantinedBy(requested_by) => ("quarantined_by", requested_by.as_ref().map(text)),
+        Field::DeletedAt(at) => ("deleted_at", at.map(time)),
+        Field::Ttl(at) => ("ttl", at.map(time)),
         Field::LastSynced(at) => ("last_synced", Some(time(*at))),
     }
 }

@@ -12,10 +12,10 @@ use aws_sdk_dynamodb::types::{
 };
 use broker_actors::actor::ActorName;
 use broker_actors::error::cause;
-use broker_actors::ports::{ClaimOutcome, Cursor, Lookup, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
-use broker_actors::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
+use broker_actors::ports::{
+    ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, StoreError, WriteOutcome,
 };
+use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount};
 use uuid::Uuid;
 
 use super::call::{CallError, call, call_throttled};
@@ -23,8 +23,8 @@ use super::client::DynamoClient;
 use super::cursor;
 use super::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use super::item::{
-    Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, read_claim, read_sandbox, replica_key,
-    sandbox_item, sandbox_key, status_shard, text, time, update_of,
+    Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, pre_delete_record, read_claim, read_sandbox,
+    replica_key, sandbox_item, sandbox_key, status_shard, text, time, update_of,
 };
 use super::table::TableForm;
 
@@ -323,7 +323,7 @@ impl SandboxStore for DynamoStore {
 
     async fn list(&self, request: &PageRequest) -> Result<Page, StoreError> {
         let PageRequest { listing, shard, limit, after } = request;
-        let partition = status_shard(listing.status, *shard);
+        let (partition, condition) = (status_shard(listing.status, *shard), position_condition(listing));
         let start = after.as_ref().map(|after| cursor::read_listing(after, &partition)).transpose()?;
         let limit = limit.unwrap_or(self.page_limit).clamp(1, self.page_limit);
         let send = |client: aws_sdk_dynamodb::Client| {
@@ -331,22 +331,10 @@ impl SandboxStore for DynamoStore {
                 .query()
                 .table_name(&self.table)
                 .index_name(&self.form.status_index)
-                .expression_attribute_values(":partition", text(&partition))
+                .key_condition_expression(condition)
+                .set_expression_attribute_values(Some(position_values(listing, &partition)))
                 .limit(i32::try_from(limit).unwrap_or(i32::MAX))
                 .set_exclusive_start_key(start.clone());
-            let query = match (listing.from, listing.until) {
-                (None, None) => query.key_condition_expression("status_shard = :partition"),
-                (Some(from), None) => query
-                    .key_condition_expression("status_shard = :partition AND shard_at >= :from")
-                    .expression_attribute_values(":from", time(from)),
-                (None, Some(until)) => query
-                    .key_condition_expression("status_shard = :partition AND shard_at <= :until")
-                    .expression_attribute_values(":until", time(until)),
-                (Some(from), Some(until)) => query
-                    .key_condition_expression("status_shard = :partition AND shard_at BETWEEN :from AND :until")
-                    .expression_attribute_values(":from", time(from))
-                    .expression_attribute_values(":until", time(until)),
-            };
             query.send()
         };
         let answer = call(&self.client, Kind::Read, send).await?;
@@ -354,8 +342,8 @@ impl SandboxStore for DynamoStore {
         Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_listing).transpose()? })
     }
 
-    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError> {
-        let partition = status_shard(status, shard);
+    async fn count(&self, listing: Listing, shard: Shard) -> Result<u64, StoreError> {
+        let (partition, condition) = (status_shard(listing.status, shard), position_condition(&listing));
         let (mut count, mut start) = (0, None);
         loop {
             let send = |client: aws_sdk_dynamodb::Client| {
@@ -365,8 +353,8 @@ impl SandboxStore for DynamoStore {
                     .index_name(&self.form.status_index)
                     .select(Select::Count)
                     .limit(i32::try_from(self.count_limit).unwrap_or(i32::MAX))
-                    .key_condition_expression("status_shard = :partition")
-                    .expression_attribute_values(":partition", text(&partition))
+                    .key_condition_expression(condition)
+                    .set_expression_attribute_values(Some(position_values(&listing, &partition)))
                     .set_exclusive_start_key(start.clone());
                 query.send()
             };
@@ -403,6 +391,26 @@ impl SandboxStore for DynamoStore {
         Ok(Page { sandboxes, next: answer.last_evaluated_key().map(cursor::of_lookup).transpose()? })
     }
 
+    async fn record_pre_delete(&self, record: &PreDeleteRecord) -> Result<(), StoreError> {
+        let (key, attributes) = pre_delete_record(record);
+        let sets: Vec<_> = attributes.iter().map(|(name, _)| format!("#{name} = :{name}")).collect();
+        let send = |client: aws_sdk_dynamodb::Client| {
+            let mut request = client
+                .update_item()
+                .table_name(&self.table)
+                .set_key(Some(key.clone()))
+                .update_expression(format!("SET {}", sets.join(", ")));
+            for (name, value) in &attributes {
+                request = request
+                    .expression_attribute_names(format!("#{name}"), *name)
+                    .expression_attribute_values(format!(":{name}"), value.clone());
+            }
+            request.send()
+        };
+        call(&self.client, Kind::Write, send).await?;
+        Ok(())
+    }
+
     async fn check(&self, replica: &ReplicaId) -> Result<(), StoreError> {
         let send = |client: aws_sdk_dynamodb::Client| {
             let request = client
@@ -420,6 +428,23 @@ impl SandboxStore for DynamoStore {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The condition of a listing on the keys of the status index.
+fn position_condition(listing: &Listing) -> &'static str {
+    match (listing.from, listing.until) {
+        (None, None) => "status_shard = :partition",
+        (Some(_), None) => "status_shard = :partition AND shard_at >= :from",
+        (None, Some(_)) => "status_shard = :partition AND shard_at <= :until",
+        (Some(_), Some(_)) => "status_shard = :partition AND shard_at BETWEEN :from AND :until",
+    }
+}
+
+/// The values in it.
+fn position_values(listing: &Listing, partition: &str) -> Item {
+    let bounds = [(":from", listing.from), (":until", listing.until)];
+    let bounds = bounds.into_iter().filter_map(|(name, at)| Some((name.to_owned(), time(at?))));
+    bounds.chain([(":partition".to_owned(), text(partition))]).collect()
 }
 
 /// An item that cannot be read must not prevent the others from being listed.

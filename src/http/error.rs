@@ -92,7 +92,9 @@ error_codes! {
     JobBusy, "JOB_BUSY", CONFLICT, Seconds(5), "the job is already running; try again later";
     SyncRefused, "SYNC_REFUSED", CONFLICT, Never, "the sync would make too many sandboxes stale; force=true overrides";
     BodyTooLarge, "BODY_TOO_LARGE", PAYLOAD_TOO_LARGE, Never, "the body is larger than 64 KiB";
-    RateLimited, "RATE_LIMITED", TOO_MANY_REQUESTS, Computed, "too many requests from one address; slow down";
+    QuotaExceeded, "QUOTA_EXCEEDED", TOO_MANY_REQUESTS, Computed,
+        "the token has made as many new allocations as it may in a minute; try again later";
+    RateLimited, "RATE_LIMITED", TOO_MANY_REQUESTS, Computed, "too many requests; slow down";
     HeadTooLarge, "HEAD_TOO_LARGE", REQUEST_HEADER_FIELDS_TOO_LARGE, Never,
         "the request line and the headers are larger than 16 KiB";
     InternalError, "INTERNAL_ERROR", INTERNAL_SERVER_ERROR, Never,
@@ -196,16 +198,15 @@ impl ApiError {
     }
 
     /// The body of the answer.
-    pub(super) fn body<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
-        ErrorBody {
-            error: ErrorFields {
-                code: self.code.as_str(),
-                message: &self.message,
-                request_id,
-                retry_after: self.retry_after_seconds(),
-                details: self.details.as_ref(),
-            },
-        }
+    pub(super) fn body<'a>(&'a self, request_id: &'a str, form: ErrorForm) -> ErrorBody<'a> {
+        let error = ErrorFields {
+            code: self.code.as_str(),
+            message: &self.message,
+            request_id,
+            retry_after: self.retry_after_seconds(),
+            details: self.details.as_ref(),
+        };
+        ErrorBody { error, detail: form.with_detail.then_some(error) }
     }
 }
 
@@ -232,15 +233,24 @@ impl ResponseError for ApiError {
     }
 }
 
+/// Whether error bodies repeat their object as `detail`, where clients of the Python broker look for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ErrorForm {
+    pub(super) with_detail: bool,
+}
+
 /// The form of every error
 #[derive(Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(super) struct ErrorBody<'a> {
     error: ErrorFields<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(ignore)]
+    detail: Option<ErrorFields<'a>>,
 }
 
 /// What an error says
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Copy, Serialize, ToSchema)]
 struct ErrorFields<'a> {
     /// The stable name of the error, for programs
     code: &'a str,

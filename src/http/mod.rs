@@ -31,13 +31,16 @@ use utoipa::openapi::path::ParameterIn;
 pub use self::api::events::EventFeed;
 use self::api::headers::RequireTrackSecret;
 use self::client_address::TrustedProxies;
+use self::error::ErrorForm;
 pub use self::middleware::auth;
 use self::middleware::auth::Tokens;
 use self::middleware::rate_limit::RateLimit;
-use self::middleware::{access_log, body, error_format, request_id, security_headers};
+use self::middleware::{access_log, body, canonical_path, error_format, request_id, security_headers};
+use self::routes::Surface;
 pub use self::routes::{ENDPOINTS, Endpoint, Method};
 use self::ui::docs::Document;
-use crate::config::Settings;
+use crate::config::tokens::TokenEntry;
+use crate::config::{ANY_ORIGIN, Settings};
 
 /// What the handlers share with the application around the server.
 pub struct AppState {
@@ -47,56 +50,80 @@ pub struct AppState {
     pub feed: Arc<EventFeed>,
     /// Cancelled when the broker starts to stop: readiness fails from then on, and event streams end.
     pub stopping: CancellationToken,
+    /// The tokens that are accepted.
+    pub tokens: Arc<Tokens>,
     clock: Arc<dyn Clock>,
 }
 
 impl AppState {
     /// The state around this broker.
-    pub fn new(broker: Broker, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(broker: Broker, clock: Arc<dyn Clock>, tokens: Vec<TokenEntry>) -> Self {
+        let tokens = Arc::new(Tokens::new(tokens));
         let stopping = CancellationToken::new();
         let feed = Arc::new(EventFeed::new(broker.clone(), Arc::clone(&clock), stopping.clone()));
-        Self { broker, feed, stopping, clock }
+        Self { broker, feed, stopping, tokens, clock }
     }
 }
 
-/// The server on this socket. It installs no signal handlers; its owner stops it.
-pub fn server(listener: TcpListener, state: &AppState, settings: &Settings, workers: usize) -> io::Result<Server> {
+/// The sockets of a server.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For everyone.
+    pub public: TcpListener,
+    /// For operators, if they have a port of their own.
+    pub operators: Option<TcpListener>,
+}
+
+/// The server on these sockets. It installs no signal handlers; its owner stops it.
+pub fn server(listeners: Listeners, state: &AppState, settings: &Settings, workers: usize) -> io::Result<Server> {
     let broker = web::Data::new(state.broker.clone());
     let feed = web::Data::from(Arc::clone(&state.feed));
     let clock = web::Data::from(Arc::clone(&state.clock));
     let stopping = web::Data::new(state.stopping.clone());
-    let tokens = web::Data::new(Tokens::new(settings));
-    let rate_limit = RateLimit::new(settings).map(web::Data::new);
+    let tokens = web::Data::from(Arc::clone(&state.tokens));
+    let rate_limit = web::Data::new(RateLimit::new(settings));
     let trusted_proxies = web::Data::new(TrustedProxies(settings.server.trusted_proxies));
     let require_track_secret = RequireTrackSecret(settings.allocation.require_track_secret);
+    let error_form = ErrorForm { with_detail: settings.server.compat_error_detail };
     let document = web::Data::new(Document::new(document));
     let origins = settings.server.cors_allowed_origins.clone();
-    connection::serve(listener, workers, settings.server.shutdown_grace.as_secs(), move || {
-        let mut app = App::new();
-        if let Some(rate_limit) = &rate_limit {
-            app = app.app_data(rate_limit.clone());
-        }
-        app.app_data(broker.clone())
+    let surfaces = match listeners.operators {
+        None => vec![(listeners.public, Surface::All)],
+        Some(operators) => vec![(listeners.public, Surface::Public), (operators, Surface::Operators)],
+    };
+    let limits = connection::Limits {
+        // Behind a proxy, all connections come from its addresses.
+        is_shared_by_address: settings.server.trusted_proxies == 0,
+        is_probe: routes::is_probe,
+        error_form,
+        grace_seconds: settings.server.shutdown_grace.as_secs(),
+    };
+    connection::serve(surfaces, workers, limits, move |surface| {
+        App::new()
+            .app_data(rate_limit.clone())
+            .app_data(broker.clone())
             .app_data(feed.clone())
             .app_data(clock.clone())
             .app_data(stopping.clone())
             .app_data(tokens.clone())
             .app_data(trusted_proxies.clone())
             .app_data(require_track_secret)
+            .app_data(error_form)
             .app_data(document.clone())
             .app_data(web::PayloadConfig::new(body::MAX_BODY_BYTES))
             // The last one wrapped is the first to see a request and the last to see its answer.
+            .wrap(from_fn(canonical_path::require))
             .wrap(cors(&origins))
             .wrap(from_fn(error_format::format))
             .wrap(from_fn(access_log::record))
             .wrap(from_fn(security_headers::add))
             .wrap(from_fn(request_id::assign))
-            .configure(routes::register)
+            .configure(|services| routes::register(services, surface))
     })
 }
 
-fn document() -> web::Bytes {
-    openapi::document().to_pretty_json().expect("the document holds only what JSON can").into()
+fn document() -> String {
+    openapi::document().to_pretty_json().expect("the document holds only what JSON can")
 }
 
 fn cors(origins: &[String]) -> Cors {
@@ -117,5 +144,8 @@ fn cors(origins: &[String]) -> Cors {
         // the answer.
         .block_on_origin_mismatch(false)
         .max_age(600);
+    if origins.iter().any(|origin| origin == ANY_ORIGIN) {
+        return cors.allow_any_origin().send_wildcard();
+    }
     origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
 }

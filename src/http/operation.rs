@@ -122,6 +122,11 @@ impl OperationParts {
         self.responses.insert(200, response.build());
     }
 
+    /// Adds an answer without a body.
+    pub(super) fn answers_nothing(&mut self, status: u16, description: &str) {
+        self.responses.insert(status, ResponseBuilder::new().description(description).build());
+    }
+
     /// Adds a schema that only texts refer to.
     pub(super) fn mentions<T: ToSchema>(&mut self) {
         self.schema::<T>(T::name().into_owned());

@@ -7,6 +7,8 @@ use actix_web::{HttpMessage as _, HttpRequest};
 pub(crate) struct RequestContext {
     /// The calling track.
     pub(crate) track_id: Option<String>,
+    /// The lab's slug.
+    pub(crate) instruqt_track_id: Option<String>,
     /// The sandbox that the request is about.
     pub(crate) sandbox_id: Option<String>,
     /// The calling operator.

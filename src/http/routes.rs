@@ -10,15 +10,19 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::api::body::{
-    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, Dropped, ExpiryReport, Held, OwnSandbox,
-    Preflight, Queue, Released, ReleasedHeld, Renewed, Sandbox, SandboxPage, Stats, SyncReport,
+    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, Dropped, ExpiryReport,
+    Held, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox, SandboxPage, Stats,
+    SyncReport,
 };
 use super::api::{admin, allocation, client, events, preflight, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
-use super::middleware::auth::Role::{self, Admin, Public, Track};
+use super::middleware::auth::Role::{self, Admin, Probe, Public, Track};
 use super::middleware::{auth, body, rate_limit};
 use super::operation::{Handler, OperationParts, handler};
 use super::ui::{console, docs};
+
+/// Answered wherever GET is, with the same headers and no body.
+static HEAD: actix_web::http::Method = actix_web::http::Method::HEAD;
 
 /// A method of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +60,17 @@ impl From<Method> for actix_web::http::Method {
             Method::Delete => Self::DELETE,
         }
     }
+}
+
+/// What is served on one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Surface {
+    /// Everything.
+    All,
+    /// What is not for operators alone.
+    Public,
+    /// What is for operators, and probes.
+    Operators,
 }
 
 /// One row of the table.
@@ -129,6 +144,19 @@ impl Endpoint {
         Self { operation_id: Some(operation_id), ..self }
     }
 
+    /// Whether it is for operators alone. With a port of their own these are served there only.
+    fn is_for_operators(&self) -> bool {
+        self.role == Admin || self.path == "/metrics" || self.path == "/console" || self.path.starts_with("/console/")
+    }
+
+    fn is_on(&self, surface: Surface) -> bool {
+        match surface {
+            Surface::All => true,
+            Surface::Public => !self.is_for_operators(),
+            Surface::Operators => self.is_for_operators() || self.role == Probe,
+        }
+    }
+
     /// What the handler documents.
     pub(super) fn parts(&self) -> OperationParts {
         let mut parts = OperationParts::default();
@@ -170,15 +198,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get("/", "root", Public, || handler(probes::root))
         .summary("Names the service and links to its pages")
         .example(|| json(probes::Service::this())),
-    get("/healthz", "health", Public, || handler(probes::healthz))
+    get("/healthz", "health", Probe, || handler(probes::healthz))
         .identified_as("healthz")
         .summary("Reports that the process is alive")
         .example(|| json(probes::Health::example())),
-    get("/readyz", "readiness", Public, || handler(probes::readyz))
+    get("/readyz", "readiness", Probe, || handler(probes::readyz))
         .identified_as("readyz")
         .summary("Reports whether this replica can serve requests")
         .example(|| json(probes::Readiness::example())),
-    get("/metrics", "metrics", Public, || handler(probes::metrics))
+    get("/metrics", "metrics", Probe, || handler(probes::metrics))
         .summary("Returns the metrics of this replica, for Prometheus"),
     get("/console", "console", Public, || handler(console::page))
         .identified_as("page")
@@ -193,6 +221,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .identified_as("docs_asset")
         .summary("Serves a file of this documentation")
         .errors(&[&[NotFound]]),
+    get("/v1/redoc", "redoc", Public, || handler(docs::redoc)).summary("Redirects to this documentation"),
     get("/v1/openapi.json", "openapi", Public, || handler(docs::openapi))
         .summary("Returns this API as an OpenAPI 3.1 document"),
     get("/v1/client.sh", "client", Public, || handler(client::client))
@@ -216,6 +245,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
                 WithdrawnFromQueue,
                 Waiting,
                 QueueFull,
+                QuotaExceeded,
                 BrokerPaused,
                 Overloaded,
                 PoolNotRead,
@@ -268,6 +298,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .description("The same request again returns the same answer until the sandbox is deleted, then `404`.")
         .errors(&[STORE, OWN, UPDATE])
         .example(|| json(Released::example())),
+    get("/v1/admin/whoami", "whoami", Admin, || handler(admin::caller::whoami))
+        .summary("Names the caller's token and what it may do")
+        .example(|| json(admin::caller::Caller::example())),
     get("/v1/admin/stats", "stats", Admin, || handler(admin::pool::stats))
         .summary("Counts the sandboxes by status")
         .description("The counts are exact. Deleted sandboxes are not counted.")
@@ -286,6 +319,28 @@ pub const ENDPOINTS: &[Endpoint] = &[
     post("/v1/admin/sandboxes/{id}/retry-deletion", "retry-deletion", Admin, || handler(admin::pool::retry_deletion))
         .audited()
         .summary("Retries the deletion of a sandbox that was given up")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/retry-deletion", "retry-deletions", Admin, || handler(admin::pool::retry_deletions))
+        .audited()
+        .summary("Retries all deletions that were given up, or those with this error")
+        .errors(&[STORE, WRITE])
+        .example(|| json(Completed::example(RetryReport::example()))),
+    post("/v1/admin/sandboxes/{id}/quarantine", "quarantine", Admin, || handler(admin::pool::quarantine))
+        .audited()
+        .summary("Sets a sandbox aside, so that it is neither allocated nor deleted")
+        .description("A sandbox that is available, waits for its deletion, or whose deletion was given up.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/unquarantine", "unquarantine", Admin, || handler(admin::pool::unquarantine))
+        .audited()
+        .summary("Ends the quarantine of a sandbox")
+        .description("It waits for its deletion again if a track had it; else it is available.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/freeze", "freeze", Admin, || handler(admin::pool::freeze))
+        .audited()
+        .summary("Keeps an allocated or released sandbox from being deleted for a while")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
     post("/v1/admin/sync", "sync", Admin, || handler(admin::jobs::sync))
@@ -308,7 +363,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .audited()
         .summary("Removes sandboxes that have been stale for the whole grace period now")
         .errors(&[STORE, RUN])
-        .example(|| json(Completed::example(DiscardReport::example()))),
+        .example(|| json(Completed::example(DiscardStaleReport::example()))),
     post("/v1/admin/bulk-delete", "bulk-delete", Admin, || handler(admin::pool::bulk_delete))
         .audited()
         .summary("Removes all sandboxes of one status, without a call to the cloud provider")
@@ -362,33 +417,52 @@ pub const ENDPOINTS: &[Endpoint] = &[
 
 /// The endpoint of this method at this path of the table.
 pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'static Endpoint> {
-    ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method.as_str())
+    let method = if *method == HEAD { Method::Get.as_str() } else { method.as_str() };
+    ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method)
 }
 
-/// Registers the table's endpoints.
-pub(super) fn register(services: &mut web::ServiceConfig) {
+/// Whether a probe has this path.
+pub(super) fn is_probe(path: &str) -> bool {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    ENDPOINTS.iter().any(|endpoint| endpoint.role == Probe && endpoint.path == path)
+}
+
+/// Registers the table's endpoints that this surface has, each with and without a slash at its end, and HEAD with each
+/// GET.
+pub(super) fn register(services: &mut web::ServiceConfig, surface: Surface) {
     let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
-    for endpoint in ENDPOINTS {
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.is_on(surface)) {
         by_path.entry(endpoint.path).or_default().push(endpoint);
     }
     for (path, endpoints) in by_path {
-        let allowed = endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect::<Vec<_>>().join(", ");
-        let mut resource = web::resource(path).default_service(web::to(move || {
+        let mut allowed: Vec<_> = endpoints.iter().map(|endpoint| endpoint.method.as_str()).collect();
+        allowed.extend(allowed.contains(&Method::Get.as_str()).then_some(HEAD.as_str()));
+        let allowed = allowed.join(", ");
+        let paths = if path.ends_with('/') { vec![path.to_owned()] } else { vec![path.to_owned(), format!("{path}/")] };
+        let mut resource = web::resource(paths).default_service(web::to(move || {
             let answer = HttpResponse::MethodNotAllowed().insert_header(("Allow", allowed.clone())).finish();
             std::future::ready(answer)
         }));
         for endpoint in &endpoints {
             resource = resource.route((endpoint.handler)().route.method(endpoint.method.into()));
+            if endpoint.method == Method::Get {
+                resource = resource.route((endpoint.handler)().route.method(HEAD.clone()));
+            }
         }
-        match endpoints[0].role {
-            Public => services.service(resource),
+        let role = endpoints[0].role;
+        match role {
+            Probe => services.service(resource),
+            Public => {
+                services.service(resource.wrap(from_fn(move |request, next| rate_limit::limit(role, request, next))))
+            }
             // The last one wrapped is the first to see a request. Guessing tokens is limited too, and no body is read
             // before the caller is known.
-            role => services.service(
+            Track | Admin => services.service(
                 resource
                     .wrap(from_fn(body::read))
-                    .wrap(from_fn(move |request, next| auth::check(role, request, next)))
-                    .wrap(from_fn(rate_limit::limit)),
+                    .wrap(from_fn(move |request, next| auth::authorize(role, request, next)))
+                    .wrap(from_fn(move |request, next| rate_limit::limit(role, request, next)))
+                    .wrap(from_fn(auth::identify)),
             ),
         };
     }

@@ -29,7 +29,7 @@ impl Page {
             Self::Settings => "docs/reference/settings.md",
             Self::Metrics => "docs/reference/metrics.md",
             Self::Errors => "docs/reference/errors.md",
-            Self::Ranges => "terraform/variables_broker.tf",
+            Self::Ranges => "terraform/modules/sandbox-broker/variables_broker.tf",
         }
     }
 

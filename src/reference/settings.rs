@@ -5,6 +5,7 @@ use clap::{Arg, CommandFactory as _};
 
 use super::table;
 use crate::config::Settings;
+use crate::config::secrets::SECRETS;
 use crate::config::values::NumberRange;
 
 const HEAD: &str = "\
@@ -12,9 +13,18 @@ const HEAD: &str = "\
 
 <!-- Printed by `sandbox-broker reference settings`. Change the settings in src/config.rs, not here. -->
 
-Each setting is an environment variable and an equal flag: `SYNC_INTERVAL_SEC` is `--sync-interval-sec`. A flag wins over
+Each setting but the secrets is an environment variable and an equal flag: `SYNC_INTERVAL_SEC` is `--sync-interval-sec`. A flag wins over
 its variable. All settings are checked at the start. A bad one ends the program with exit code 2 and a message that names
 the setting, what it holds and what it takes; secrets are never shown.
+";
+
+const SECRETS_HEAD: &str = "
+## Secrets
+
+These are no flags, because every user of a machine sees the flags of its processes. Each is an environment variable or,
+with `_FILE` after its name, the path of a file that holds it. The tokens of the two APIs in files are read again every
+minute and at SIGHUP; `CSP_API_TOKEN` is read at the start.
+
 ";
 
 /// A setting, as clap knows it.
@@ -27,7 +37,6 @@ pub(super) struct Setting {
     pub(super) range: Option<NumberRange>,
     /// The names that it takes, if it takes no other texts.
     names: Vec<PossibleValue>,
-    pub(super) is_secret: bool,
 }
 
 impl Setting {
@@ -46,7 +55,6 @@ impl Setting {
             default: default.map(|value| value.to_string_lossy().into_owned()),
             range: names.first().and_then(|name| name.get_name().parse().ok()),
             names,
-            is_secret: arg.is_hide_env_values_set(),
         })
     }
 
@@ -76,7 +84,12 @@ pub(super) fn page() -> String {
         let rows = table(&["setting", "default", "takes", "meaning"], section.iter().map(Setting::row));
         format!("\n## {}\n\n{rows}", section[0].heading)
     });
-    HEAD.to_owned() + &sections.collect::<String>()
+    let secrets = SECRETS.iter().map(|secret| {
+        let default = secret.default.map(|default| format!("`{default}`, not with dynamodb")).unwrap_or_default();
+        vec![format!("`{}`", secret.variable), default, secret.help.to_owned()]
+    });
+    let secrets = table(&["setting", "default", "meaning"], secrets);
+    format!("{HEAD}{}{SECRETS_HEAD}{secrets}", sections.collect::<String>())
 }
 
 #[cfg(test)]

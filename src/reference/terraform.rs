@@ -6,7 +6,7 @@ use crate::config::values::NumberRange;
 /// The configuration around what is generated.
 const TEMPLATE: &str = include_str!("variables_broker.tf");
 
-/// Settings that `ecs.tf` sets, beside the secrets: what is built there, or has a variable of its own.
+/// Settings that `ecs.tf` of the module sets, beside the secrets: what is built there, or has a variable of its own.
 pub const SET_BY_THE_TASK: [&str; 11] = [
     "AWS_REGION",
     "BROKER_HOST",
@@ -21,8 +21,9 @@ pub const SET_BY_THE_TASK: [&str; 11] = [
     "LOG_FORMAT",
 ];
 
-/// Settings that are not set on AWS: DynamoDB needs no directory, and the replica's name must differ between tasks.
-const NOT_ON_AWS: [&str; 2] = ["BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
+/// Settings that are not set on AWS: the load balancer forwards to one port, DynamoDB needs no directory, and the replica's
+/// name must differ between tasks.
+const NOT_ON_AWS: [&str; 3] = ["BROKER_ADMIN_PORT", "BROKER_DATA_DIR", "BROKER_REPLICA_ID"];
 
 /// Settings that the configuration itself reads, so they are never null. They have the program's default.
 const READ_BY_THE_CONFIGURATION: [&str; 7] = [
@@ -35,8 +36,10 @@ const READ_BY_THE_CONFIGURATION: [&str; 7] = [
     "SYNC_INTERVAL_SEC",
 ];
 
-/// Defaults that differ on AWS: there is a CSP, and a load balancer in front of the broker.
-const DEFAULTS_ON_AWS: [(&str, &str); 2] = [("CSP_MODE", "\"http\""), ("TRUSTED_PROXIES", "1")];
+/// Defaults that differ on AWS: there is a CSP, and a load balancer in front of the broker. The program has no default for
+/// the length of a lab on DynamoDB.
+const DEFAULTS_ON_AWS: [(&str, &str); 3] =
+    [("CSP_MODE", "\"http\""), ("LAB_DURATION_HOURS", "4"), ("TRUSTED_PROXIES", "1")];
 
 /// ECS kills a task 120 s after SIGTERM. The task definition adds 5 s to the grace period.
 const MOST_ON_AWS: [(&str, f64); 1] = [("SHUTDOWN_GRACE_SEC", 115.0)];
@@ -45,7 +48,7 @@ pub(super) fn page() -> String {
     let mut settings = Setting::all();
     settings.retain(|setting| {
         let name = &*setting.variable;
-        !setting.is_secret && !SET_BY_THE_TASK.contains(&name) && !NOT_ON_AWS.contains(&name)
+        !SET_BY_THE_TASK.contains(&name) && !NOT_ON_AWS.contains(&name)
     });
     settings.sort_by(|one, other| one.variable.cmp(&other.variable));
 

@@ -1,13 +1,13 @@
 """Checks of what exists in an account, as AWS reports it: everything that the configuration builds, and nothing after
 destroy."""
 
-import datetime
 import json
 from pathlib import Path
 
 import boto3
 
 NAME = "sandbox-broker"
+DOMAIN = "broker.example.com"
 OWN = [{"Name": "tag:application", "Values": [NAME]}]
 REGION = "us-east-1"
 DEPLOYMENT = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
@@ -21,13 +21,12 @@ ALARMS = {
 def check_outputs(outputs: dict) -> None:
     step("outputs")
     balancer = boto3.client("elbv2").describe_load_balancers(Names=[NAME])["LoadBalancers"][0]
-    expect(outputs["url"], f"https://{balancer['DNSName']}")
+    expect(outputs["url"], f"https://{DOMAIN}")
     expect(outputs["load_balancer_dns_name"], balancer["DNSName"])
     expect(outputs["table_name"], "sandbox-broker-pool")
     addresses = boto3.client("ec2").describe_addresses(Filters=OWN)["Addresses"]
     expect(sorted(outputs["nat_addresses"]), sorted(address["PublicIp"] for address in addresses))
-    repository = boto3.client("ecr").describe_repositories(repositoryNames=[NAME])["repositories"][0]
-    expect(outputs["ecr_repository_url"], repository["repositoryUri"])
+    expect((outputs["image_repository"], outputs["image_tag"]), (NAME, "1.0.0"))
     service = boto3.client("ecs").describe_services(cluster=outputs["cluster_name"], services=[outputs["service_name"]])["services"][0]
     expect(outputs["task_definition_arn"], service["taskDefinition"])
     secrets = boto3.client("secretsmanager")
@@ -38,14 +37,14 @@ def check_outputs(outputs: dict) -> None:
     expect([board["DashboardName"] for board in boto3.client("cloudwatch").list_dashboards()["DashboardEntries"]], [outputs["dashboard_name"]])
 
 
-def check_built(outputs: dict, access_logs_bucket: str) -> None:
+def check_built(outputs: dict) -> None:
     step("everything that production needs")
     check_network()
     check_table(outputs["table_name"])
     check_tasks(outputs)
-    check_balancer(access_logs_bucket)
+    check_balancer()
+    check_domain()
     check_permissions(outputs["table_name"])
-    check_images()
     check_alarms(outputs)
 
 
@@ -75,6 +74,7 @@ def check_network() -> None:
             expect(rule["FromPort"], rule["ToPort"])
             open_ports.add((groups[rule["GroupId"]], source, rule["FromPort"]))
     expect(open_ports, {
+        (f"{NAME}-tasks", f"{NAME}-alb", 8081),
         (f"{NAME}-alb", "0.0.0.0/0", 80), (f"{NAME}-alb", "0.0.0.0/0", 443),
         (f"{NAME}-tasks", f"{NAME}-alb", 8080), (f"{NAME}-endpoints", vpc["CidrBlock"], 443),
     })  # fmt: skip
@@ -94,7 +94,9 @@ def check_tasks(outputs: dict) -> None:
     (cluster,) = ecs.describe_clusters(clusters=[outputs["cluster_name"]], include=["SETTINGS"])["clusters"]
     expect(cluster["settings"], [{"name": "containerInsights", "value": "enabled"}])
     (service,) = ecs.describe_services(cluster=outputs["cluster_name"], services=[outputs["service_name"]])["services"]
-    expect((service["launchType"], service["desiredCount"]), ("FARGATE", 2))
+    expect(service["desiredCount"], 2)
+    strategy = {one["capacityProvider"]: (one.get("base", 0), one["weight"]) for one in service["capacityProviderStrategy"]}
+    expect(strategy, {"FARGATE": (1, 50), "FARGATE_SPOT": (0, 50)})
     task = ecs.describe_task_definition(taskDefinition=outputs["task_definition_arn"])["taskDefinition"]
     expect((task["cpu"], task["memory"], task["runtimePlatform"]["cpuArchitecture"]), ("256", "512", "ARM64"))
     expect([container["name"] for container in task["containerDefinitions"]], ["broker", "collector"])
@@ -111,7 +113,7 @@ def check_tasks(outputs: dict) -> None:
     expect(targets, {"ECSServiceAverageCPUUtilization": 70, "ECSServiceAverageMemoryUtilization": 80, "ALBRequestCountPerTarget": 6000})
 
 
-def check_balancer(access_logs_bucket: str) -> None:
+def check_balancer() -> None:
     elb = boto3.client("elbv2")
     (balancer,) = elb.describe_load_balancers()["LoadBalancers"]
     listeners = {listener["Port"]: listener for listener in elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]}
@@ -119,15 +121,46 @@ def check_balancer(access_logs_bucket: str) -> None:
     redirect = listeners[80]["DefaultActions"][0]["RedirectConfig"]
     expect((redirect["Protocol"], redirect["StatusCode"]), ("HTTPS", "HTTP_301"))
     expect(listeners[443]["SslPolicy"], "ELBSecurityPolicy-TLS13-1-2-2021-06")
-    (group,) = elb.describe_target_groups()["TargetGroups"]
-    expect((group["HealthCheckPath"], group["Port"]), ("/readyz", 8080))
+    groups = {group["TargetGroupName"]: group for group in elb.describe_target_groups()["TargetGroups"]}
+    group, admin = groups[NAME], groups[f"{NAME}-admin"]
+    expect((admin["HealthCheckPath"], admin["HealthCheckPort"], admin["Port"]), ("/healthz", "8080", 8081))
+    expect((group["HealthCheckPath"], group["Port"]), ("/healthz", 8080))
     expect(attributes(elb.describe_target_group_attributes(TargetGroupArn=group["TargetGroupArn"]))["deregistration_delay.timeout_seconds"], "30")
     found = attributes(elb.describe_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"]))
-    expect((found["access_logs.s3.enabled"], found["access_logs.s3.bucket"]), ("true", access_logs_bucket))
+    (bucket,) = [bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"] if bucket["Name"].startswith(NAME)]
+    expect((found["access_logs.s3.enabled"], found["access_logs.s3.bucket"]), ("true", bucket))
+    (expiry,) = boto3.client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    expect(expiry["Expiration"]["Days"], 30)
+    # Rules by priority: admin paths from admin networks, then 404 for the same paths.
+    rules = elb.describe_rules(ListenerArn=listeners[443]["ListenerArn"])["Rules"]
+    rules = sorted((rule for rule in rules if rule["Priority"] != "default"), key=lambda rule: int(rule["Priority"]))
+    *admitted, hidden = rules
+    for rule in rules:
+        (paths,) = [condition["PathPatternConfig"]["Values"] for condition in rule["Conditions"] if condition["Field"] == "path-pattern"]
+        expect(sorted(paths), ["/console*", "/metrics*", "/v1/admin*"])
+    networks = [condition["SourceIpConfig"]["Values"] for rule in admitted for condition in rule["Conditions"] if condition["Field"] == "source-ip"]
+    expect(sorted(sum(networks, [])), ["198.51.100.0/24", "203.0.113.0/24", "203.0.114.0/24"])
+    expect({rule["Actions"][0]["TargetGroupArn"] for rule in admitted}, {admin["TargetGroupArn"]})
+    expect(hidden["Actions"][0]["FixedResponseConfig"]["StatusCode"], "404")
     firewall = boto3.client("wafv2").get_web_acl_for_resource(ResourceArn=balancer["LoadBalancerArn"])["WebACL"]
     rules = {rule["Name"]: rule["Statement"] for rule in firewall["Rules"]}
     expect(rules["common"]["ManagedRuleGroupStatement"]["Name"], "AWSManagedRulesCommonRuleSet")
     expect(rules["rate"]["RateBasedStatement"]["AggregateKeyType"], "IP")
+    (action,) = [rule["Action"] for rule in firewall["Rules"] if rule["Name"] == "rate"]
+    expect(action["Block"]["CustomResponse"]["ResponseCode"], 503)
+
+
+def check_domain() -> None:
+    """The certificate is of the domain, and the domain's address is the load balancer."""
+    (certificate,) = boto3.client("acm").list_certificates()["CertificateSummaryList"]
+    expect((certificate["DomainName"], certificate["Status"]), (DOMAIN, "ISSUED"))
+    route53 = boto3.client("route53")
+    (zone,) = route53.list_hosted_zones()["HostedZones"]
+    records = {record["Name"]: record for record in route53.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]}
+    balancer = boto3.client("elbv2").describe_load_balancers(Names=[NAME])["LoadBalancers"][0]
+    expect(records[f"{DOMAIN}."]["AliasTarget"]["DNSName"].rstrip("."), balancer["DNSName"])
+    (listener,) = [one for one in boto3.client("elbv2").describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"] if one["Port"] == 443]
+    expect(listener["Certificates"][0]["CertificateArn"], certificate["CertificateArn"])
 
 
 def check_permissions(table: str) -> None:
@@ -143,14 +176,6 @@ def check_permissions(table: str) -> None:
     expect((resources["UseTheTable"], resources["QueryItsIndexes"]), (arn, f"{arn}/index/*"))
     # The actions in these two statements support no resource.
     expect({sid for sid, named in resources.items() if named == "*"}, {"LogInToTheRegistry", "SendTraces"})
-
-
-def check_images() -> None:
-    ecr = boto3.client("ecr")
-    (repository,) = ecr.describe_repositories()["repositories"]
-    expect((repository["imageTagMutability"], repository["imageScanningConfiguration"]), ("IMMUTABLE", {"scanOnPush": True}))
-    lifecycle = json.loads(ecr.get_lifecycle_policy(repositoryName=NAME)["lifecyclePolicyText"])
-    expect([rule["selection"]["tagStatus"] for rule in lifecycle["rules"]], ["untagged", "any"])
 
 
 def check_alarms(outputs: dict) -> None:
@@ -192,10 +217,8 @@ def check_nothing_left() -> None:
         "load balancers": elb.describe_load_balancers()["LoadBalancers"],
         "target groups": elb.describe_target_groups()["TargetGroups"],
         "clusters": [cluster for cluster in ecs.describe_clusters(clusters=ecs.list_clusters()["clusterArns"])["clusters"] if cluster["status"] != "INACTIVE"],
-        "task definitions": ecs.list_task_definitions(status="ACTIVE")["taskDefinitionArns"],
         "scaling targets": scaling.describe_scalable_targets(ServiceNamespace="ecs")["ScalableTargets"],
         "scaling policies": scaling.describe_scaling_policies(ServiceNamespace="ecs")["ScalingPolicies"],
-        "repositories": boto3.client("ecr").describe_repositories()["repositories"],
         "roles": [role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"] if role["RoleName"].startswith(NAME)],
         "secrets": boto3.client("secretsmanager").list_secrets()["SecretList"],
         "log groups": boto3.client("logs").describe_log_groups()["logGroups"],
@@ -204,11 +227,12 @@ def check_nothing_left() -> None:
         "topics": boto3.client("sns").list_topics()["Topics"],
         "firewalls": boto3.client("wafv2").list_web_acls(Scope="REGIONAL")["WebACLs"],
     }
+    left["buckets"] = [bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"] if bucket["Name"].startswith(NAME)]
+    left["certificates"] = boto3.client("acm").list_certificates()["CertificateSummaryList"]
+    left["saved queries"] = boto3.client("logs").describe_query_definitions()["queryDefinitions"]
     expect({kind: found for kind, found in left.items() if found}, {})
-    # The tokens can still be recovered for seven days.
-    secrets = boto3.client("secretsmanager").list_secrets(IncludePlannedDeletion=True)["SecretList"]
-    now = datetime.datetime.now(datetime.timezone.utc)
-    expect([round((secret["DeletedDate"] - now) / datetime.timedelta(days=1)) for secret in secrets], [7, 7, 7])
+    # Without deletion protection nothing keeps the names of the secrets.
+    expect(boto3.client("secretsmanager").list_secrets(IncludePlannedDeletion=True)["SecretList"], [])
 
 
 def attributes(answer: dict) -> dict[str, str]:

@@ -2,15 +2,16 @@
 """Applies the whole configuration, with every option on, to an AWS emulator (moto) on this machine, and checks that
 
 - everything is created (see account.py) and the outputs are right;
-- a second plan has no changes, also after the rotation of a token;
+- a second plan has no changes, also after two rotations of a token, and when only the CSP's token is renewed, only that
+  is written and the tasks are restarted;
 - neither the state nor a plan holds a token;
 - the table equals the one that `sandbox-broker table create` creates;
 - the broker runs on that table with the environment and the tokens of its task definition, and allocates;
 - the metric filters match the log lines that the broker writes, also with an open circuit breaker;
-- destroy leaves nothing except the tokens, for seven days.
+- the table is restored into a second one, as docs/deployment.md says, and the broker serves it;
+- destroy leaves nothing, so that the same can be applied again.
 
-Usage: emulated_apply.py <sandbox-broker>, with moto and boto3 installed. TF_PLUGIN_DIR names a directory with the AWS
-provider; without it Terraform uses its registry.
+Usage: emulated_apply.py <sandbox-broker>, with moto and boto3 installed.
 
 The emulator only records tasks, targets, alarms and policies. It does not show that ECS starts the tasks, that the load
 balancer reaches them, that alarms fire, or that IAM refuses what the policies do not allow. tests/terraform.rs compares
@@ -19,120 +20,74 @@ the operations of the adapter with the policy of the task.
 
 import contextlib
 import json
-import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from pathlib import Path
 
 import boto3
-from account import REGION, check_built, check_nothing_left, check_outputs, expect, step
+from account import DOMAIN, REGION, check_built, check_nothing_left, check_outputs, expect, step
+from harness import TIMEOUT, Terraform, call, emulated_account, free_port, start, until, until_answers
 
-CONFIGURATION = Path(__file__).resolve().parent.parent
-# Seconds. The broker counts its pool once a minute.
-TIMEOUT = 120
-TERRAFORM_TIMEOUT = 900
 CSP_TOKEN = "csp-token-of-the-emulated-apply"
+RENEWED_CSP_TOKEN = "csp-token-that-was-renewed"
 TRACK_TOKEN = "track-token-passed-in-0000000000001"
 SECOND_TRACK_TOKEN = "track-token-put-beside-it-00000000002"
-ACCESS_LOGS_BUCKET = "emulated-access-logs"
-
-# Attributes that the emulator accepts and does not return, so that a plan would set them again. Nothing else may differ.
-FORGOTTEN_BY_THE_EMULATOR = {
-    "aws_ecs_service.broker": {"availability_zone_rebalancing", "health_check_grace_period_seconds"},
-    # Descriptions of rules that refer to another security group.
-    "aws_vpc_security_group_egress_rule.alb_to_tasks": {"description"},
-    "aws_vpc_security_group_ingress_rule.tasks_from_alb": {"description"},
-}
 
 
 def main() -> None:
     broker = str(Path(sys.argv[1]).resolve())
-    with contextlib.ExitStack() as cleanup:
-        work = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
-        port = free_port()
-        endpoint = f"http://127.0.0.1:{port}"
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "TF_VAR_", "BROKER_"))},
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "emulated",
-            "AWS_SECRET_ACCESS_KEY": "emulated",
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            # The emulator answers what it does not support with 500, which the SDK would retry.
-            "AWS_MAX_ATTEMPTS": "2",
-            "TF_IN_AUTOMATION": "1",
-        }
-        os.environ.update(environment)
-        emulator = [sys.executable, str(Path(__file__).with_name("emulator.py")), "-H", "127.0.0.1", "-p", str(port)]
-        start(cleanup, emulator, environment, work / "emulator.log")
-        until_answers(f"{endpoint}/moto-api/")
-
+    with emulated_account() as (cleanup, work, environment):
         terraform = Terraform(work, environment)
-        terraform.write_variables(prepare_account())
+        terraform.init()
+        variables = every_option()
+        terraform.write_variables(variables)
         step("apply")
-        terraform.run("apply", "-auto-approve")
-        outputs = {name: output["value"] for name, output in terraform.json("output", "-json").items()}
+        outputs = terraform.apply()
         check_outputs(outputs)
-        check_built(outputs, ACCESS_LOGS_BUCKET)
-        rotate_track_token(outputs)
-        check_second_plan(terraform)
+        check_built(outputs)
+        rotate_twice(terraform, outputs)
+        renew_csp_token(terraform, outputs, variables)
         check_no_token(terraform)
         check_tables(outputs, broker, environment)
         check_broker(cleanup, outputs, broker, environment, work)
-        step("destroy leaves nothing")
-        terraform.run("destroy", "-auto-approve")
-        expect(terraform.json("show", "-json").get("values"), None)
-        check_nothing_left()
+        restore(terraform, outputs, variables, broker, environment)
+        step("destroy leaves nothing, and the same can be applied again")
+        destroy(terraform)
+        terraform.write_variables(only_required(variables))
+        terraform.apply()
+        expect(terraform.changes(), {})
+        destroy(terraform)
     print("emulated apply: all good")
 
 
-class Terraform:
-    """A copy of the configuration in a temporary directory, so that no state is left behind."""
-
-    def __init__(self, work: Path, environment: dict[str, str]):
-        self.directory = work / "terraform"
-        self.directory.mkdir()
-        for file in CONFIGURATION.glob("*.tf"):
-            shutil.copy(file, self.directory)
-        self.environment = environment
-        plugins = os.environ.get("TF_PLUGIN_DIR")
-        self.run("init", *([f"-plugin-dir={plugins}"] if plugins else []))
-
-    def write_variables(self, variables: dict) -> None:
-        (self.directory / "terraform.tfvars.json").write_text(json.dumps(variables))
-
-    def run(self, command: str, *arguments: str) -> str:
-        line = ["terraform", command, "-no-color", *(["-input=false"] if command in ("init", "plan", "apply") else []), *arguments]
-        done = subprocess.run(line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=TERRAFORM_TIMEOUT)
-        if done.returncode != 0:
-            sys.exit(f"terraform {command} failed with exit code {done.returncode}:\n{done.stdout[-8000:]}\n{done.stderr[-8000:]}")
-        return done.stdout
-
-    def json(self, command: str, *arguments: str):
-        return json.loads(self.run(command, *arguments))
+def destroy(terraform: Terraform) -> None:
+    terraform.run("destroy", "-auto-approve")
+    expect(terraform.json("show", "-json").get("values"), None)
+    check_nothing_left()
 
 
-def prepare_account() -> dict:
-    """Creates what an operator provides, and turns on all options."""
-    certificate = boto3.client("acm").request_certificate(DomainName="broker.example.com")["CertificateArn"]
-    boto3.client("s3").create_bucket(Bucket=ACCESS_LOGS_BUCKET)
+def every_option() -> dict:
+    """Variables that turn on all options. An operator provides the zone and the key."""
+    zone = boto3.client("route53").create_hosted_zone(Name="example.com", CallerReference="1")["HostedZone"]["Id"].removeprefix("/hostedzone/")
     key = boto3.client("kms").create_key()["KeyMetadata"]["Arn"]
     return {
         "region": REGION,
         "deletion_protection": False,
-        "certificate_arn": certificate,
-        "access_logs_bucket": ACCESS_LOGS_BUCKET,
+        "domain_name": DOMAIN,
+        "zone_id": zone,
+        "admin_cidr_blocks": ["198.51.100.0/24", "203.0.113.0/24", "203.0.114.0/24"],
+        "admin_port": 8081,
+        "access_logs": True,
         "kms_key_arn": key,
+        "egress": "nat_gateway",
         "nat_gateway_count": 2,
+        "interface_endpoints": ["secretsmanager", "ecr.api", "ecr.dkr", "logs"],
         "waf_enabled": True,
+        "waf_exempt_cidr_blocks": ["192.0.2.0/24"],
+        "container_insights": True,
+        "spot_share": 50,
         "otel_collector_enabled": True,
         "alarm_emails": ["on-call@example.com"],
         "image_tag": "1.0.0",
@@ -144,21 +99,65 @@ def prepare_account() -> dict:
     }
 
 
-def rotate_track_token(outputs: dict) -> None:
-    """Adds a second track token, as docs/deployment.md describes. The broker runs with both."""
-    boto3.client("secretsmanager").put_secret_value(SecretId=outputs["token_secret_arns"]["api"], SecretString=f"{TRACK_TOKEN},{SECOND_TRACK_TOKEN}")
+def only_required(variables: dict) -> dict:
+    """The default profile, under the same names."""
+    names = ("region", "deletion_protection", "domain_name", "zone_id", "image_tag", "csp_base_url", "csp_api_token", "settings")
+    return {"admin_cidr_blocks": [], **{name: variables[name] for name in names}}
 
 
-def check_second_plan(terraform: Terraform) -> None:
-    step("a second plan changes nothing")
-    terraform.run("plan", "-out=second.plan")
-    changed = {}
-    for resource in terraform.json("show", "-json", "second.plan").get("resource_changes", []):
-        change = resource["change"]
-        if change["actions"] not in (["no-op"], ["read"]):
-            before, after = change["before"] or {}, change["after"] or {}
-            changed[resource["address"]] = {name for name in {*before, *after} if before.get(name) != after.get(name)}
-    expect(changed, FORGOTTEN_BY_THE_EMULATOR)
+def rotate_twice(terraform: Terraform, outputs: dict) -> None:
+    """Puts a second track token beside the first, then a third value, as docs/deployment.md describes. Secrets Manager
+    (and emulator.py) then removes versions that have no label."""
+    step("two rotations, and a plan changes nothing")
+    secrets = boto3.client("secretsmanager")
+    secret = outputs["token_secret_arns"]["api"]
+    for value in (SECOND_TRACK_TOKEN, f"{SECOND_TRACK_TOKEN},{TRACK_TOKEN}"):
+        secrets.put_secret_value(SecretId=secret, SecretString=value)
+        expect(terraform.changes(), {})
+    stages = secrets.list_secret_version_ids(SecretId=secret)["Versions"]
+    expect(sorted(stage for version in stages for stage in version["VersionStages"]), ["AWSCURRENT", "AWSPREVIOUS", "terraform-v1"])
+
+    step("a version that is gone is not made again with another value")
+    (written,) = [version["VersionId"] for version in stages if "terraform-v1" in version["VersionStages"]]
+    secrets.update_secret_version_stage(SecretId=secret, VersionStage="terraform-v1", RemoveFromVersionId=written)
+    terraform.write_variables({name: value for name, value in read(terraform).items() if name != "api_tokens"})
+    refused = terraform.attempt("plan")
+    expect((refused.returncode, "Give api_tokens" in " ".join(refused.stderr.split())), (1, True))
+    secrets.update_secret_version_stage(SecretId=secret, VersionStage="terraform-v1", MoveToVersionId=written)
+    expect(terraform.changes(), {})
+    expect(secrets.get_secret_value(SecretId=secret)["SecretString"], f"{SECOND_TRACK_TOKEN},{TRACK_TOKEN}")
+
+
+def read(terraform: Terraform) -> dict:
+    return json.loads((terraform.directory / "terraform.tfvars.json").read_text())
+
+
+def renew_csp_token(terraform: Terraform, outputs: dict, variables: dict) -> None:
+    step("a renewed CSP token is written alone, and restarts the tasks")
+    without_value = {**variables, "token_versions": {"csp": 2}}
+    del without_value["csp_api_token"]
+    terraform.write_variables(without_value)
+    refused = terraform.attempt("plan")
+    expect((refused.returncode, "Give csp_api_token" in " ".join(refused.stderr.split())), (1, True))
+
+    before = values(outputs)
+    terraform.write_variables({**without_value, "csp_api_token": RENEWED_CSP_TOKEN})
+    changed = {address for address in terraform.changes()}
+    service = {"module.broker.aws_ecs_service.broker", "module.broker.aws_ecs_task_definition.broker"}
+    expect(changed, {"module.broker.aws_secretsmanager_secret_version.csp[0]", *service})
+    renewed = terraform.apply()
+    expect(values(outputs), {**before, "csp": RENEWED_CSP_TOKEN})
+    expect(renewed["task_definition_arn"] != outputs["task_definition_arn"], True)
+    # The revision before stays, so that ECS can roll back.
+    expect(len(boto3.client("ecs").list_task_definitions(status="ACTIVE")["taskDefinitionArns"]), 2)
+    # The value is not needed again.
+    terraform.write_variables(without_value)
+    expect(terraform.changes(), {})
+
+
+def values(outputs: dict) -> dict[str, str]:
+    secrets = boto3.client("secretsmanager")
+    return {name: secrets.get_secret_value(SecretId=arn)["SecretString"] for name, arn in outputs["token_secret_arns"].items()}
 
 
 def check_no_token(terraform: Terraform) -> None:
@@ -167,21 +166,23 @@ def check_no_token(terraform: Terraform) -> None:
     expect(len(made) >= 32, True)
     # The raw files, because `show` masks secrets. A plan is a zip archive.
     kept = [(terraform.directory / "terraform.tfstate").read_bytes()]
-    with zipfile.ZipFile(terraform.directory / "second.plan") as plan:
+    with zipfile.ZipFile(terraform.directory / "last.plan") as plan:
         kept += [plan.read(name) for name in plan.namelist()]
-    for token in (made, TRACK_TOKEN, SECOND_TRACK_TOKEN, CSP_TOKEN):
+    for token in (made, TRACK_TOKEN, SECOND_TRACK_TOKEN, CSP_TOKEN, RENEWED_CSP_TOKEN):
         expect([text for text in kept if token.encode() in text], [])
 
 
 def check_tables(outputs: dict, broker: str, environment: dict[str, str]) -> None:
     step("`table create` creates an equal table")
     other = "created-by-the-broker"
-    subprocess.run(
-        [broker, "table", "create"], check=True, stdout=subprocess.DEVNULL,
-        env={**environment, "BROKER_STORE": "dynamodb", "DDB_TABLE_NAME": other, "AWS_REGION": REGION, "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"]},
-    )
+    table_command(broker, environment, other, "create")
     expect(shape(other), shape(outputs["table_name"]))
     boto3.client("dynamodb").delete_table(TableName=other)
+
+
+def table_command(broker: str, environment: dict[str, str], table: str, *arguments: str) -> None:
+    settings = {"BROKER_STORE": "dynamodb", "DDB_TABLE_NAME": table, "AWS_REGION": REGION, "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"]}
+    subprocess.run([broker, "table", *arguments], check=True, stdout=subprocess.DEVNULL, env={**environment, **settings})
 
 
 def shape(table: str) -> dict:
@@ -196,34 +197,55 @@ def shape(table: str) -> dict:
         "billing": found["BillingModeSummary"]["BillingMode"],
         "ttl": dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"],
         "recovery": backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"],
+        "items": dynamodb.scan(TableName=table)["Items"],
     }
+
+
+class Replica:
+    """The broker with the environment and the tokens of its task definition. Only addresses differ from AWS."""
+
+    def __init__(self, cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], log: Path, csp: str):
+        task = boto3.client("ecs").describe_task_definition(taskDefinition=outputs["service_name"])["taskDefinition"]
+        container = next(container for container in task["containerDefinitions"] if container["name"] == "broker")
+        secrets = boto3.client("secretsmanager")
+        self.settings = {variable["name"]: variable["value"] for variable in container["environment"]}
+        self.settings |= {secret["name"]: secrets.get_secret_value(SecretId=secret["valueFrom"])["SecretString"] for secret in container["secrets"]}
+        port, admin_port = free_port(), free_port()
+        self.settings |= {
+            "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
+            "CSP_BASE_URL": csp,
+            "BROKER_HOST": "127.0.0.1",
+            "BROKER_PORT": str(port),
+        }
+        if "BROKER_ADMIN_PORT" in self.settings:
+            self.settings["BROKER_ADMIN_PORT"] = str(admin_port)
+        self.url = f"http://127.0.0.1:{port}"
+        self.admin_url = f"http://127.0.0.1:{admin_port}" if serves_admin_port(broker) else self.url
+        self.admin = {"Authorization": f"Bearer {self.settings['BROKER_ADMIN_TOKEN']}"}
+        self.log = log
+        self.process = start(cleanup, [broker], {**environment, **self.settings}, log)
+        until_answers(f"{self.url}/readyz")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        expect(self.process.wait(TIMEOUT), 0)
+
+
+def serves_admin_port(broker: str) -> bool:
+    return "--broker-admin-port" in subprocess.run([broker, "--help"], check=True, capture_output=True, text=True).stdout
 
 
 def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], work: Path) -> None:
     step("the broker runs with the environment of its task definition, and allocates")
-    csp_port, port = free_port(), free_port()
+    csp_port = free_port()
     csp = f"http://127.0.0.1:{csp_port}"
-    start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": CSP_TOKEN}, work / "csp.log")
-    task = boto3.client("ecs").describe_task_definition(taskDefinition=outputs["service_name"])["taskDefinition"]
-    container = next(container for container in task["containerDefinitions"] if container["name"] == "broker")
-    secrets = boto3.client("secretsmanager")
-    settings = {variable["name"]: variable["value"] for variable in container["environment"]}
-    settings |= {secret["name"]: secrets.get_secret_value(SecretId=secret["valueFrom"])["SecretString"] for secret in container["secrets"]}
-    # Only addresses differ from AWS.
-    settings |= {
-        "DDB_ENDPOINT_URL": environment["AWS_ENDPOINT_URL"],
-        "CSP_BASE_URL": csp,
-        "BROKER_HOST": "127.0.0.1",
-        "BROKER_PORT": str(port),
-    }
-    log = work / "broker.log"
-    process = start(cleanup, [broker], {**environment, **settings}, log)
-    url = f"http://127.0.0.1:{port}"
-    until_answers(f"{url}/readyz")
-    subprocess.run([broker, "healthcheck"], env={**environment, **settings}, check=True)
+    csp_token = {"Authorization": f"Bearer {RENEWED_CSP_TOKEN}"}
+    start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": RENEWED_CSP_TOKEN}, work / "csp.log")
+    replica = Replica(cleanup, outputs, broker, environment, work / "broker.log", csp)
+    subprocess.run([broker, "healthcheck"], env={**environment, **replica.settings}, check=True)
     track, rotated = ({"Authorization": f"Bearer {token}", "X-Track-ID": "student-1"} for token in (TRACK_TOKEN, SECOND_TRACK_TOKEN))
-    admin = {"Authorization": f"Bearer {settings['BROKER_ADMIN_TOKEN']}"}
-    until(lambda: call("GET", f"{url}/v1/admin/stats", admin)[1]["available"] == 20, "the sync fills the pool")
+    admin, url, admin_url = replica.admin, replica.url, replica.admin_url
+    until(lambda: call("GET", f"{admin_url}/v1/admin/stats", admin)[1]["available"] == 20, "the sync fills the pool")
     status, sandbox = call("POST", f"{url}/v1/allocate", track)
     expect(status, 201)
     expect(sandbox["expires_at"] - sandbox["allocated_at"], 2 * 3600)
@@ -231,19 +253,23 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     item = boto3.client("dynamodb").get_item(TableName=outputs["table_name"], Key={"PK": {"S": f"SBX#{sandbox['sandbox_id']}"}, "SK": {"S": "META"}})["Item"]
     expect((item["status"]["S"], item["allocated_to_track"]["S"]), ("allocated", "student-1"))
     expect(call("POST", f"{url}/v1/sandboxes/{sandbox['sandbox_id']}/mark-for-deletion", track)[0], 200)
+    nothing_fits = {**track, "X-Track-ID": "student-2", "X-Sandbox-Name-Prefix": "none-of-these-"}
+    expect(call("POST", f"{url}/v1/allocate", nothing_fits)[0], 409)
+    step("a pause is no error of the service")
+    expect(call("POST", f"{admin_url}/v1/admin/actors/pool-manager/pause", admin, {"reason": "test"})[0], 200)
+    until(lambda: call("POST", f"{url}/v1/allocate", {**track, "X-Track-ID": "student-3"})[0] == 503, "the pause is seen")
     step("the circuit breaker opens while the CSP fails")
-    expect(call("PUT", f"{csp}/sim/faults", {}, {"error_rate": 1.0})[0], 200)
-    expect(call("POST", f"{url}/v1/admin/sync", admin)[0] >= 500, True)
-    until(lambda: '"circuit_breaker":"open"' in log.read_text(), "the pool stats show the open breaker")
-    check_metric_filters(outputs, log)
-    process.terminate()
-    expect(process.wait(TIMEOUT), 0)
+    expect(call("PUT", f"{csp}/sim/faults", csp_token, {"error_rate": 1.0})[0], 200)
+    expect(call("POST", f"{admin_url}/v1/admin/sync", admin)[0] >= 500, True)
+    until(lambda: '"circuit_breaker":"open"' in replica.log.read_text(), "the pool stats show the open breaker")
+    check_metric_filters(outputs, replica.log)
+    replica.stop()
 
 
 def check_metric_filters(outputs: dict, log: Path) -> None:
     step("the metric filters match the lines that the broker writes")
     filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
-    expect(len(filters), 12)
+    expect(len(filters), 14)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     for found in filters:
         conditions = re.findall(r'\$\.(\w+) = ("[^"]*"|\d+)', found["filterPattern"])
@@ -255,51 +281,26 @@ def check_metric_filters(outputs: dict, log: Path) -> None:
             sys.exit(f"no log line matches the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
 
 
-def start(cleanup: contextlib.ExitStack, command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
-    output = cleanup.enter_context(log.open("w"))
-    process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-
-    def stop() -> None:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-
-    cleanup.callback(stop)
-    return process
-
-
-def call(method: str, url: str, headers: dict[str, str], body: dict | None = None) -> tuple[int, dict]:
-    request = urllib.request.Request(url, json.dumps(body).encode() if body else None, headers, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as answer:
-        return answer.code, json.load(answer)
-
-
-def until_answers(url: str) -> None:
-    def answers() -> bool:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return True
-        except OSError:
-            return False
-
-    until(answers, f"{url} answers")
+def restore(terraform: Terraform, outputs: dict, variables: dict, broker: str, environment: dict[str, str]) -> None:
+    """The runbook of docs/deployment.md."""
+    step("a restored table takes the place of the first")
+    dynamodb = boto3.client("dynamodb")
+    restored = f"{outputs['table_name']}-restored"
+    dynamodb.restore_table_to_point_in_time(SourceTableName=outputs["table_name"], TargetTableName=restored, UseLatestRestorableTime=True)
+    for address in ("module.broker.aws_dynamodb_table.pool", "module.broker.aws_dynamodb_table_item.schema[0]"):
+        terraform.run("state", "rm", address)
+    new = {**variables, "token_versions": {"csp": 2}, "table_name": restored, "status_shards": None}
+    terraform.write_variables(new)
+    terraform.run("import", "module.broker.aws_dynamodb_table.pool", restored)
+    expect({address: {"create", "delete"} & change for address, change in terraform.changes().items() if "dynamodb" in address}, {"module.broker.aws_dynamodb_table.pool": set()})
+    terraform.apply()
+    expect(terraform.changes(), {})
+    # TTL and point-in-time recovery came with the apply; the items, the schema among them, with the restore.
+    expect({**shape(restored), "items": None}, {**shape(outputs["table_name"]), "items": None})
+    expect(sorted(map(str, shape(restored)["items"])), sorted(map(str, shape(outputs["table_name"])["items"])))
+    table_command(broker, environment, restored, "check")
+    dynamodb.delete_table(TableName=outputs["table_name"])
 
 
-def until(condition, what: str) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        if time.monotonic() > deadline:
-            sys.exit(f"not within {TIMEOUT} s: {what}")
-        time.sleep(0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-main()
+if __name__ == "__main__":
+    main()

@@ -21,10 +21,11 @@ impl CspSim {
     /// Starts the simulator with more flags.
     pub async fn start_with(sandboxes: u32, flags: &[&str]) -> Self {
         let sandboxes = sandboxes.to_string();
-        let arguments = ["csp-sim", "--port=0", "--sandboxes", &sandboxes, "--token", Self::TOKEN];
+        let arguments = ["csp-sim", "--port=0", "--sandboxes", &sandboxes];
         let url_in =
             |output: &str| output.lines().find_map(|line| line.strip_prefix("simulated CSP on ").map(str::to_owned));
-        let (process, _, url) = Process::listening(program(&arguments).args(flags), url_in).await;
+        let (process, _, url) =
+            Process::listening(program(&arguments).args(flags).env("CSP_API_TOKEN", Self::TOKEN), url_in).await;
         Self { process, url, http: http_client() }
     }
 
@@ -40,7 +41,8 @@ impl CspSim {
 
     /// Replaces the simulator's faults; `{}` removes all.
     pub async fn set_faults(&self, faults: Value) {
-        let answer = self.http.put(format!("{}/sim/faults", self.url)).json(&faults).send().await.unwrap();
+        let request = self.http.put(format!("{}/sim/faults", self.url)).json(&faults);
+        let answer = request.header("Authorization", format!("Token {}", Self::TOKEN)).send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
 }

@@ -34,6 +34,7 @@ pub fn executable(path: &Path, arguments: &[&str]) -> Command {
         ("BROKER_API_TOKEN", TRACK_TOKEN),
         ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN),
         ("RATE_LIMIT_RPS", "0"),
+        ("LAB_DURATION_HOURS", "4"),
     ]);
     command
 }

@@ -3,7 +3,7 @@ use std::ops::Deref;
 
 use clap::Parser as _;
 use sandbox_broker::app::Application;
-use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, Settings};
+use sandbox_broker::config::{DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, SecretSettings, Settings};
 use tokio::sync::oneshot;
 
 use crate::api_client::ApiClient;
@@ -25,6 +25,12 @@ pub fn test_settings(flags: &[&str]) -> Settings {
     let has_store = flags.iter().any(|flag| flag.starts_with("--broker-store"));
     let store: &[&str] = if has_store { &[] } else { &["--broker-store=memory"] };
     parse_settings(fixed.iter().chain(store).chain(flags))
+}
+
+/// The same settings with these secrets instead of the environment's.
+pub fn with_secrets(settings: Settings, secrets: &[(&str, &str)]) -> Settings {
+    let value = |name: &str| secrets.iter().find(|(it, _)| *it == name).map(|(_, value)| value.into());
+    Settings { secrets: SecretSettings::from_environment(value), ..settings }.check().unwrap()
 }
 
 /// The application in this process, started as `main` does it. It stops when this is dropped.
@@ -51,7 +57,12 @@ impl TestApp {
 
     /// Starts a broker with these flags and does not wait for the first sync.
     pub async fn start_empty(flags: &[&str]) -> Self {
-        let application = Application::build(test_settings(flags)).await.unwrap();
+        Self::run(test_settings(flags)).await
+    }
+
+    /// Starts a broker with these settings and does not wait for the first sync. Its client has the development tokens.
+    pub async fn run(settings: Settings) -> Self {
+        let application = Application::build(settings).await.unwrap();
         let client = ApiClient::new(application.address(), DEVELOPMENT_TOKEN, DEVELOPMENT_ADMIN_TOKEN);
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::task::spawn_local(application.run_until_stopped(async {

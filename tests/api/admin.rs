@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::json;
-use test_support::{TestApp, assert_error, send};
+use test_support::{CspSim, TestApp, assert_error, send};
 
 #[actix_web::test]
 async fn stats_and_listings_are_exact_over_any_number_of_pages() {
@@ -104,4 +104,105 @@ async fn a_search_finds_a_sandbox_by_id_name_owner_and_lab() {
     assert_eq!(search("lab-").await.len(), 130);
     assert!(search("unknown").await.is_empty());
     assert_error(&app.get_admin("/v1/admin/sandboxes?search=").await, 400, "BAD_QUERY");
+}
+
+#[actix_web::test]
+async fn operators_set_a_sandbox_aside_and_take_it_back() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=1"]).await;
+    let id = app.list_all("status=available").await.remove(0);
+    let quarantine = async |body| {
+        let path = format!("/v1/admin/sandboxes/{id}/quarantine");
+        send(app.admin(Method::POST, &path).header("X-Operator", "ops").json(&body)).await
+    };
+    assert_error(&quarantine(json!({})).await, 400, "BAD_BODY");
+    let set_aside = quarantine(json!({ "reason": "damaged" })).await;
+    assert_eq!(
+        (&set_aside.body["status"], &set_aside.body["quarantine_reason"]),
+        (&json!("quarantined"), &json!("damaged"))
+    );
+    assert!(set_aside.body["quarantined_by"].as_str().unwrap().starts_with("ops@"), "{set_aside:?}");
+    assert_error(&quarantine(json!({ "reason": "again" })).await, 409, "WRONG_STATE");
+    let stats = app.stats().await.body;
+    assert_eq!((&stats["total"], &stats["available"], &stats["quarantined"]), (&json!(1), &json!(0), &json!(1)));
+    assert_error(&app.allocate("student-1").await, 409, "NO_SANDBOXES_AVAILABLE");
+    app.sync("").await;
+    let back = app.post_admin(&format!("/v1/admin/sandboxes/{id}/unquarantine")).await;
+    assert_eq!((&back.body["status"], &back.body["quarantine_reason"]), (&json!("available"), &json!(null)));
+    assert_eq!(app.allocate("student-1").await.status, 201);
+
+    // What a track had goes back to its deletion.
+    app.mark_for_deletion(&id, "student-1").await;
+    assert_eq!(quarantine(json!({ "reason": "evidence" })).await.body["status"], "quarantined");
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 0);
+    let back = app.post_admin(&format!("/v1/admin/sandboxes/{id}/unquarantine")).await;
+    assert_eq!(back.body["status"], "pending_deletion");
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 1);
+    assert_error(&app.post_admin(&format!("/v1/admin/sandboxes/{id}/unquarantine")).await, 404, "SANDBOX_NOT_FOUND");
+}
+
+#[actix_web::test]
+async fn a_frozen_sandbox_is_not_deleted_before_its_time() {
+    let app = TestApp::start(&[]).await;
+    let id = app.allocate("student-1").await.sandbox_id().to_owned();
+    let freeze = async |hours: &str| app.post_admin(&format!("/v1/admin/sandboxes/{id}/freeze?hours={hours}")).await;
+    for hours in ["-1", "8761", "NaN", "soon", ""] {
+        assert_error(&freeze(hours).await, 400, "BAD_QUERY");
+    }
+    assert!(freeze("24").await.body["freeze_until"].is_u64());
+    assert_eq!(app.allocate("student-1").await.status, 200, "its owner keeps it");
+    assert_eq!(app.renew(&id, "student-1").await.status, 200);
+    assert_eq!(app.mark_for_deletion(&id, "student-1").await.status, 200);
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 0);
+    assert_eq!(freeze("0").await.status, 200);
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 1);
+}
+
+#[actix_web::test]
+async fn given_up_deletions_are_retried_by_their_error() {
+    let csp = CspSim::start(3).await;
+    let token = format!("--csp-api-token={}", CspSim::TOKEN);
+    let url = format!("--csp-base-url={}", csp.url);
+    let app = TestApp::start(&["--csp-mode=http", "--deletion-retry-max-attempts=1", &url, &token]).await;
+    for student in ["student-1", "student-2"] {
+        let id = app.allocate(student).await.sandbox_id().to_owned();
+        app.mark_for_deletion(&id, student).await;
+    }
+    csp.set_faults(json!({ "undeletable": [2_000_001, 2_000_002, 2_000_003] })).await;
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["gave_up"], 2);
+    assert_eq!(app.stats().await.body["deletion_failed"], 2);
+    let retry =
+        async |query: &str| app.post_admin(&format!("/v1/admin/retry-deletion{query}")).await.body["retried"].clone();
+    assert_eq!(retry("?error=licence").await, 0, "another error");
+    assert_eq!(retry("?error=Failure%20of%20this").await, 2);
+    csp.set_faults(json!({})).await;
+    assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 2);
+    assert_error(&app.post_admin("/v1/admin/retry-deletion?error=").await, 400, "BAD_QUERY");
+}
+
+/// The services of an account go before it; without the right password the account goes all the same.
+#[actix_web::test]
+async fn services_go_before_their_accounts_and_never_keep_them() {
+    for (password, shadow, orphaned) in [(CspSim::TOKEN, "false", 0), (CspSim::TOKEN, "true", 5), ("wrong", "false", 5)]
+    {
+        let csp = CspSim::start(10).await;
+        let flags = [
+            "--csp-mode=http".to_owned(),
+            format!("--csp-base-url={}", csp.url),
+            format!("--csp-api-token={}", CspSim::TOKEN),
+            "--niosxaas-enabled=true".to_owned(),
+            format!("--niosxaas-base-url={}", csp.url),
+            "--niosxaas-email=broker@example.com".to_owned(),
+            format!("--niosxaas-password={password}"),
+            format!("--niosxaas-shadow-mode={shadow}"),
+        ];
+        let app = TestApp::start(&flags.each_ref().map(String::as_str)).await;
+        for number in 0..5 {
+            let student = format!("student-{number}");
+            let id = app.allocate(&student).await.sandbox_id().to_owned();
+            app.mark_for_deletion(&id, &student).await;
+        }
+        assert_eq!(app.post_admin("/v1/admin/cleanup").await.body["deleted"], 5);
+        let stats = csp.stats().await;
+        assert_eq!(stats["services_orphaned"], orphaned, "{password}, shadow {shadow}: {stats}");
+    }
 }

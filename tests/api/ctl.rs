@@ -96,6 +96,13 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
     let id = broker.allocate("student-0").await.sandbox_id().to_owned();
     assert!(ctl.ok(&["release", &id]).await.contains("pending_deletion"));
     assert!(ctl.fails(5, &["retry-deletion", &id]).await.contains("WRONG_STATE"));
+    assert_eq!(ctl.json(&["retry-deletion", "--all", "--error", "licence"]).await["retried"], 0);
+    ctl.fails(2, &["retry-deletion"]).await;
+    assert!(ctl.json(&["freeze", &id, "--for", "90m"]).await["freeze_until"].is_u64());
+    ctl.fails(2, &["freeze", &id, "--for", "soon"]).await;
+    ctl.fails(2, &["quarantine", &id]).await;
+    assert!(ctl.ok(&["quarantine", &id, "--reason", "evidence"]).await.contains("quarantined"));
+    assert!(ctl.ok(&["unquarantine", &id]).await.contains("pending_deletion"));
     for number in 1..=25 {
         broker.allocate(&format!("student-{number}")).await;
     }
@@ -104,6 +111,19 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
     assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 25);
     assert_eq!(ctl.json(&["stats"]).await["pending_deletion"], 26);
     assert_eq!(ctl.json(&["drain", "--status", "stale", "--yes"]).await["drained"], 0);
+}
+
+#[actix_web::test]
+async fn commands_that_the_rate_limit_refused_are_repeated() {
+    let settings = [("BROKER_STORE", "memory"), ("RATE_LIMIT_RPS", "10"), ("RATE_LIMIT_BURST", "20")];
+    let broker = Broker::start(&settings).await;
+    let ctl = Ctl::new(&broker);
+    ctl.ok(&["sync"]).await;
+    for number in 0..40 {
+        assert_eq!(broker.allocate(&format!("student-{number}")).await.status, 201);
+    }
+    assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 40);
+    assert!(broker.metric("broker_token_requests_total", "outcome=\"limited\"").await > 0.0, "some were refused");
 }
 
 #[actix_web::test]

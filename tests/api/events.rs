@@ -74,7 +74,8 @@ async fn snapshots_and_events_show_what_happens() {
 
     // A second stream starts at the first event that is kept.
     let mut late = Stream::open(&app).await;
-    late.until("journal", |events| holds(events, "allocate", &id)).await;
+    let is_of_token = |events: &Value| holds(events, "allocate", r#""token":"default""#);
+    late.until("journal", |events| holds(events, "allocate", &id) && is_of_token(events)).await;
 
     let pause = app.admin(Method::POST, "/v1/admin/actors/cleanup/pause").json(&json!({ "reason": "freeze" }));
     assert_eq!(send(pause).await.status, 200);

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use reqwest::Method;
 use sandbox_broker::config::DEVELOPMENT_TOKEN;
 use tempfile::TempDir;
-use test_support::{ApiClient, TestApp, output_of};
+use test_support::{ApiClient, TestApp, assert_error, output_of, send};
 use tokio::time::Instant;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/instruqt");
@@ -155,6 +156,12 @@ async fn setup_allocates_a_sandbox_and_cleanup_releases_it() {
     assert_eq!(sandbox["name"], *host.file("variable-SANDBOX_NAME").unwrap());
     assert_eq!(sandbox["external_id"], *host.file("variable-SANDBOX_EXTERNAL_ID").unwrap());
     assert_eq!(sandbox["expires_at"].to_string(), host.file("variable-SANDBOX_EXPIRES_AT").unwrap());
+
+    assert_error(&app.read(&id, "participant-1").await, 403, "NOT_SANDBOX_OWNER");
+    let secret = host.file("variable-BROKER_SECRET").expect("the script keeps its secret");
+    let read =
+        app.track(Method::GET, &format!("/v1/sandboxes/{id}"), "participant-1").header("X-Track-Secret", &secret);
+    assert_eq!((send(read).await.status.as_u16(), secret.len()), (200, 64));
 
     assert_success(&host.setup().await);
     assert_eq!(host.file("variable-SANDBOX_ID").unwrap(), id, "a second setup keeps the sandbox");

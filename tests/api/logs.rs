@@ -2,7 +2,7 @@
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
-use test_support::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN, send};
+use test_support::{ADMIN_TOKEN, Broker, CspSim, DynamoServer, TRACK_TOKEN, eventually, send};
 
 fn lines(broker: &Broker) -> Vec<Value> {
     broker.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
@@ -12,7 +12,12 @@ fn lines(broker: &Broker) -> Vec<Value> {
 async fn logged(broker: &Broker, id: &str, request: RequestBuilder) -> Value {
     send(request.header("X-Request-ID", id)).await;
     let is_match = |line: &Value| line["event"] == "request" && line["request_id"] == id;
-    let found: Vec<Value> = lines(broker).into_iter().filter(is_match).collect();
+    // A thread of the broker's writes the lines, in their order.
+    let found = eventually("the line is written", async || {
+        let found: Vec<Value> = lines(broker).into_iter().filter(is_match).collect();
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
     let [line] = &found[..] else { panic!("{id} has not one line: {found:?}") };
     assert!(line["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0), "{line}");
     line.clone()
@@ -59,21 +64,23 @@ async fn each_request_is_one_line_with_caller_action_and_outcome() {
 async fn each_run_of_a_job_is_one_line_with_its_report() {
     let csp = CspSim::start(5).await;
     let broker = Broker::on_csp(&csp, &[]).await;
-    broker.sync("").await;
+    // The line of the request is written after that of the run.
+    let sync = async |id: &str| logged(&broker, id, broker.admin(Method::POST, "/v1/admin/sync")).await;
     let runs = || {
         let mut runs = lines(&broker);
         runs.retain(|line| line["job"] == "csp-sync" && line["outcome"].is_string());
         runs
     };
+    sync("first").await;
     let before = runs().len();
-    broker.sync("").await;
+    sync("second").await;
     let last = runs().pop().unwrap();
     assert_eq!(runs().len(), before + 1);
     assert_fields(&last, &json!({ "event": "job_run", "outcome": "completed", "level": "INFO" }));
     assert!(last["report"].as_str().unwrap().contains("\"synced\":5") && last["duration_ms"].is_u64(), "{last}");
 
     csp.set_faults(json!({ "malformed_body": true })).await;
-    broker.sync("").await;
+    sync("third").await;
     let last = runs().pop().unwrap();
     assert_eq!(runs().len(), before + 2);
     assert_fields(&last, &json!({ "event": "job_run", "outcome": "csp_error", "level": "WARN" }));
@@ -95,6 +102,7 @@ async fn a_sync_that_the_csp_fails_logs_its_error_once() {
         lines
     };
 
+    logged(&broker, "before", broker.request(Method::GET, "/v1/admin/stats")).await;
     let before = lines(&broker).len();
     let request = logged(&broker, "manual", broker.admin(Method::POST, "/v1/admin/sync")).await;
     assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR", "error": null, "level": "WARN" }));
@@ -109,6 +117,23 @@ async fn a_sync_that_the_csp_fails_logs_its_error_once() {
     assert_fields(&request, &json!({ "status": 502, "code": "CSP_ERROR" }));
     assert!(request["error"].as_str().is_some_and(|error| error.contains("Connection refused")), "{request}");
     assert_eq!(since(before), [request]);
+}
+
+#[actix_web::test]
+async fn routine_requests_and_floods_do_not_fill_the_log() {
+    let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
+    for path in ["/healthz", "/readyz", "/metrics", "/console", "/console/console.js", "/v1/docs"] {
+        assert_eq!(broker.get(path).await.status, 200, "{path}");
+    }
+    let flood = (0..300).map(|number| format!("/no/such/{number}")).collect::<Vec<_>>();
+    futures_util::future::join_all(flood.iter().map(|path| broker.get(path))).await;
+    logged(&broker, "last", broker.track(Method::GET, "/v1/sandboxes/1", "student-1")).await;
+    // A replica that is not ready yet is worth a line.
+    let requests = lines(&broker).into_iter().filter(|line| line["event"] == "request" && line["level"] == "INFO");
+    let (unmatched, others): (Vec<_>, Vec<_>) = requests.partition(|line| line["action"] == "unmatched");
+    assert!((20..100).contains(&unmatched.len()), "{} lines of a flood of 300", unmatched.len());
+    let [only] = &others[..] else { panic!("not only the request of the track: {others:?}") };
+    assert_eq!(only["action"], "read");
 }
 
 /// Not even at the finest level, which includes the lines of the libraries.

@@ -3,8 +3,11 @@
 
 mod admin;
 mod allocation;
+mod assets;
 mod bad_input;
+mod clients;
 mod ctl;
+mod environment;
 mod events;
 mod instruqt;
 mod logs;
@@ -13,7 +16,10 @@ mod middleware;
 mod openapi;
 mod operations;
 mod processes;
+mod proxies;
+mod python_scripts;
 mod queue;
 mod reference;
 mod sandboxes;
+mod tokens;
 mod traces;

@@ -69,11 +69,11 @@ async fn within_a_second(client: impl AsyncFn(&str) -> Vec<Answer>) -> Vec<Answe
 }
 
 #[actix_web::test]
-async fn requests_of_one_client_are_limited_and_probes_are_not() {
+async fn requests_of_one_stranger_are_limited_and_probes_are_not() {
     let flags = limited_to(3);
     let app = TestApp::start_empty(&flags.each_ref().map(String::as_str)).await;
     let from = async |forwarded: &str| {
-        send(app.track(Method::GET, "/v1/sandboxes/1", "t").header("X-Forwarded-For", forwarded)).await
+        send(app.request(Method::GET, "/v1/sandboxes/1").header("X-Forwarded-For", forwarded)).await
     };
     let answers = within_a_second(async |client| {
         // An entry that the client puts before the proxy's entry changes nothing.
@@ -87,7 +87,7 @@ async fn requests_of_one_client_are_limited_and_probes_are_not() {
     assert_error(last, 429, "RATE_LIMITED");
     assert_eq!(last.headers["x-ratelimit-limit"], "3");
     assert!(last.headers.contains_key("x-ratelimit-reset"));
-    assert_error(&from("192.0.2.99").await, 404, "SANDBOX_NOT_FOUND");
+    assert_error(&from("192.0.2.99").await, 401, "UNAUTHORIZED");
     // If the proxy's entry is no address, the connection's address counts, not the client's entry before it.
     let answers =
         within_a_second(async |client| vec![from(&format!("{client}, nonsense")).await, from("x, nonsense").await])
@@ -102,6 +102,43 @@ async fn requests_of_one_client_are_limited_and_probes_are_not() {
             assert_eq!(app.get(path).await.status, 200);
         }
     }
+}
+
+#[actix_web::test]
+async fn a_student_is_limited_without_the_others_of_its_token_and_a_token_with_all_its_students() {
+    let app = TestApp::start_empty(&["--rate-limit-rps=1", "--rate-limit-burst=3", "--rate-limit-token-rps=40"]).await;
+    let read = async |track: &str| send(app.track(Method::GET, "/v1/sandboxes/1", track)).await;
+    let answers = within_a_second(async |student| {
+        vec![read(student).await, read(student).await, read(student).await, read(student).await]
+    })
+    .await;
+    let statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+    assert_eq!(statuses, [404, 404, 404, 429]);
+    assert_error(&read("another-student").await, 404, "SANDBOX_NOT_FOUND");
+
+    let students: Vec<_> = (0..400).map(|number| format!("of-many-{number}")).collect();
+    let answers = futures_util::future::join_all(students.iter().map(|student| read(student))).await;
+    let limited = answers.iter().find(|answer| answer.status == 429).expect("the token's bucket is empty");
+    assert_error(limited, 429, "RATE_LIMITED");
+    assert!(limited.body["error"]["message"].as_str().unwrap().ends_with("with this token"), "{limited:?}");
+    assert_eq!(app.stats().await.status, 200, "operators have buckets of their own");
+}
+
+#[actix_web::test]
+async fn an_operator_is_limited_by_its_own_address() {
+    let flags = limited_to(3);
+    let app = TestApp::start_empty(&flags.each_ref().map(String::as_str)).await;
+    let from = async |address: &str| {
+        send(app.admin(Method::GET, "/v1/admin/actors").header("X-Forwarded-For", address)).await.status.as_u16()
+    };
+    let mut last = 200;
+    for _ in 0..50 {
+        last = from("192.0.2.1").await;
+        if last == 429 {
+            break;
+        }
+    }
+    assert_eq!((last, from("192.0.2.2").await), (429, 200));
 }
 
 #[actix_web::test]
@@ -158,7 +195,7 @@ async fn every_endpoint_that_is_not_public_requires_a_token() {
         let method = Method::from_bytes(endpoint.method.as_str().as_bytes()).unwrap();
         let answer = send(app.request(method, &path)).await;
         match endpoint.role {
-            Role::Public => assert_eq!(answer.status, 200, "{endpoint:?}"),
+            Role::Probe | Role::Public => assert_eq!(answer.status, 200, "{endpoint:?}"),
             Role::Track | Role::Admin => assert_error(&answer, 401, "UNAUTHORIZED"),
         }
     }

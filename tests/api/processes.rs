@@ -154,7 +154,8 @@ async fn stale_sandboxes_become_tombstones_when_an_operator_deletes_them() {
 #[test]
 fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
     type Setting = (&'static str, &'static str);
-    let cases: [(&[Setting], &[&str]); 8] = [
+    let http = ("CSP_MODE", "http");
+    let cases: [(&[Setting], &[&str]); 13] = [
         (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
         (&[("BROKER_STORE", "dynamodb"), ("BROKER_API_TOKEN", "short")], &["BROKER_API_TOKEN", "32"]),
         (&[("BROKER_STORE", "dynamodb")], &["CSP_BASE_URL", "CSP_API_TOKEN"]),
@@ -163,6 +164,11 @@ fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
         (&[("MAX_IN_FLIGHT", "0")], &["MAX_IN_FLIGHT", "0"]),
         (&[("BROKER_ADMIN_TOKEN", TRACK_TOKEN)], &["BROKER_ADMIN_TOKEN", "other tokens"]),
         (&[("LOG_LEVEL", "sandbox_broker=loud")], &["LOG_LEVEL", "loud"]),
+        (&[http, ("CSP_BASE_URL", "https://csp"), ("CSP_API_TOKEN", "")], &["CSP_API_TOKEN", "nothing"]),
+        (&[http, ("CSP_BASE_URL", "https://csp"), ("CSP_API_TOKEN", "short and bad")], &["CSP_API_TOKEN", "visible"]),
+        (&[http, ("CSP_BASE_URL", "http://csp"), ("CSP_API_TOKEN", "t")], &["CSP_BASE_URL", "https", "CSP_ALLOW_HTTP"]),
+        (&[http, ("CSP_BASE_URL", "https://user:short@csp")], &["CSP_BASE_URL", "without a user name"]),
+        (&[("CSP_API_TOKEN_FILE", "/no/such/file"), http], &["CSP_API_TOKEN_FILE", "/no/such/file"]),
     ];
     for (settings, words) in cases {
         let output = program(&[]).env("BROKER_STORE", "memory").envs(settings.iter().copied()).output().unwrap();
@@ -356,7 +362,7 @@ async fn healthcheck_says_why_a_broker_is_not_healthy() {
     let other_port = other.local_addr().unwrap().port();
     let answers = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().unwrap();
-        stream.read(&mut [0; 1024]).unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
     let (code, message) = check(other_port).await;

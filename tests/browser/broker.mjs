@@ -84,15 +84,15 @@ export class Broker {
 export class CspSim {
   static async start(sandboxes = 5) {
     const sim = new CspSim();
-    const flags = ["csp-sim", "--port=0", `--sandboxes=${sandboxes}`, "--token=csp-token"];
-    sim.process = spawn(BINARY, flags, { env: {}, stdio: ["ignore", "pipe", "ignore"] });
+    const flags = ["csp-sim", "--port=0", `--sandboxes=${sandboxes}`];
+    sim.process = spawn(BINARY, flags, { env: { CSP_API_TOKEN: "csp-token" }, stdio: ["ignore", "pipe", "ignore"] });
     sim.url = await printed(sim.process, /simulated CSP on (\S+)/);
     sim.settings = { CSP_MODE: "http", CSP_BASE_URL: sim.url, CSP_API_TOKEN: "csp-token" };
     return sim;
   }
 
   async setFaults(faults) {
-    const headers = { "Content-Type": "application/json" };
+    const headers = { Authorization: "Token csp-token", "Content-Type": "application/json" };
     const answer = await fetch(`${this.url}/sim/faults`, { method: "PUT", headers, body: JSON.stringify(faults) });
     if (!answer.ok) throw new Error(await answer.text());
   }

@@ -1,6 +1,7 @@
 //! Every attack ends within its bound and does not disturb other clients.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind::WouldBlock;
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::future::join_all;
 use test_support::attacks::{Attack, REQUEST, connect, until_closed};
 use test_support::{ApiClient, Broker, TRACK_TOKEN, eventually, program, program_path};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 /// Concurrent attackers of each kind.
@@ -26,6 +27,19 @@ const MAX_RESIDENT_KIB: u64 = 64 * 1024 + 20 * IDLE as u64;
 
 const SETTINGS: [(&str, &str); 3] =
     [("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "2000"), ("CORS_ALLOWED_ORIGINS", "https://x.example")];
+
+const CLOSING_REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+/// Connections do not count by address.
+const BEHIND_A_PROXY: (&str, &str) = ("TRUSTED_PROXIES", "1");
+
+/// A broker that may open 256 files, half of which are for clients.
+async fn small_broker(settings: &[(&str, &str)]) -> Broker {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256 && exec \"$0\""]).arg(program_path()).env_clear();
+    command.envs(program(&[]).get_envs().filter_map(|(name, value)| Some((name, value?)))).envs(SETTINGS);
+    Broker::run(command.envs(settings.iter().copied())).await
+}
 
 fn assert_unharmed(broker: &Broker) {
     let log = broker.log();
@@ -172,7 +186,7 @@ async fn a_half_closed_connection_is_answered_and_an_incomplete_request_does_not
 
 #[tokio::test]
 async fn thousands_of_idle_connections_are_kept_and_some_are_closed_near_the_limit() {
-    let broker = Broker::start(&SETTINGS).await;
+    let broker = Broker::start(&[&SETTINGS[..], &[BEHIND_A_PROXY]].concat()).await;
     broker.sync("").await;
     let (before, _) = broker.process.resident_kib();
     let mut idle = Vec::new();
@@ -208,10 +222,7 @@ async fn one_request(mut stream: TcpStream) -> TcpStream {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_of_open_files_are_refused_with_an_answer() {
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 256 && exec \"$0\""]).arg(program_path()).env_clear();
-    command.envs(program(&[]).get_envs().filter_map(|(name, value)| Some((name, value?)))).envs(SETTINGS);
-    let broker = Broker::run(&mut command).await;
+    let broker = small_broker(&[BEHIND_A_PROXY]).await;
     broker.sync("").await;
     // The good client has one connection; the others take all files that clients may use.
     assert_eq!(broker.allocate("good").await.status, 201);
@@ -221,13 +232,18 @@ async fn connections_beyond_the_limit_of_open_files_are_refused_with_an_answer()
         while broker.metric("broker_connections ", "").await < 128.0 {
             others.push(connect(broker.address).await.unwrap());
         }
-        let probe = until_closed(connect(broker.address).await.unwrap(), REQUEST, b"");
-        let answer = timeout(Duration::from_secs(3), probe).await.ok()?.ok()?;
+        let one_more = until_closed(connect(broker.address).await.unwrap(), CLOSING_REQUEST, b"");
+        let answer = timeout(Duration::from_secs(3), one_more).await.ok()?.ok()?;
         Some(String::from_utf8(answer).unwrap()).filter(|answer| answer.starts_with("HTTP/1.1 503"))
     })
     .await;
     assert!(text.contains("TOO_MANY_CONNECTIONS"), "{text}");
     assert!(text.contains("retry-after: ") && text.contains("\"request_id\""), "{text}");
+    // A replica that is full does not look dead.
+    while broker.metric("broker_connections ", "").await < 128.0 {
+        others.push(connect(broker.address).await.unwrap());
+    }
+    assert_eq!(status_of(&until_closed(connect(broker.address).await.unwrap(), REQUEST, b"").await.unwrap()), 200);
     // The other half of the files is reserved: the broker can still open connections to the CSP.
     assert_eq!(broker.sync("").await.status, 200);
     assert!(cuts(&broker, "too_many").await > 0.0);
@@ -238,5 +254,33 @@ async fn connections_beyond_the_limit_of_open_files_are_refused_with_an_answer()
         (status_of(&answer.await.ok()?) == 200).then_some(())
     })
     .await;
+    assert_unharmed(&broker);
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_the_last_quarter_of_the_connections() {
+    let broker = small_broker(&[]).await;
+    broker.sync("").await;
+    let attacker = async || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        socket.connect(broker.address).await.unwrap()
+    };
+    // Of 128 connections 96 are three quarters.
+    let mut held = Vec::new();
+    eventually("the attacker is refused", async || {
+        while held.len() < 200 {
+            held.push(attacker().await);
+        }
+        held.retain(|stream: &TcpStream| stream.try_read(&mut [0]).is_err_and(|error| error.kind() == WouldBlock));
+        (cuts(&broker, "too_many").await > 0.0).then_some(())
+    })
+    .await;
+    for number in 0..20 {
+        let stream = connect(broker.address).await.unwrap();
+        let answer = until_closed(stream, CLOSING_REQUEST, b"").await.unwrap();
+        assert_eq!(status_of(&answer), 200, "connection {number} of another address");
+    }
+    assert!(broker.metric("broker_connections ", "").await < 128.0);
     assert_unharmed(&broker);
 }

@@ -59,7 +59,7 @@ fn record() -> impl Strategy<Value = Value> {
         field(text("sandbox|sandbox|sandbox|production")),
         field(text("active|active|active|suspended")),
         field(text("identity/accounts/[0-9a-f-]{1,12}|identity/accounts/(|[./?#%é]{1,4})")),
-        field(text("lab-[0-9]{5}|.{0,3}")),
+        field(text("lab-[0-9]{5}|.{0,3}|[a\u{1b}\n]{1,3}|é{255,258}")),
         field((0..8_u64).prop_map(Value::from)),
         field(text("2025-0[1-9]-27T16:53:47Z|-?[0-9]{1,6}-01-01T00:00:00Z|[ -~]{0,20}")),
         field(prop_oneof![Just(Value::Null), text("crm-[0-9]{0,3}")]),
@@ -87,20 +87,29 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// The records that must be kept: name and external id by sandbox, from the first valid record of each.
-fn valid_records(body: &Value) -> Option<BTreeMap<String, (String, String)>> {
+/// The names of the records that must be kept, by sandbox and account.
+fn valid_records(body: &Value) -> Option<BTreeMap<(String, String), Option<String>>> {
     let mut valid = BTreeMap::new();
     for record in body["results"].as_array()? {
         let text = |name: &str| record[name].as_str();
-        let optional = |name: &str| record[name].is_null() || record[name].is_string();
         let (Some("sandbox"), Some("active")) = (text("account_type"), text("state")) else { continue };
-        let (Some(id), Some(name), Some(csp_id)) = (text("id"), text("name"), record["csp_id"].as_u64()) else {
-            continue;
+        let number = match &record["csp_id"] {
+            Value::String(digits) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits.parse().ok(),
+            number if number.is_f64() => {
+                let whole = number
+                    .as_f64()
+                    .filter(|number| number.fract() == 0.0 && (0.0..=(1u64 << 53) as f64).contains(number));
+                whole.map(|number| number as u64)
+            }
+            number => number.as_u64(),
         };
+        let (Some(id), Some(csp_id)) = (text("id"), number) else { continue };
         let Some(uuid) = id.strip_prefix("identity/accounts/") else { continue };
         let is_segment = !uuid.is_empty() && uuid.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-        if is_segment && !name.is_empty() && optional("created_at") && optional("sfdc_account_id") {
-            valid.entry(csp_id.to_string()).or_insert((name.to_owned(), id.to_owned()));
+        let is_text = |text: &str| (1..=256).contains(&text.chars().count()) && !text.contains(char::is_control);
+        if is_segment && is_text(id) {
+            let name = text("name").filter(|name| is_text(name)).map(str::to_owned);
+            valid.entry((csp_id.to_string(), id.to_owned())).or_insert(name);
         }
     }
     Some(valid)
@@ -127,9 +136,9 @@ fn a_listing_is_an_error_or_gives_its_valid_records() {
                 let kept: BTreeMap<_, _> = listing
                     .accounts
                     .iter()
-                    .map(|kept| (kept.sandbox_id.to_string(), (kept.name.clone(), kept.external_id.clone())))
+                    .map(|kept| ((kept.sandbox_id.to_string(), kept.external_id.clone()), kept.name.clone()))
                     .collect();
-                prop_assert_eq!(kept.len(), listing.accounts.len(), "a sandbox was kept twice");
+                prop_assert_eq!(kept.len(), listing.accounts.len(), "an account was kept twice");
                 prop_assert_eq!(kept, valid);
             }
         }

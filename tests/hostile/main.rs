@@ -6,8 +6,11 @@
 
 mod connections;
 mod csp_bodies;
+mod disk;
 mod guessing;
+mod listings;
 mod requests;
+mod surface;
 mod table_items;
 
 use proptest::prelude::ProptestConfig;

@@ -71,12 +71,17 @@ impl<T: std::fmt::Debug + 'static, S: Strategy<Value = T> + 'static, const N: us
     }
 }
 
-/// The specified reading of a header: none, a value, or an error. HTTP drops white space at both ends.
-fn specified(values: &[Vec<u8>]) -> Result<Option<String>, ()> {
-    let [value] = values else { return if values.is_empty() { Ok(None) } else { Err(()) } };
-    let value = value.trim_ascii();
-    let is_valid = (1..=256).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
-    if is_valid { Ok(Some(String::from_utf8(value.to_vec()).unwrap())) } else { Err(()) }
+/// The specified reading of a header: none, a value, or an error. HTTP drops white space at both ends, and an empty value
+/// counts as none.
+fn specified(name: &str, values: &[Vec<u8>]) -> Result<Option<String>, ()> {
+    let values: Vec<_> = values.iter().map(|value| value.trim_ascii()).filter(|value| !value.is_empty()).collect();
+    let [value] = values[..] else { return if values.is_empty() { Ok(None) } else { Err(()) } };
+    let text = std::str::from_utf8(value).map_err(drop)?;
+    let is_valid = match name {
+        "X-Instruqt-Track-ID" | "X-Sandbox-Name-Prefix" => !text.contains(char::is_control),
+        _ => text.bytes().all(|byte| matches!(byte, b' '..=b'~')),
+    };
+    if is_valid && text.len() <= 256 { Ok(Some(text.to_owned())) } else { Err(()) }
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn headers_are_accepted_or_refused_as_specified() {
                 |request, (name, value)| request.header(name, HeaderValue::from_bytes(value).unwrap()),
             );
         let answer = send(request).await;
-        let specified: Vec<_> = headers.iter().map(|(_, values)| specified(values)).collect();
+        let specified: Vec<_> = headers.iter().map(|(name, values)| specified(name, values)).collect();
         let [Ok(sandbox), Ok(track), Ok(track_name), Ok(_), Ok(prefix)] = &specified[..] else {
             assert_error(&answer, 400, "BAD_HEADER");
             let message = answer.body["error"]["message"].as_str().unwrap();

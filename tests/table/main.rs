@@ -8,6 +8,8 @@ mod create;
 mod csp;
 mod first_form;
 mod large;
+mod migration;
 mod old_service;
 mod reshard;
+mod start;
 mod table;

@@ -67,7 +67,8 @@ async fn a_resharding_that_is_killed_is_finished_by_the_next_run() {
     assert!((1..3900).contains(&moved), "{moved} were moved");
 
     let tokens = [("BROKER_API_TOKEN", TRACK_TOKEN), ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN)];
-    let settings = [&server.settings()[..], &tokens, &[("CSP_MODE", "sim"), ("BROKER_PORT", "0")]].concat();
+    let others = [("CSP_MODE", "sim"), ("BROKER_PORT", "0"), ("LAB_DURATION_HOURS", "4")];
+    let settings = [&server.settings()[..], &tokens, &others].concat();
     let refused = run(program(&[], &settings)).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.err.contains("table reshard --shards 512 --yes"), "{refused:?}");

@@ -2,7 +2,7 @@
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{AllocateError, AllocateRequest, Allocator, Answer, NextStep, Shared};
+use super::{AllocateError, AllocateRequest, Allocator, Answer, NextStep, Shared, quota_permit, spend_if_new};
 use crate::ports::Ticket;
 use crate::queue::waiting::JoinError;
 use crate::queue::{Place, Turn};
@@ -90,8 +90,12 @@ impl Allocator {
 }
 
 impl Shared {
-    /// Claims what is free now; `None` if others were faster.
+    /// Claims what is free now, if the caller's quota allows another new claim; `None` if others were faster.
     async fn claim_turn(&self, request: &AllocateRequest, ticket: &Ticket) -> Option<Answer> {
+        let permit = match quota_permit(request) {
+            Ok(permit) => permit,
+            Err(exceeded) => return Some(self.replay_or(request, exceeded.into()).await),
+        };
         let deadline = Instant::now() + self.settings.timeout;
         for _ in 0..MAX_CANDIDATES {
             let candidate = match self.pool.try_take(request.name_prefix.clone()).await {
@@ -99,7 +103,10 @@ impl Shared {
                 Err(error) => return Some(Err(error.into())),
             };
             match self.claim(candidate, request, Some(ticket), deadline).await {
-                NextStep::Answer(answer) => return Some(answer),
+                NextStep::Answer(answer) => {
+                    spend_if_new(permit, &answer);
+                    return Some(answer);
+                }
                 NextStep::TryNext | NextStep::TryNextAfterMiss => {}
             }
         }

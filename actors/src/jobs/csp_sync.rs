@@ -1,27 +1,25 @@
 //! CspSync: brings the table in line with the CSP's listing. It writes only differences, so that a steady pool costs no
 //! writes, and refuses a listing that would make too many sandboxes stale.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::concurrency::{all, for_each};
+use super::sync_plan::{PlanSettings, SyncPlan};
 use super::{Job, JobError};
 use crate::actor::ActorName;
 use crate::pool::Pool;
-use crate::ports::{Clock, CspClient, Listing, SandboxStore, StoreError, WriteOutcome};
-use crate::sandbox::{CspAccount, Event, Sandbox, SandboxId, Status, Timestamp};
+use crate::ports::{Clock, CspClient, CspListing, Listing, SandboxStore, StoreError, WriteOutcome};
+use crate::sandbox::{Claim, CspAccount, Event, Sandbox, SandboxId, Status};
 
 /// Differences that are written concurrently.
 const CONCURRENCY: usize = 16;
-
-/// Up to this many unknown accounts are looked up before they are created: they may be tombstones, which a sync does not
-/// list. More are most likely a new pool, and a failed creation shows a tombstone as well.
-const MAX_LOOKED_UP: usize = 1000;
 
 /// The number of sandboxes that may become stale whatever their share of the pool.
 const ALWAYS_ALLOWED_STALE: usize = 5;
@@ -35,14 +33,32 @@ pub struct SyncReport {
     pub added: u64,
     /// Stale ones that are listed again, now available.
     pub revived: u64,
+    /// Available ones that are listed with other attributes, which they have now.
+    #[serde(default)]
+    pub refreshed: u64,
     /// Available ones that are no longer listed, now stale.
     pub marked_stale: u64,
-    /// deletion_failed ones that are no longer listed, now tombstones.
+    /// deletion_failed ones that two listings in a row lack, now tombstones.
     pub confirmed_deleted: u64,
-    /// Allocated ones that are no longer listed; not changed.
+    /// Allocated ones that are no longer listed. Their owners are told; nothing else changes.
     pub allocated_missing: u64,
-    /// Records that lack a required field.
+    /// Held ones that are listed with other attributes; not changed.
+    #[serde(default)]
+    pub held_changed: u64,
+    /// Tombstones that are still listed.
+    #[serde(default)]
+    pub undead: u64,
+    /// Tombstones that are still listed an hour after the deletion, now pending deletion again.
+    #[serde(default)]
+    pub deleted_again: u64,
+    /// Records of an account that is known or listed under another id.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// Records that cannot be read. Their accounts count as listed.
     pub skipped: u64,
+    /// Whether the listing proves nothing to be gone: a page is missing, or a record without an id is in it.
+    #[serde(default)]
+    pub incomplete: bool,
     /// Whether nothing was written because only a dry run was asked for.
     pub dry_run: bool,
 }
@@ -61,6 +77,8 @@ pub struct SyncOptions {
 pub struct SyncSettings {
     /// The largest share of the available sandboxes that one sync may make stale, in percent.
     pub max_stale_percent: u32,
+    /// How old an account must be to be handed out.
+    pub min_age: Duration,
     /// How long a tombstone is kept.
     pub deleted_retention: Duration,
 }
@@ -75,18 +93,8 @@ pub struct CspSync {
     pub(crate) pool: Pool,
     pub(crate) settings: SyncSettings,
     pub(crate) options: SyncOptions,
-}
-
-/// The writes that bring the table in line.
-#[derive(Debug, Default)]
-struct SyncPlan {
-    new: Vec<CspAccount>,
-    revived: Vec<Sandbox>,
-    missing: Vec<Sandbox>,
-    confirmed_deleted: Vec<Sandbox>,
-    allocated_missing: Vec<SandboxId>,
-    /// The available sandboxes in the table.
-    available: usize,
+    /// The deletion_failed sandboxes that the last conclusive listing lacked. A second listing confirms it.
+    pub(crate) lacked_once: Arc<Mutex<HashSet<SandboxId>>>,
 }
 
 #[async_trait]
@@ -97,32 +105,42 @@ impl Job for CspSync {
 
     async fn run(&self, stop: &CancellationToken) -> Result<SyncReport, JobError> {
         // The CSP is read first: its listing is then at least as old as what the table says.
-        let csp_listing = self.csp.list().await?;
-        let listed = csp_listing.accounts.len();
-        let plan = self.plan(csp_listing.accounts).await?;
+        let listing = self.csp.list().await?;
+        let (listed, skipped) = (listing.accounts.len(), listing.unreadable.len());
+        let mut plan = self.plan(listing).await?;
+        let confirmed_deleted = self.confirm_failed(&mut plan);
+        let count = |number: usize| number as u64;
         let mut report = SyncReport {
-            synced: listed as u64,
-            added: plan.new.len() as u64,
-            revived: plan.revived.len() as u64,
-            marked_stale: plan.missing.len() as u64,
-            confirmed_deleted: plan.confirmed_deleted.len() as u64,
-            allocated_missing: plan.allocated_missing.len() as u64,
-            skipped: csp_listing.skipped,
+            synced: count(listed),
+            added: count(plan.new.len()),
+            revived: count(plan.revived.len()),
+            refreshed: count(plan.refreshed.len()),
+            marked_stale: count(plan.missing.len()),
+            confirmed_deleted: count(confirmed_deleted.len()),
+            allocated_missing: count(plan.allocated_missing.len()),
+            held_changed: count(plan.held_changed.len()),
+            undead: count(plan.undead.len()),
+            deleted_again: count(plan.undead.iter().filter(|(_, event)| is_deleted_again(event)).count()),
+            duplicates: count(plan.duplicates.len()),
+            skipped: count(skipped),
+            incomplete: !plan.is_conclusive(),
             dry_run: self.options.dry_run,
         };
         if self.options.dry_run {
             return Ok(report);
         }
         if !self.options.force {
-            self.guard(listed, &plan)?;
+            self.guard(listed + skipped, &plan)?;
         }
-        for sandbox_id in &plan.allocated_missing {
-            tracing::warn!(event = "allocated_missing", %sandbox_id, "an allocated sandbox is missing at the CSP");
-        }
-        self.execute(plan, &mut report, stop).await?;
+        plan.log();
+        self.execute(plan, confirmed_deleted, &mut report, stop).await?;
         metrics::counter!("broker_sync_sandboxes_synced_total").increment(report.synced);
         metrics::counter!("broker_sync_sandboxes_stale_total").increment(report.marked_stale);
         metrics::gauge!("broker_sync_allocated_missing").set(report.allocated_missing as f64);
+        metrics::gauge!("broker_sync_undead").set(report.undead as f64);
+        metrics::gauge!("broker_sync_duplicates").set(report.duplicates as f64);
+        metrics::gauge!("broker_sync_skipped").set(report.skipped as f64);
+        metrics::gauge!("broker_sync_incomplete").set(f64::from(u8::from(report.incomplete)));
         Ok(report)
     }
 
@@ -138,42 +156,36 @@ impl CspSync {
         Self { options, ..self.clone() }
     }
 
-    /// Compares the table with the listed accounts.
-    async fn plan(&self, accounts: Vec<CspAccount>) -> Result<SyncPlan, StoreError> {
-        let mut accounts: HashMap<SandboxId, CspAccount> =
-            accounts.into_iter().map(|account| (account.sandbox_id.clone(), account)).collect();
-        // A lagging index may list a sandbox under two statuses, so a known account stays in `accounts` until the end.
-        let mut known = HashSet::new();
-        let mut plan = SyncPlan::default();
+    /// Compares the table with the listing.
+    async fn plan(&self, listing: CspListing) -> Result<SyncPlan, StoreError> {
+        let SyncSettings { min_age, deleted_retention, .. } = self.settings;
+        let mut plan = SyncPlan::new(listing, PlanSettings { now: self.clock.now(), min_age, deleted_retention });
         for status in Status::LIVE {
             let mut pages = self.store.pages(Listing::of(status));
             while let Some(page) = pages.next().await? {
-                for sandbox in page {
-                    known.insert(sandbox.sandbox_id.clone());
-                    let is_listed = accounts.contains_key(&sandbox.sandbox_id);
-                    plan.add(sandbox, is_listed);
-                }
+                page.into_iter().for_each(|sandbox| plan.add_live(sandbox));
             }
         }
-        accounts.retain(|sandbox_id, _| !known.contains(sandbox_id));
-        let mut new: Vec<_> = accounts.into_values().collect();
-        new.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        plan.new = self.without_tombstones(new).await?;
+        if plan.needs_tombstones() {
+            let mut pages = self.store.pages(Listing::of(Status::Deleted));
+            while let Some(page) = pages.next().await? {
+                page.into_iter().for_each(|tombstone| plan.add_tombstone(tombstone));
+            }
+        }
+        plan.complete();
         Ok(plan)
     }
 
-    /// The accounts that have no item at all.
-    async fn without_tombstones(&self, accounts: Vec<CspAccount>) -> Result<Vec<CspAccount>, StoreError> {
-        if accounts.len() > MAX_LOOKED_UP {
-            return Ok(accounts);
+    /// The deletion_failed sandboxes that this listing and the one before it lack.
+    fn confirm_failed(&self, plan: &mut SyncPlan) -> Vec<Sandbox> {
+        let lacking = std::mem::take(&mut plan.failed_missing);
+        let mut lacked_once = self.lacked_once.lock();
+        let ids = lacking.iter().map(|sandbox| sandbox.sandbox_id.clone()).collect();
+        let confirmed = lacking.into_iter().filter(|sandbox| lacked_once.contains(&sandbox.sandbox_id)).collect();
+        if plan.is_conclusive() && !self.options.dry_run {
+            *lacked_once = ids;
         }
-        let mut new = Vec::new();
-        let look_up = |account: CspAccount| async move {
-            let found = self.store.get(&account.sandbox_id).await?;
-            Ok(found.is_none().then_some(account))
-        };
-        for_each(all(accounts), CONCURRENCY, &CancellationToken::new(), look_up, |account| new.extend(account)).await?;
-        Ok(new)
+        confirmed
     }
 
     fn guard(&self, listed: usize, plan: &SyncPlan) -> Result<(), JobError> {
@@ -194,24 +206,35 @@ impl CspSync {
     async fn execute(
         &self,
         plan: SyncPlan,
+        confirmed_deleted: Vec<Sandbox>,
         report: &mut SyncReport,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let (millis, now) = (self.clock.now_millis(), self.clock.now());
-        let keep_until = now.plus(self.settings.deleted_retention);
-        let create = |account| async move { self.store.create(&Sandbox::discovered(&account, millis)).await };
+        let missing = Event::Missing { keep_until: now.plus(self.settings.deleted_retention) };
+        let all_missing = |sandboxes: Vec<Sandbox>| {
+            let missing = missing.clone();
+            sandboxes.into_iter().map(move |sandbox| (sandbox, missing.clone())).collect()
+        };
+        let (again, kept): (Vec<_>, Vec<_>) = plan
+            .undead
+            .into_iter()
+            .filter_map(|(tombstone, event)| Some((tombstone, event?)))
+            .partition(|(_, event)| matches!(event, Event::ListedAfterDeletion { .. }));
+        let create = |account: CspAccount| async move {
+            self.store.create(&Sandbox::discovered(&account, self.settings.min_age, millis)).await
+        };
         report.added = 0;
-        let created =
-            for_each(all(plan.new), CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await;
-        let missing = Event::Missing { keep_until };
         // What can be written is written, whatever fails.
-        let (revived, marked_stale, confirmed) =
-            (&mut report.revived, &mut report.marked_stale, &mut report.confirmed_deleted);
         let results = [
-            created,
-            self.apply_to_all(plan.revived, &Event::Listed, now, stop, revived).await,
-            self.apply_to_all(plan.missing, &missing, now, stop, marked_stale).await,
-            self.apply_to_all(plan.confirmed_deleted, &missing, now, stop, confirmed).await,
+            for_each(all(plan.new), CONCURRENCY, stop, create, |is_new| report.added += u64::from(is_new)).await,
+            self.apply_to_all(plan.revived, stop, &mut report.revived).await,
+            self.apply_to_all(plan.refreshed, stop, &mut report.refreshed).await,
+            self.apply_to_all(all_missing(plan.missing), stop, &mut report.marked_stale).await,
+            self.apply_to_all(all_missing(confirmed_deleted), stop, &mut report.confirmed_deleted).await,
+            self.apply_to_all(plan.observed, stop, &mut 0).await,
+            self.apply_to_all(kept, stop, &mut 0).await,
+            self.apply_to_all(again, stop, &mut report.deleted_again).await,
         ];
         let supply = report.added + report.revived;
         if supply > 0 {
@@ -222,34 +245,29 @@ impl CspSync {
         results.into_iter().collect()
     }
 
-    /// Applies the event to these sandboxes and counts those that were still as they were read.
+    /// Applies each event to its sandbox and counts the sandboxes that were still as they were read.
     async fn apply_to_all(
         &self,
-        sandboxes: Vec<Sandbox>,
-        event: &Event,
-        now: Timestamp,
+        events: Vec<(Sandbox, Event)>,
         stop: &CancellationToken,
         changed: &mut u64,
     ) -> Result<(), StoreError> {
-        let apply = |sandbox: Sandbox| async move {
-            let Ok(update) = sandbox.update(event.clone(), now) else { return Ok(false) };
-            Ok(self.store.update(&update).await? == WriteOutcome::Done)
-        };
         *changed = 0;
-        for_each(all(sandboxes), CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
+        let apply = |(sandbox, event)| self.apply(sandbox, event);
+        for_each(all(events), CONCURRENCY, stop, apply, |is_done| *changed += u64::from(is_done)).await
+    }
+
+    async fn apply(&self, sandbox: Sandbox, event: Event) -> Result<bool, StoreError> {
+        let Ok(update) = sandbox.update(event, self.clock.now()) else { return Ok(false) };
+        // The claim of a held sandbox carries its epoch.
+        let outcome = match Claim::held(&sandbox.after(&update.mutation)) {
+            Some(claim) => self.store.renew_claim(&update, &claim).await?,
+            None => self.store.update(&update).await?,
+        };
+        Ok(outcome == WriteOutcome::Done)
     }
 }
 
-impl SyncPlan {
-    fn add(&mut self, sandbox: Sandbox, is_listed: bool) {
-        self.available += usize::from(sandbox.status == Status::Available);
-        match (sandbox.status, is_listed) {
-            (Status::Available, false) => self.missing.push(sandbox),
-            (Status::Stale, true) => self.revived.push(sandbox),
-            (Status::DeletionFailed, false) => self.confirmed_deleted.push(sandbox),
-            (Status::Allocated, false) => self.allocated_missing.push(sandbox.sandbox_id),
-            // Pending deletions end with cleanup's 404; tombstones do not change.
-            _ => {}
-        }
-    }
+fn is_deleted_again(event: &Option<Event>) -> bool {
+    matches!(event, Some(Event::ListedAfterDeletion { .. }))
 }

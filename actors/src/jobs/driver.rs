@@ -30,6 +30,12 @@ pub struct JobHandle<J: Job> {
     address: Addr<Driver<J>>,
 }
 
+impl<J: Job> Clone for JobHandle<J> {
+    fn clone(&self) -> Self {
+        Self { address: self.address.clone() }
+    }
+}
+
 impl<J: Job> JobHandle<J> {
     /// Starts the driver in `arbiter`. It does nothing until [`JobControl::apply_control`] passes it the operators'
     /// command.
@@ -53,6 +59,7 @@ impl<J: Job> JobHandle<J> {
             leader: None,
             observed: None,
             failures: None,
+            due_after: interval,
             timer: None,
             stopped: None,
             _liveness: liveness,
@@ -76,6 +83,12 @@ impl<J: Job> JobHandle<J> {
     /// See [`JobError`]; [`JobError::Busy`] while another run is in progress.
     pub async fn activate_as(&self, variant: J) -> Result<J::Report, JobError> {
         self.send_activation(Some(Arc::new(variant)), Activation::Now).await
+    }
+
+    /// Runs the job soon, without waiting for it. Requests during a run are one run after it.
+    pub(crate) fn request(&self) {
+        let (reply, _) = oneshot::channel();
+        self.address.do_send(Activate { variant: None, activation: Activation::Now, reply });
     }
 
     async fn send_activation(&self, variant: Option<Arc<J>>, activation: Activation) -> Result<J::Report, JobError> {
@@ -146,6 +159,8 @@ struct Driver<J: Job> {
     observed: Option<Observed>,
     /// The waits after failed runs; `None` after a successful one.
     failures: Option<Waits>,
+    /// How long ago the last run must have ended for the next one: the interval, or less after a failed run.
+    due_after: Duration,
     /// The wait for the next run. At most one exists.
     timer: Option<SpawnHandle>,
     /// Set once a stop was requested; answered when the current run has ended.
@@ -181,6 +196,7 @@ impl<J: Job> Driver<J> {
     /// Starts a run after `wait`, if then the last one, on any replica, ended at least `due_after` ago.
     fn schedule(&mut self, wait: Duration, due_after: Duration, context: &mut Context<Self>) {
         self.cancel_timer(context);
+        self.due_after = due_after;
         self.phase = Phase::Idle { next_run: Some(self.job_context.clock.now().plus(wait)) };
         self.timer = Some(context.run_later(wait, move |driver, context| {
             driver.timer = None;
@@ -207,7 +223,10 @@ impl<J: Job> Driver<J> {
                 self.set_leader(record.replica.clone());
                 self.last_run = Some(record);
                 self.observed = None;
-                let wait = self.wait_after_run(result.as_ref().err());
+                let wait = match &result {
+                    Ok(report) if J::is_unfinished(report) => MIN_RECHECK,
+                    result => self.wait_after_run(result.as_ref().err()),
+                };
                 (result, wait, wait)
             }
             Attempt::LeaseHeldElsewhere(lease) => {
@@ -219,10 +238,10 @@ impl<J: Job> Driver<J> {
             Attempt::NotDue(lease) => {
                 self.see_lease(&lease);
                 self.observed = None;
-                let due_at = lease.ran_at.map_or(Timestamp(0), |at| at.plus(interval));
+                let due_at = lease.ran_at.map_or(Timestamp(0), |at| at.plus(self.due_after));
                 let wait = due_at.since(self.job_context.clock.now());
                 let wait = wait.clamp(MIN_RECHECK, interval.max(MIN_RECHECK));
-                (Err(JobError::Busy { holder: lease.holder }), wait, interval)
+                (Err(JobError::Busy { holder: lease.holder }), wait, self.due_after)
             }
             Attempt::StoreFailed(error) => {
                 let cause = Chain(&error);
@@ -241,7 +260,7 @@ impl<J: Job> Driver<J> {
                 self.interval
             }
             Some(JobError::GuardRefused(_) | JobError::Paused | JobError::Stopping) => self.interval,
-            Some(JobError::Csp(CspError::BreakerOpen { retry_in })) => {
+            Some(JobError::Csp(CspError::BreakerOpen { retry_in } | CspError::Silenced { retry_in })) => {
                 (*retry_in).max(MIN_RECHECK).min(self.interval.max(MIN_RECHECK))
             }
             Some(_) => {

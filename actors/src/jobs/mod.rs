@@ -6,14 +6,16 @@
 //! (`lease.rs`), so that over any number of replicas one runs the job at a time.
 
 pub mod cleanup;
-mod concurrency;
+pub(crate) mod concurrency;
 pub mod csp_sync;
 mod driver;
 pub mod expiry_reaper;
 pub mod expiry_timers;
 mod lease;
+pub mod pace;
 pub mod pool_stats;
 pub mod stale_collector;
+mod sync_plan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +43,11 @@ pub trait Job: Send + Sync + 'static {
     /// Does what is due now. Returns early with what it has done once `stop` is cancelled. The future may be dropped at
     /// any await, and the run repeated from the start.
     async fn run(&self, stop: &CancellationToken) -> Result<Self::Report, JobError>;
+
+    /// Whether the run ended before its work was done, so that the next one is due at once.
+    fn is_unfinished(_report: &Self::Report) -> bool {
+        false
+    }
 
     /// Counts an ended run in the job's own metrics, in addition to those of all jobs.
     fn measure(&self, _outcome: &'static str, _duration: Duration) {}
@@ -109,6 +116,7 @@ impl JobError {
             Self::Panicked(_) => "panicked",
             Self::Stopping => "stopping",
             Self::Csp(CspError::BreakerOpen { .. }) => "breaker_open",
+            Self::Csp(CspError::Silenced { .. }) => "silenced",
             Self::Csp(_) => "csp_error",
             Self::Store(_) => "store_error",
         }

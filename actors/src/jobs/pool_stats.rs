@@ -24,7 +24,7 @@ impl Job for PoolStats {
     const NAME: ActorName = ActorName::PoolStats;
 
     async fn run(&self, _: &CancellationToken) -> Result<Stats, JobError> {
-        let stats = self.store.count_all().await?;
+        let stats = self.store.count_all(self.clock.now()).await?;
         self.store.put_stats(self.clock.now(), &stats).await?;
         Ok(stats)
     }

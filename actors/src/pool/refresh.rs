@@ -132,10 +132,11 @@ impl Refresher {
         if refresh.scope == Scope::New {
             listing = listing.from(new_since);
         }
+        let now = self.clock.now();
         let mut sandboxes = Vec::new();
         let mut pages = self.store.pages_of(listing, refresh.shards.iter().copied());
         while let Some(page) = pages.next().await? {
-            sandboxes.extend(page);
+            sandboxes.extend(page.into_iter().filter(|sandbox| !sandbox.is_warming(now)));
             if sandboxes.len() > MAX_CACHED {
                 return Ok(Listed { sandboxes, is_truncated: true });
             }

@@ -75,7 +75,7 @@ pub struct DueCondition {
 pub struct Stats {
     /// The sum of all statuses below.
     pub total: u64,
-    /// Free.
+    /// Free to be handed out.
     pub available: u64,
     /// Held by a track.
     pub allocated: u64,
@@ -83,8 +83,14 @@ pub struct Stats {
     pub pending_deletion: u64,
     /// Missing from the CSP's listing.
     pub stale: u64,
-    /// Not deleted after the last attempt.
+    /// Given up after deletions that failed for too long.
     pub deletion_failed: u64,
+    /// Available and not old enough to be handed out.
+    #[serde(default)]
+    pub warming: u64,
+    /// Set aside by an operator.
+    #[serde(default)]
+    pub quarantined: u64,
 }
 
 /// The stats item: the last count of the whole table, made by one replica for all.
@@ -120,13 +126,15 @@ pub struct ClusterState {
 
 impl Stats {
     /// Adds sandboxes of a status. Tombstones do not count.
-    pub fn add(&mut self, status: Status, count: u64) {
+    pub fn add(&mut self, status: Status, is_warming: bool, count: u64) {
         let of_status = match status {
+            Status::Available if is_warming => &mut self.warming,
             Status::Available => &mut self.available,
             Status::Allocated => &mut self.allocated,
             Status::PendingDeletion => &mut self.pending_deletion,
             Status::Stale => &mut self.stale,
             Status::DeletionFailed => &mut self.deletion_failed,
+            Status::Quarantined => &mut self.quarantined,
             Status::Deleted => return,
         };
         *of_status += count;

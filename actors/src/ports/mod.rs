@@ -3,14 +3,16 @@
 mod coordination;
 mod csp;
 mod error;
+mod pre_delete;
 mod store;
 mod tickets;
 
 pub use self::coordination::{
     ClusterState, Coordination, DueCondition, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredQueue, StoredStats,
 };
-pub use self::csp::{CspClient, CspDeletion, CspError, CspListing};
+pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;
+pub use self::pre_delete::{PreDelete, PreDeleteError, PreDeleteRecord, Prepared};
 pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
 pub use self::tickets::{GrantOutcome, TICKET_LIFETIME, Ticket, Tickets};
 use crate::sandbox::{Timestamp, UnixMillis};

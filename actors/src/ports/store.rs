@@ -1,14 +1,16 @@
 //! The table of sandboxes and claims.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::coordination::{Coordination, Stats};
 use super::error::StoreError;
+use super::pre_delete::PreDeleteRecord;
 use super::tickets::Tickets;
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
@@ -87,6 +89,13 @@ impl Listing {
         Self { from: Some(from), ..self }
     }
 
+    /// Whether the sandbox is one of them.
+    pub fn has(&self, sandbox: &Sandbox) -> bool {
+        sandbox.status == self.status
+            && self.from.is_none_or(|from| sandbox.shard_at >= from)
+            && self.until.is_none_or(|until| sandbox.shard_at <= until)
+    }
+
     /// Those up to this position.
     #[must_use]
     pub fn until(self, until: Timestamp) -> Self {
@@ -155,11 +164,14 @@ pub trait SandboxStore: Coordination + Tickets {
     /// Reads one page from one shard of the status index, which lags behind the table.
     async fn list(&self, request: &PageRequest) -> Result<Page, StoreError>;
 
-    /// Counts the sandboxes of a status in one shard of the status index. One request for each page.
-    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError>;
+    /// Counts the sandboxes of a listing in one shard of the status index. One request for each page.
+    async fn count(&self, listing: Listing, shard: Shard) -> Result<u64, StoreError>;
 
     /// Reads one page of the sandboxes that match, latest allocation first, from an index that lags behind the table.
     async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError>;
+
+    /// Keeps what is known of the step before a deletion. One of an earlier deletion of the sandbox is updated.
+    async fn record_pre_delete(&self, record: &PreDeleteRecord) -> Result<(), StoreError>;
 
     /// Checks that the table takes writes, on the heartbeat item of `replica`.
     async fn check(&self, replica: &ReplicaId) -> Result<(), StoreError>;
@@ -184,31 +196,37 @@ impl dyn SandboxStore {
         Pages { store: self, waiting, reading: FuturesUnordered::new(), pages_left: MAX_PAGES }
     }
 
-    /// Counts all sandboxes but tombstones, in all shards.
+    /// Counts all sandboxes but tombstones, in all shards. Those whose position is later than `now` are warming.
     ///
     /// # Errors
     ///
     /// As [`SandboxStore::count`].
-    pub async fn count_all(&self) -> Result<Stats, StoreError> {
-        self.count_in(&Status::LIVE).await
-    }
-
-    /// Counts the sandboxes in these statuses, in all shards.
-    ///
-    /// # Errors
-    ///
-    /// As [`SandboxStore::count`].
-    pub async fn count_in(&self, statuses: &[Status]) -> Result<Stats, StoreError> {
-        let mut stats = Stats::default();
-        let mut counts = Vec::new();
-        for status in statuses.iter().copied() {
-            counts.extend(self.shards().all().map(|shard| async move { (status, self.count(status, shard).await) }));
-        }
+    pub async fn count_all(&self, now: Timestamp) -> Result<Stats, StoreError> {
+        let available = Listing::of(Status::Available);
+        let warming = available.from(now.plus(Duration::from_secs(1)));
+        let others = Status::LIVE.into_iter().filter(|status| *status != Status::Available).map(Listing::of);
+        let listings = [available.until(now), warming].into_iter().chain(others);
+        let shards = self.shards().all();
+        let counts = listings.flat_map(|listing| shards.clone().map(move |shard| (listing, shard)));
+        let counts = counts.map(|(listing, shard)| async move { (listing, self.count(listing, shard).await) });
+        let counts: Vec<_> = counts.collect();
         let mut counts = futures_util::stream::iter(counts).buffer_unordered(CONCURRENT_SHARDS);
-        while let Some((status, count)) = counts.next().await {
-            stats.add(status, count?);
+        let mut stats = Stats::default();
+        while let Some((listing, count)) = counts.next().await {
+            stats.add(listing.status, listing == warming, count?);
         }
         Ok(stats)
+    }
+
+    /// Counts the sandboxes of a listing, in all shards.
+    ///
+    /// # Errors
+    ///
+    /// As [`SandboxStore::count`].
+    pub async fn count_of(&self, listing: Listing) -> Result<u64, StoreError> {
+        let counts: Vec<_> = self.shards().all().map(|shard| self.count(listing, shard)).collect();
+        let counts = futures_util::stream::iter(counts).buffer_unordered(CONCURRENT_SHARDS);
+        counts.try_fold(0, async |sum, count| Ok(sum + count)).await
     }
 
     /// Ends a holding: updates the sandbox and deletes its claim. Where the claim belongs to another sandbox, the sandbox

@@ -3,6 +3,7 @@
 //! [`transition`](transition::transition) alone decides how a sandbox changes; [`claim`] holds what an owner has.
 
 pub mod claim;
+mod event;
 pub mod owner;
 pub mod transition;
 
@@ -12,8 +13,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::claim::{Claim, ClaimKey, Holding, LabTime};
+pub use self::event::{AccountChanges, Event};
 pub use self::owner::{Owner, OwnerProof};
-pub use self::transition::{ConditionalUpdate, Event, Field, Mutation, Precondition, Refused, transition};
+pub use self::transition::{ConditionalUpdate, Field, Mutation, Precondition, Refused, transition};
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -171,20 +173,29 @@ pub enum Status {
     PendingDeletion,
     /// Missing from the CSP's listing while it was available.
     Stale,
-    /// The CSP refused every attempt to delete it.
+    /// The CSP refused to delete it for so long that it was given up.
     DeletionFailed,
+    /// Set aside by an operator: neither offered nor deleted.
+    Quarantined,
     /// A tombstone, kept until its TTL so that a lagging CSP listing cannot bring the sandbox back.
     Deleted,
 }
 
 impl Status {
     /// Every status, tombstones last.
-    pub const ALL: [Self; 6] =
-        [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed, Self::Deleted];
+    pub const ALL: [Self; 7] = [
+        Self::Available,
+        Self::Allocated,
+        Self::PendingDeletion,
+        Self::Stale,
+        Self::DeletionFailed,
+        Self::Quarantined,
+        Self::Deleted,
+    ];
 
     /// Every status but tombstones.
-    pub const LIVE: [Self; 5] =
-        [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed];
+    pub const LIVE: [Self; 6] =
+        [Self::Available, Self::Allocated, Self::PendingDeletion, Self::Stale, Self::DeletionFailed, Self::Quarantined];
 
     /// The name in the table and in the API.
     pub fn as_str(self) -> &'static str {
@@ -194,6 +205,7 @@ impl Status {
             Self::PendingDeletion => "pending_deletion",
             Self::Stale => "stale",
             Self::DeletionFailed => "deletion_failed",
+            Self::Quarantined => "quarantined",
             Self::Deleted => "deleted",
         }
     }
@@ -215,14 +227,22 @@ impl fmt::Display for Status {
 pub struct CspAccount {
     /// `csp_id`, as text.
     pub sandbox_id: SandboxId,
-    /// The account's name.
-    pub name: String,
+    /// The account's name, if the CSP says it.
+    pub name: Option<String>,
     /// `id`, in the form `identity/accounts/<uuid>`.
     pub external_id: String,
     /// The CRM account, if the CSP names one.
     pub sfdc_account_id: Option<String>,
     /// When the CSP created the account, if it says so.
     pub created_at: Option<Timestamp>,
+}
+
+impl CspAccount {
+    /// From when on it may be handed out, unless that is now.
+    pub fn available_from(&self, min_age: Duration, now: Timestamp) -> Option<Timestamp> {
+        // A time in the future comes from a clock that is ahead.
+        self.created_at.map(|at| at.min(now).plus(min_age)).filter(|at| *at > now)
+    }
 }
 
 /// A sandbox, as the table stores it.
@@ -238,10 +258,16 @@ pub struct Sandbox {
     pub sfdc_account_id: Option<String>,
     /// The state.
     pub status: Status,
-    /// The position in the status index: since when it is available, stale or deletion_failed; when its holding ends;
-    /// when its deletion is due; when its tombstone may go.
+    /// The position in the status index: since when it is available, stale, deletion_failed or quarantined, or from when
+    /// on it may be handed out; when its holding ends; when its deletion is due; when its tombstone may go.
     #[serde(skip)]
     pub shard_at: Timestamp,
+    /// Another account that the CSP lists under the same id. Its deletion deletes both.
+    pub replaced_by: Option<String>,
+    /// Whether the CSP's last listing lacks the account of a sandbox that is held.
+    pub gone_at_provider: bool,
+    /// From when on it may be handed out, if the account was too young when it was found.
+    pub available_from: Option<Timestamp>,
     /// When it was claimed; 0 if it never was.
     pub allocated_at: Timestamp,
     /// When its holding ends, without the grace period.
@@ -261,10 +287,22 @@ pub struct Sandbox {
     pub deletion_requested_at: Option<Timestamp>,
     /// The number of failed deletions at the CSP.
     pub deletion_retry_count: u32,
+    /// When the first of these deletions failed.
+    pub deletion_failing_since: Option<Timestamp>,
     /// The earliest time of the next deletion attempt.
     pub next_attempt_at: Option<Timestamp>,
     /// The error of the last failed deletion.
     pub last_error: Option<String>,
+    /// When the step before its deletion was done.
+    pub niosxaas_cleaned_at: Option<Timestamp>,
+    /// It is not deleted before this time, on an operator's request.
+    pub freeze_until: Option<Timestamp>,
+    /// Why it is quarantined.
+    pub quarantine_reason: Option<String>,
+    /// Who quarantined it.
+    pub quarantined_by: Option<String>,
+    /// When it became a tombstone.
+    pub deleted_at: Option<Timestamp>,
     /// When DynamoDB may remove the item; set on tombstones only.
     pub ttl: Option<Timestamp>,
     /// When the account was created at the CSP, or else when the item was created.
@@ -278,17 +316,21 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// The record of an account that the CSP lists for the first time.
-    pub fn discovered(account: &CspAccount, now: UnixMillis) -> Self {
+    /// The record of an account that the CSP lists for the first time. It may be handed out once it is `min_age` old.
+    pub fn discovered(account: &CspAccount, min_age: Duration, now: UnixMillis) -> Self {
         let epoch = Epoch::first(now);
         let now = now.seconds();
+        let available_from = account.available_from(min_age, now);
         Self {
             sandbox_id: account.sandbox_id.clone(),
-            name: account.name.clone(),
+            name: account.name.clone().unwrap_or_else(|| account.sandbox_id.to_string()),
             external_id: account.external_id.clone(),
             sfdc_account_id: account.sfdc_account_id.clone(),
             status: Status::Available,
-            shard_at: now,
+            shard_at: available_from.unwrap_or(now),
+            replaced_by: None,
+            gone_at_provider: false,
+            available_from,
             allocated_at: Timestamp(0),
             expires_at: None,
             allocated_to_track: None,
@@ -298,14 +340,40 @@ impl Sandbox {
             idempotency_key: None,
             deletion_requested_at: None,
             deletion_retry_count: 0,
+            deletion_failing_since: None,
             next_attempt_at: None,
             last_error: None,
+            niosxaas_cleaned_at: None,
+            freeze_until: None,
+            quarantine_reason: None,
+            quarantined_by: None,
+            deleted_at: None,
             ttl: None,
             created_at: account.created_at.unwrap_or(now),
             updated_at: now,
             last_synced: now,
             epoch,
         }
+    }
+
+    /// The accounts that its deletion deletes.
+    pub fn accounts(&self) -> impl Iterator<Item = &str> {
+        [Some(self.external_id.as_str()), self.replaced_by.as_deref()].into_iter().flatten()
+    }
+
+    /// Whether a track had it.
+    pub fn was_held(&self) -> bool {
+        self.allocated_at > Timestamp(0) || self.deletion_requested_at.is_some()
+    }
+
+    /// Whether it is available and not old enough to be handed out.
+    pub fn is_warming(&self, now: Timestamp) -> bool {
+        self.status == Status::Available && self.available_from > Some(now)
+    }
+
+    /// Whether an operator keeps it from being deleted.
+    pub fn is_frozen(&self, now: Timestamp) -> bool {
+        self.freeze_until > Some(now)
     }
 
     /// Whether `owner` holds this sandbox or held it last, and proves it.

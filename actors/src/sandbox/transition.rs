@@ -3,85 +3,22 @@
 //!
 //! [`transition`] decides; a store only executes a [`ConditionalUpdate`] of named attributes (I5, I7).
 
+use super::event::Event;
 use super::{
     Claim, ClaimKey, Epoch, Holding, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId,
 };
-
-/// What happens to a sandbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A track claims it.
-    Claim(Holding),
-    /// Its owner extends the holding.
-    Renew {
-        /// The new end of the holding.
-        expires_at: Timestamp,
-    },
-    /// The learner of a standby came: the lab's time starts.
-    Activate {
-        /// The new end of the holding.
-        expires_at: Timestamp,
-    },
-    /// Its owner, or an operator on the owner's behalf, releases it.
-    Release,
-    /// Its holding ran out.
-    Expire {
-        /// `expires_at` plus the grace period: the earliest time to end the holding.
-        due: Timestamp,
-    },
-    /// The CSP lists it.
-    Listed,
-    /// The CSP's listing lacks it.
-    Missing {
-        /// The TTL of the tombstone, if this event creates one.
-        keep_until: Timestamp,
-    },
-    /// The CSP deleted it, or does not know it.
-    DeletedAtCsp {
-        /// The TTL of the tombstone.
-        keep_until: Timestamp,
-    },
-    /// The CSP failed to delete it.
-    DeletionAttemptFailed {
-        /// The number of failed attempts, this one included.
-        attempts: u32,
-        /// The time of the next attempt; `None` after the last one.
-        retry_at: Option<Timestamp>,
-        /// The CSP's error.
-        error: String,
-    },
-    /// An operator asks for another deletion attempt.
-    RetryDeletion,
-    /// It was stale for the whole grace period, or an operator discards it.
-    Discard {
-        /// The TTL of the tombstone.
-        keep_until: Timestamp,
-    },
-}
-
-impl Event {
-    /// The event's name, for errors and logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Claim(_) => "claim",
-            Self::Renew { .. } => "renew",
-            Self::Activate { .. } => "activate",
-            Self::Release => "release",
-            Self::Expire { .. } => "expire",
-            Self::Listed => "listed",
-            Self::Missing { .. } => "missing",
-            Self::DeletedAtCsp { .. } => "deleted at CSP",
-            Self::DeletionAttemptFailed { .. } => "deletion attempt failed",
-            Self::RetryDeletion => "retry deletion",
-            Self::Discard { .. } => "discard",
-        }
-    }
-}
 
 /// One attribute that a change sets, or removes where the value is `None`. Variants are named as the attributes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "each variant is the attribute of that name")]
 pub enum Field {
+    Name(String),
+    ExternalId(String),
+    SfdcAccountId(String),
+    CreatedAt(Timestamp),
+    AvailableFrom(Option<Timestamp>),
+    ReplacedBy(Option<String>),
+    GoneAtProvider(bool),
     AllocatedAt(Timestamp),
     ExpiresAt(Timestamp),
     AllocatedToTrack(TrackId),
@@ -93,9 +30,15 @@ pub enum Field {
     IdempotencyKey(IdempotencyKey),
     DeletionRequestedAt(Timestamp),
     DeletionRetryCount(u32),
+    DeletionFailingSince(Option<Timestamp>),
     NextAttemptAt(Option<Timestamp>),
     LastError(Option<String>),
-    Ttl(Timestamp),
+    NiosxaasCleanedAt(Option<Timestamp>),
+    FreezeUntil(Timestamp),
+    QuarantineReason(Option<String>),
+    QuarantinedBy(Option<String>),
+    DeletedAt(Option<Timestamp>),
+    Ttl(Option<Timestamp>),
     LastSynced(Timestamp),
 }
 
@@ -196,10 +139,13 @@ impl Sandbox {
     ///
     /// [`Refused`] if a sandbox in this state cannot take the event.
     pub fn update(&self, event: Event, now: Timestamp) -> Result<ConditionalUpdate, Refused> {
+        let mut mutation = transition(self.status, event, now)?;
+        // Times that the event leaves as they are count too.
+        mutation.shard_at = self.after(&mutation).position();
         Ok(ConditionalUpdate {
             sandbox_id: self.sandbox_id.clone(),
             precondition: Precondition::Unchanged { status: self.status, epoch: self.epoch },
-            mutation: transition(self.status, event, now)?,
+            mutation,
         })
     }
 
@@ -234,6 +180,13 @@ impl Sandbox {
         after.epoch = self.epoch.next();
         for field in mutation.fields.iter().cloned() {
             match field {
+                Field::Name(name) => after.name = name,
+                Field::ExternalId(external_id) => after.external_id = external_id,
+                Field::SfdcAccountId(account) => after.sfdc_account_id = Some(account),
+                Field::CreatedAt(at) => after.created_at = at,
+                Field::AvailableFrom(at) => after.available_from = at,
+                Field::ReplacedBy(external_id) => after.replaced_by = external_id,
+                Field::GoneAtProvider(is_gone) => after.gone_at_provider = is_gone,
                 Field::AllocatedAt(at) => after.allocated_at = at,
                 Field::ExpiresAt(at) => after.expires_at = Some(at),
                 Field::AllocatedToTrack(track) => after.allocated_to_track = Some(track),
@@ -245,9 +198,15 @@ impl Sandbox {
                 Field::IdempotencyKey(key) => after.idempotency_key = Some(key),
                 Field::DeletionRequestedAt(at) => after.deletion_requested_at = Some(at),
                 Field::DeletionRetryCount(count) => after.deletion_retry_count = count,
+                Field::DeletionFailingSince(at) => after.deletion_failing_since = at,
                 Field::NextAttemptAt(at) => after.next_attempt_at = at,
                 Field::LastError(error) => after.last_error = error,
-                Field::Ttl(at) => after.ttl = Some(at),
+                Field::NiosxaasCleanedAt(at) => after.niosxaas_cleaned_at = at,
+                Field::FreezeUntil(at) => after.freeze_until = Some(at),
+                Field::QuarantineReason(reason) => after.quarantine_reason = reason,
+                Field::QuarantinedBy(requested_by) => after.quarantined_by = requested_by,
+                Field::DeletedAt(at) => after.deleted_at = at,
+                Field::Ttl(at) => after.ttl = at,
                 Field::LastSynced(at) => after.last_synced = at,
             }
         }
@@ -293,23 +252,97 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
         }
         (Status::Allocated, Event::Release) => Ok(released(now)),
         (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
-        (Status::Stale, Event::Listed) => to(Status::Available, vec![Field::LastSynced(now)]),
-        (Status::Available, Event::Missing { .. }) => to(Status::Stale, vec![Field::LastSynced(now)]),
-        (Status::DeletionFailed, Event::Missing { keep_until })
-        | (Status::PendingDeletion, Event::DeletedAtCsp { keep_until })
-        | (Status::Stale | Status::DeletionFailed, Event::Discard { keep_until }) => {
-            to(Status::Deleted, vec![Field::Ttl(keep_until), Field::NextAttemptAt(None)])
+        (Status::Available | Status::Stale, Event::Listed(changes)) => {
+            let mut fields = vec![Field::LastSynced(now)];
+            fields.extend(changes.name.map(Field::Name));
+            fields.extend(changes.external_id.map(Field::ExternalId));
+            fields.extend(changes.sfdc_account_id.map(Field::SfdcAccountId));
+            fields.extend(changes.created_at.map(Field::CreatedAt));
+            fields.extend(changes.available_from.map(|at| Field::AvailableFrom(Some(at))));
+            to(Status::Available, fields)
         }
-        (Status::PendingDeletion, Event::DeletionAttemptFailed { attempts, retry_at, error }) => to(
+        (Status::Available, Event::Missing { .. }) => to(Status::Stale, vec![Field::LastSynced(now)]),
+        (
+            Status::Allocated | Status::PendingDeletion | Status::DeletionFailed,
+            Event::Observed { is_gone, replaced_by },
+        ) => {
+            let mut fields = vec![Field::GoneAtProvider(is_gone), Field::ReplacedBy(replaced_by)];
+            if status == Status::PendingDeletion {
+                // The next attempt knows more than the last one.
+                fields.push(Field::NextAttemptAt(None));
+            }
+            to(status, fields)
+        }
+        (Status::PendingDeletion | Status::DeletionFailed, Event::Prepared) => {
+            to(status, vec![Field::NiosxaasCleanedAt(Some(now))])
+        }
+        (Status::DeletionFailed, Event::Missing { keep_until })
+        | (Status::PendingDeletion | Status::DeletionFailed, Event::DeletedAtCsp { keep_until })
+        | (Status::Stale | Status::DeletionFailed, Event::Discard { keep_until }) => to(
+            Status::Deleted,
+            vec![Field::Ttl(Some(keep_until)), Field::DeletedAt(Some(now)), Field::NextAttemptAt(None)],
+        ),
+        (Status::Deleted, Event::KeepTombstone { keep_until }) => {
+            to(Status::Deleted, vec![Field::Ttl(Some(keep_until)), Field::LastSynced(now)])
+        }
+        (Status::Deleted, Event::ListedAfterDeletion { deletion_requested_at, replaced_by }) => {
+            let mut fields = fresh_deletion();
+            fields.extend([
+                Field::DeletionRequestedAt(deletion_requested_at),
+                Field::ReplacedBy(replaced_by),
+                Field::NiosxaasCleanedAt(None),
+                Field::DeletedAt(None),
+                Field::Ttl(None),
+            ]);
+            to(Status::PendingDeletion, fields)
+        }
+        (
+            Status::PendingDeletion | Status::DeletionFailed,
+            Event::DeletionAttemptFailed { attempts, failing_since, retry_at, error },
+        ) => to(
             if retry_at.is_some() { Status::PendingDeletion } else { Status::DeletionFailed },
-            vec![Field::DeletionRetryCount(attempts), Field::NextAttemptAt(retry_at), Field::LastError(Some(error))],
+            vec![
+                Field::DeletionRetryCount(attempts),
+                Field::DeletionFailingSince(Some(failing_since)),
+                Field::NextAttemptAt(retry_at),
+                Field::LastError(Some(error)),
+            ],
         ),
-        (Status::DeletionFailed, Event::RetryDeletion) => to(
+        (Status::PendingDeletion | Status::DeletionFailed, Event::DeletionAccepted { retry_at }) => to(
             Status::PendingDeletion,
-            vec![Field::DeletionRetryCount(0), Field::NextAttemptAt(None), Field::LastError(None)],
+            vec![Field::NextAttemptAt(Some(retry_at)), Field::LastError(Some(ACCEPTED.to_owned()))],
         ),
+        (Status::DeletionFailed, Event::RetryDeletion) => to(Status::PendingDeletion, fresh_deletion()),
+        (
+            Status::Available | Status::PendingDeletion | Status::DeletionFailed,
+            Event::Quarantine { reason, requested_by },
+        ) => to(
+            Status::Quarantined,
+            vec![Field::QuarantineReason(Some(reason)), Field::QuarantinedBy(Some(requested_by))],
+        ),
+        (Status::Quarantined, Event::Unquarantine { was_held }) => {
+            let mut fields = fresh_deletion();
+            fields.extend([Field::QuarantineReason(None), Field::QuarantinedBy(None)]);
+            to(if was_held { Status::PendingDeletion } else { Status::Available }, fields)
+        }
+        (Status::Allocated | Status::PendingDeletion, Event::Freeze { until }) => {
+            to(status, vec![Field::FreezeUntil(until)])
+        }
         (status, _) => Err(Refused { status, event: name }),
     }
+}
+
+/// Stored as the last error of a deletion that the CSP has accepted and not finished.
+const ACCEPTED: &str = "the CSP has accepted the deletion and not finished it";
+
+/// A deletion without a past.
+fn fresh_deletion() -> Vec<Field> {
+    vec![
+        Field::DeletionRetryCount(0),
+        Field::DeletionFailingSince(None),
+        Field::NextAttemptAt(None),
+        Field::LastError(None),
+    ]
 }
 
 fn released(now: Timestamp) -> Mutation {
@@ -322,7 +355,8 @@ fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
         match field {
             Field::ExpiresAt(at) => times.expires_at = Some(*at),
             Field::NextAttemptAt(at) => times.next_attempt_at = *at,
-            Field::Ttl(at) => times.ttl = Some(*at),
+            Field::Ttl(at) => times.ttl = *at,
+            Field::AvailableFrom(at) => times.available_from = *at,
             _ => {}
         }
     }
@@ -333,6 +367,7 @@ fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
 #[derive(Clone, Copy, Debug, Default)]
 struct PositionTimes {
     updated_at: Timestamp,
+    available_from: Option<Timestamp>,
     expires_at: Option<Timestamp>,
     next_attempt_at: Option<Timestamp>,
     ttl: Option<Timestamp>,
@@ -343,7 +378,9 @@ impl PositionTimes {
     fn position(self, status: Status) -> Timestamp {
         let of_status = match status {
             // These statuses are entered by their last change.
-            Status::Available | Status::Stale | Status::DeletionFailed => None,
+            Status::Stale | Status::DeletionFailed | Status::Quarantined => None,
+            // What was added lately is at the end, and so is what may not be handed out yet.
+            Status::Available => self.available_from.map(|at| at.max(self.updated_at)),
             Status::Allocated => self.expires_at,
             // A deletion that no attempt has put off is due since it was asked for.
             Status::PendingDeletion => self.next_attempt_at,
@@ -357,8 +394,8 @@ impl Sandbox {
     /// The [`Self::shard_at`] that the other fields of this record call for. The transitions set the same one. Where it
     /// differs from the stored one, another program wrote the record.
     pub fn position(&self) -> Timestamp {
-        let Self { updated_at, expires_at, next_attempt_at, ttl, .. } = *self;
-        PositionTimes { updated_at, expires_at, next_attempt_at, ttl }.position(self.status)
+        let Self { updated_at, available_from, expires_at, next_attempt_at, ttl, .. } = *self;
+        PositionTimes { updated_at, available_from, expires_at, next_attempt_at, ttl }.position(self.status)
     }
 }
 
@@ -367,11 +404,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sandbox::{CspAccount, LabTime, UnixMillis};
+    use crate::sandbox::{AccountChanges, CspAccount, LabTime, UnixMillis};
 
     fn events(now: Timestamp) -> Vec<Event> {
         let later = now.plus(Duration::from_secs(60));
-        let failed = |retry_at| Event::DeletionAttemptFailed { attempts: 1, retry_at, error: "no".to_owned() };
+        let failed = |retry_at| Event::DeletionAttemptFailed {
+            attempts: 1,
+            failing_since: now,
+            retry_at,
+            error: "no".to_owned(),
+        };
         vec![
             Event::Claim(Holding {
                 owner: Owner::named(TrackId::new("track")),
@@ -383,7 +425,15 @@ mod tests {
             Event::Renew { expires_at: later },
             Event::Activate { expires_at: later },
             Event::Release,
-            Event::Listed,
+            Event::Listed(AccountChanges { available_from: Some(later), ..AccountChanges::default() }),
+            Event::Observed { is_gone: true, replaced_by: None },
+            Event::ListedAfterDeletion { deletion_requested_at: now, replaced_by: None },
+            Event::KeepTombstone { keep_until: later },
+            Event::DeletionAccepted { retry_at: later },
+            Event::Prepared,
+            Event::Quarantine { reason: "damaged".to_owned(), requested_by: "ops".to_owned() },
+            Event::Unquarantine { was_held: false },
+            Event::Freeze { until: later },
             Event::Missing { keep_until: later },
             Event::DeletedAtCsp { keep_until: later },
             failed(Some(later)),
@@ -398,13 +448,13 @@ mod tests {
     fn every_path_of_transitions_leaves_the_position_that_the_record_calls_for() {
         let account = CspAccount {
             sandbox_id: SandboxId::new("1"),
-            name: "lab-1".to_owned(),
+            name: Some("lab-1".to_owned()),
             external_id: "identity/accounts/1".to_owned(),
             sfdc_account_id: None,
             created_at: Some(Timestamp(5)),
         };
-        let mut records = vec![Sandbox::discovered(&account, UnixMillis(1_000_000))];
-        for now in (2000..=6000).step_by(1000).map(Timestamp) {
+        let mut records = vec![Sandbox::discovered(&account, Duration::from_secs(1200), UnixMillis(1_000_000))];
+        for now in (2000..=5000).step_by(1000).map(Timestamp) {
             let mut next = Vec::new();
             for record in &records {
                 assert_eq!(record.position(), record.shard_at, "{record:?}");
@@ -414,6 +464,6 @@ mod tests {
             }
             records = next;
         }
-        assert!(records.len() > 20, "{} records after five changes", records.len());
+        assert!(records.len() > 20, "{} records after four changes", records.len());
     }
 }

@@ -7,8 +7,17 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::connection::Connection;
 use super::trace::Trace;
-use crate::ports::{CspClient, CspDeletion, CspError, CspListing};
+use crate::ports::{CspClient, CspDeletion, CspError, CspListing, UnreadableRecord};
 use crate::sandbox::{CspAccount, SandboxId};
+
+/// How the deletion of an account goes wrong. The account stays.
+#[derive(Clone, Debug)]
+pub enum DeletionFault {
+    /// This error.
+    Fails(CspError),
+    /// This answer.
+    Answers(CspDeletion),
+}
 
 /// A CSP in memory with injected faults.
 #[derive(Clone, Debug, Default)]
@@ -24,10 +33,32 @@ struct State {
     down: Option<CspError>,
     panics_next: bool,
     next_errors: VecDeque<CspError>,
-    deletion_errors: BTreeMap<String, CspError>,
+    deletion_faults: BTreeMap<String, DeletionFault>,
+    /// The fault of every other deletion.
+    deletion_fault: Option<DeletionFault>,
+    /// The accounts whose records cannot be read, and whether their ids can.
+    unreadable: BTreeMap<String, bool>,
+    is_incomplete: bool,
     lists: u64,
     deletes: BTreeMap<String, u64>,
     trace: Option<Trace>,
+}
+
+impl State {
+    fn listing(&self) -> CspListing {
+        let listed = if self.is_incomplete { self.accounts.len() / 2 } else { self.accounts.len() };
+        let mut listing = CspListing { is_complete: !self.is_incomplete, ..CspListing::default() };
+        for account in self.accounts.values().take(listed) {
+            match self.unreadable.get(&account.external_id) {
+                None => listing.accounts.push(account.clone()),
+                Some(has_id) => listing.unreadable.push(UnreadableRecord {
+                    sandbox_id: has_id.then(|| account.sandbox_id.clone()),
+                    external_id: None,
+                }),
+            }
+        }
+        listing
+    }
 }
 
 impl FakeCsp {
@@ -48,7 +79,7 @@ impl FakeCsp {
     pub fn account(number: u32) -> CspAccount {
         CspAccount {
             sandbox_id: SandboxId::new((2_000_000 + number).to_string()),
-            name: format!("lab-{number:05}"),
+            name: Some(format!("lab-{number:05}")),
             external_id: format!("identity/accounts/{number:08}"),
             sfdc_account_id: None,
             created_at: None,
@@ -93,12 +124,45 @@ impl FakeCsp {
 
     /// Every deletion of this account fails with this error, until `None`.
     pub fn set_deletion_error(&self, number: u32, error: Option<CspError>) {
+        self.set_deletion_fault(number, error.map(DeletionFault::Fails));
+    }
+
+    /// Every deletion of this account has this fault, until `None`.
+    pub fn set_deletion_fault(&self, number: u32, fault: Option<DeletionFault>) {
         let external_id = Self::account(number).external_id;
         let mut state = self.state();
-        match error {
-            Some(error) => state.deletion_errors.insert(external_id, error),
-            None => state.deletion_errors.remove(&external_id),
+        match fault {
+            Some(fault) => state.deletion_faults.insert(external_id, fault),
+            None => state.deletion_faults.remove(&external_id),
         };
+    }
+
+    /// Every deletion without a fault of its own has this one, until `None`.
+    pub fn set_every_deletion_fault(&self, fault: Option<DeletionFault>) {
+        self.state().deletion_fault = fault;
+    }
+
+    /// The record of this account cannot be read, but perhaps its id.
+    pub fn set_unreadable(&self, number: u32, has_id: bool) {
+        self.state().unreadable.insert(Self::account(number).external_id, has_id);
+    }
+
+    /// Listings lack the second half of the accounts and are known to.
+    pub fn set_incomplete(&self, is_incomplete: bool) {
+        self.state().is_incomplete = is_incomplete;
+    }
+
+    /// Changes the record of this account, in place.
+    pub fn change(&self, number: u32, change: impl FnOnce(&mut CspAccount)) {
+        let mut state = self.state();
+        let mut account = state.accounts.remove(&Self::account(number).external_id).expect("the account exists");
+        change(&mut account);
+        state.accounts.insert(account.external_id.clone(), account);
+    }
+
+    /// Adds this account.
+    pub fn add_account(&self, account: CspAccount) {
+        self.state().accounts.insert(account.external_id.clone(), account);
     }
 
     /// Records every call in this trace.
@@ -110,7 +174,9 @@ impl FakeCsp {
     pub fn clear_faults(&self) {
         let mut state = self.state();
         (state.delay, state.down) = (Duration::ZERO, None);
-        state.deletion_errors.clear();
+        (state.deletion_fault, state.is_incomplete) = (None, false);
+        state.deletion_faults.clear();
+        state.unreadable.clear();
         state.next_errors.clear();
     }
 
@@ -153,8 +219,10 @@ impl FakeCsp {
 
     fn delete_account(&self, external_id: &str) -> Result<CspDeletion, CspError> {
         let mut state = self.state();
-        if let Some(error) = state.deletion_errors.get(external_id) {
-            return Err(error.clone());
+        match state.deletion_faults.get(external_id).or(state.deletion_fault.as_ref()) {
+            Some(DeletionFault::Fails(error)) => return Err(error.clone()),
+            Some(DeletionFault::Answers(answer)) => return Ok(*answer),
+            None => {}
         }
         Ok(match state.accounts.remove(external_id) {
             Some(_) => CspDeletion::Deleted,
@@ -172,7 +240,7 @@ impl CspClient for FakeCsp {
         self.connection.pass().await;
         self.record("list", &faults);
         faults?;
-        Ok(CspListing { accounts: self.state().accounts.values().cloned().collect(), skipped: 0 })
+        Ok(self.state().listing())
     }
 
     async fn delete(&self, external_id: &str) -> Result<CspDeletion, CspError> {

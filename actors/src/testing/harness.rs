@@ -48,10 +48,16 @@ impl TestBroker {
             pool_refresh_interval: Duration::from_secs(10),
             low_water: 15,
             sync_interval: Duration::from_secs(300),
-            sync: SyncSettings { max_stale_percent: 50, deleted_retention: day },
+            sync: SyncSettings { max_stale_percent: 50, min_age: Duration::ZERO, deleted_retention: day },
             breaker: BreakerSettings { threshold: 5, timeout: Duration::from_secs(60) },
             cleanup_interval: Duration::from_secs(300),
-            cleanup: CleanupSettings { concurrency: 4, delay: Duration::ZERO, max_attempts: 3, deleted_retention: day },
+            cleanup: CleanupSettings {
+                concurrency: 4,
+                delay: Duration::ZERO,
+                give_up: day,
+                max_attempts: 0,
+                deleted_retention: day,
+            },
             expiry_interval: Duration::from_secs(900),
             stats_interval: Duration::from_secs(60),
             stale_interval: day,
@@ -64,10 +70,15 @@ impl TestBroker {
 
     /// Pauses the clock and starts a broker whose CSP and table hold the same `n` sandboxes.
     pub async fn with_sandboxes(n: u32) -> Self {
+        Self::with_sandboxes_and(n, Self::settings("replica-1")).await
+    }
+
+    /// The same, with these settings.
+    pub async fn with_sandboxes_and(n: u32, settings: BrokerSettings) -> Self {
         tokio::time::pause();
         let csp = Arc::new(FakeCsp::with_accounts(n));
         let clock = Arc::new(PausedClock::new());
-        let broker = Self::start(ModelStore::with_sandboxes(n), csp, clock, Self::settings("replica-1")).await;
+        let broker = Self::start(ModelStore::with_sandboxes(n), csp, clock, settings).await;
         // The first runs of the jobs end, and the next ones are minutes away.
         tokio::time::sleep(Duration::from_secs(1)).await;
         broker
@@ -80,7 +91,7 @@ impl TestBroker {
         clock: Arc<PausedClock>,
         settings: BrokerSettings,
     ) -> Self {
-        let ports = Ports { store: Arc::new(store.clone()), csp: csp.clone(), clock: clock.clone() };
+        let ports = Ports { store: Arc::new(store.clone()), csp: csp.clone(), pre_delete: None, clock: clock.clone() };
         let here = Arbiter::current();
         let broker = Broker::start(ports, settings, &here, &here).await.expect("the model store answers");
         Self { broker, store, csp, clock }
@@ -112,6 +123,7 @@ impl TestBroker {
             lab_duration: None,
             standby: false,
             wait: None,
+            quota: None,
         };
         self.broker.allocator().allocate(request).await
     }

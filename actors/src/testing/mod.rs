@@ -15,7 +15,7 @@ mod tables;
 mod trace;
 
 pub use self::connection::Connection;
-pub use self::fake_csp::FakeCsp;
+pub use self::fake_csp::{DeletionFault, FakeCsp};
 pub use self::faults::{Fault, FaultPlan};
 pub use self::harness::TestBroker;
 pub use self::lone_pool::LonePool;

@@ -15,12 +15,10 @@ use super::trace::Trace;
 use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
-    ClaimOutcome, ClusterState, Coordination, Cursor, JobLease, LeaseOutcome, LeaseRequest, Lookup, Page, PageRequest,
-    SandboxStore, Stats, StoreError, StoredQueue, StoredStats, Ticket, WriteOutcome,
+    ClaimOutcome, ClusterState, Coordination, Cursor, JobLease, LeaseOutcome, LeaseRequest, Listing, Lookup, Page,
+    PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredQueue, StoredStats, Ticket, WriteOutcome,
 };
-use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp,
-};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Timestamp};
 
 /// The simplest store that keeps the contract, with injected faults.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +36,7 @@ pub(super) struct Contents {
     stats: StoredStats,
     pub(super) queue: StoredQueue,
     replicas: BTreeMap<ReplicaId, Timestamp>,
+    pre_delete_records: Vec<PreDeleteRecord>,
     /// The contents of the status index while it lags.
     lagging_index: Option<Tables>,
     observer: Option<Observer>,
@@ -124,6 +123,11 @@ impl ModelStore {
     /// All tickets.
     pub fn tickets_left(&self) -> Vec<Ticket> {
         self.contents().tables.tickets.values().cloned().collect()
+    }
+
+    /// The records of steps before deletions.
+    pub fn pre_delete_records(&self) -> Vec<PreDeleteRecord> {
+        self.contents().pre_delete_records.clone()
     }
 
     /// Panics if claims and sandboxes do not match.
@@ -360,10 +364,7 @@ impl SandboxStore for ModelStore {
             let listed = contents
                 .index()
                 .sandboxes()
-                .filter(|sandbox| sandbox.status == listing.status)
-                .filter(|sandbox| shards().shard_of(&sandbox.sandbox_id) == *shard)
-                .filter(|sandbox| listing.from.is_none_or(|from| sandbox.shard_at >= from))
-                .filter(|sandbox| listing.until.is_none_or(|until| sandbox.shard_at <= until))
+                .filter(|sandbox| shards().shard_of(&sandbox.sandbox_id) == *shard && listing.has(sandbox))
                 .map(|sandbox| ((sandbox.shard_at.0, sandbox.sandbox_id.clone()), sandbox))
                 .collect();
             Ok(page(listed, limit, after.as_ref()))
@@ -371,10 +372,11 @@ impl SandboxStore for ModelStore {
         .await
     }
 
-    async fn count(&self, status: Status, shard: Shard) -> Result<u64, StoreError> {
+    async fn count(&self, listing: Listing, shard: Shard) -> Result<u64, StoreError> {
         self.read("count", |contents| {
-            let of_shard = |sandbox: &&Sandbox| shards().shard_of(&sandbox.sandbox_id) == shard;
-            Ok(contents.index().sandboxes().filter(of_shard).filter(|sandbox| sandbox.status == status).count() as u64)
+            let is_listed =
+                |sandbox: &&Sandbox| shards().shard_of(&sandbox.sandbox_id) == shard && listing.has(sandbox);
+            Ok(contents.index().sandboxes().filter(is_listed).count() as u64)
         })
         .await
     }
@@ -392,6 +394,11 @@ impl SandboxStore for ModelStore {
             Ok(page(found.collect(), limit as usize, after.as_ref()))
         })
         .await
+    }
+
+    async fn record_pre_delete(&self, record: &PreDeleteRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.write("record_pre_delete", throttled(), move |contents| contents.pre_delete_records.push(record)).await
     }
 
     async fn check(&self, _: &ReplicaId) -> Result<(), StoreError> {

@@ -89,14 +89,15 @@ impl Observer {
 
 /// Whether the state diagram of the architecture has this transition, or a change within this state.
 fn is_transition(from: Status, to: Status) -> bool {
-    use Status::{Allocated, Available, Deleted, DeletionFailed, PendingDeletion, Stale};
+    use Status::{Allocated, Available, Deleted, DeletionFailed, PendingDeletion, Quarantined, Stale};
     let targets: &[Status] = match from {
-        Available => &[Allocated, Stale],
+        Available => &[Available, Allocated, Stale, Quarantined],
         Allocated => &[Allocated, PendingDeletion],
-        PendingDeletion => &[PendingDeletion, DeletionFailed, Deleted],
+        PendingDeletion => &[PendingDeletion, DeletionFailed, Deleted, Quarantined],
         Stale => &[Available, Deleted],
-        DeletionFailed => &[PendingDeletion, Deleted],
-        Deleted => &[],
+        DeletionFailed => &[DeletionFailed, PendingDeletion, Deleted, Quarantined],
+        Quarantined => &[PendingDeletion, Available],
+        Deleted => &[Deleted, PendingDeletion],
     };
     targets.contains(&to)
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{FakeCsp, PausedClock};
 use crate::ports::{ClaimOutcome, GrantOutcome, Ticket, WriteOutcome};
@@ -28,6 +29,8 @@ pub enum Flaw {
     ClaimForgotten,
     /// A grant does not check whether its ticket is still there.
     TicketIgnored,
+    /// A claim does not store the proof of its owner's secret, so no later call is compared with it.
+    ProofForgotten,
 }
 
 impl Tables {
@@ -39,7 +42,7 @@ impl Tables {
 
     /// The available sandbox with this number.
     pub fn sandbox(number: u32) -> Sandbox {
-        Sandbox::discovered(&FakeCsp::account(number), PausedClock::BEGIN_MILLIS)
+        Sandbox::discovered(&FakeCsp::account(number), Duration::ZERO, PausedClock::BEGIN_MILLIS)
     }
 
     /// All sandboxes, by id.
@@ -75,7 +78,12 @@ impl Tables {
         if let WriteOutcome::PreconditionFailed { current } = self.update(write) {
             return ClaimOutcome::CandidateChanged { current };
         }
-        self.claims.insert(claim.claim_key.clone(), claim.clone());
+        let mut claim = claim.clone();
+        if self.flaw == Some(Flaw::ProofForgotten) {
+            claim.owner_proof = None;
+            self.sandboxes.entry(claim.sandbox_id.clone()).and_modify(|sandbox| sandbox.owner_proof = None);
+        }
+        self.claims.insert(claim.claim_key.clone(), claim);
         ClaimOutcome::Claimed
     }
 

@@ -5,6 +5,7 @@ use broker_actors::jobs::JobError;
 use broker_actors::jobs::csp_sync::{SyncOptions, SyncReport};
 use broker_actors::ports::CspError;
 use broker_actors::sandbox::{Claim, Owner, Sandbox};
+use broker_actors::start::BrokerSettings;
 use broker_actors::testing::TestBroker;
 use tokio::task::JoinHandle;
 
@@ -29,7 +30,12 @@ pub(crate) async fn allocate_and_release(broker: &TestBroker, count: usize) {
 
 /// A broker whose only sandbox is pending deletion.
 pub(crate) async fn with_one_pending() -> (TestBroker, Sandbox) {
-    let broker = TestBroker::with_sandboxes(1).await;
+    with_one_pending_on(TestBroker::settings("replica-1")).await
+}
+
+/// A broker with these settings whose only sandbox is pending deletion.
+pub(crate) async fn with_one_pending_on(settings: BrokerSettings) -> (TestBroker, Sandbox) {
+    let broker = TestBroker::with_sandboxes_and(1, settings).await;
     let claim = broker.allocate("t1").await.unwrap().claim;
     release(&broker, &claim).await;
     let sandbox = broker.sandbox(&claim.sandbox_id);

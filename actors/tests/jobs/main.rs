@@ -5,4 +5,5 @@ mod driver;
 mod expiry;
 mod fixtures;
 mod leases;
+mod one_life;
 mod sync;

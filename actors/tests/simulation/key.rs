@@ -56,6 +56,7 @@ impl Key {
             standby: false,
             // Some wait in the queue.
             wait: Some(Duration::from_secs(if self.track < FIRST_PROBE && self.track % 2 == 0 { 4 } else { 0 })),
+            quota: None,
         }
     }
 

@@ -93,7 +93,7 @@ async fn renew(world: &World, replica: &Replica, key: &Key) {
         .await;
     world.trace.record(|| format!("{key:?} renews {sandbox_id}: {answer:?}"));
     match answer {
-        Some(Ok(claim)) => world.history.borrow_mut().check_renewal(&world.store, &claim),
+        Some(Ok(renewed)) => world.history.borrow_mut().check_renewal(&world.store, &renewed.claim),
         Some(Err(error)) => check_denial(world, key.track(), &error),
         None => {}
     }

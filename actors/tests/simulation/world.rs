@@ -73,7 +73,7 @@ impl World {
         settings.sync_interval = Duration::from_secs(random.u64(2..15));
         settings.breaker.timeout = Duration::from_secs(10);
         settings.cleanup_interval = Duration::from_secs(random.u64(5..30));
-        settings.cleanup.max_attempts = random.u32(1..4);
+        settings.cleanup.max_attempts = random.u32(0..4);
         settings.expiry_interval = Duration::from_secs(30);
         settings.stale_interval = Duration::from_secs(30);
         settings.stale_grace = Duration::from_secs(10);
@@ -117,6 +117,7 @@ impl World {
             let ports = Ports {
                 store: Arc::new(self.store.through(connection.clone())),
                 csp: Arc::new(self.csp.through(connection.clone())),
+                pre_delete: None,
                 clock: self.clock.clone(),
             };
             let mut settings = self.settings.clone();

@@ -49,7 +49,8 @@ const OWN_ATTRIBUTES: [&str; 13] = [
 ];
 
 /// The statuses that the Python broker knows.
-const OLD_STATUSES: [Status; 5] = Status::LIVE;
+const OLD_STATUSES: [Status; 5] =
+    [Status::Available, Status::Allocated, Status::PendingDeletion, Status::Stale, Status::DeletionFailed];
 
 /// The Python broker has this attribute on every sandbox, with this value, whatever the length of its labs is.
 const OLD_LAB_DURATION: (&str, u64) = ("lab_duration_hours", 4);

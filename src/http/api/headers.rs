@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 use broker_actors::sandbox::{IdempotencyKey, Owner, SandboxId, TrackId};
 use serde_json::json;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 
-use super::input::{FromHead, MAX_ID_LENGTH, SandboxPath, id_schema, is_id};
+use super::input::{FromHead, MAX_ID_LENGTH, SandboxPath, is_id};
 use crate::http::client_address::client_address;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::operation::{OperationParts, string_schema};
@@ -69,14 +69,19 @@ impl FromHead for AllocateHeaders {
     }
 
     fn document(parts: &mut OperationParts) {
-        parts.header(INSTRUQT_TRACK, "The lab's slug, kept for operators", id_schema());
-        parts.header(NAME_PREFIX, "Only a sandbox whose name starts with this", id_schema());
-        parts.header(MINUTES, "Minutes that the lab takes, instead of the configured duration", minutes_schema());
-        let standby = "`true`: the sandbox waits for its learner, and the lab's time starts with \
-                       `POST /v1/allocation/activate`";
-        parts.header(STANDBY, standby, ObjectBuilder::new().schema_type(Type::Boolean).build().into());
-        let prefer = "`wait=N`: waits up to N seconds, at most 50, for a sandbox if none is free";
-        parts.header(PREFER, prefer, string_schema());
+        for (name, schema, description) in [
+            (INSTRUQT_TRACK, text_schema(), "The lab's slug in UTF-8, kept for operators"),
+            (NAME_PREFIX, text_schema(), "Only a sandbox whose name starts with this text, in UTF-8"),
+            (MINUTES, minutes_schema(), "Minutes that the lab takes, instead of the configured duration"),
+            (
+                STANDBY,
+                ObjectBuilder::new().schema_type(Type::Boolean).build().into(),
+                "`true`: the sandbox waits for its learner, and the lab's time starts with `POST /v1/allocation/activate`",
+            ),
+            (PREFER, text_schema(), "`wait=N`: waits up to N seconds, at most 50, for a sandbox if none is free"),
+        ] {
+            parts.header(name, description, schema);
+        }
         document_key(parts);
     }
 }
@@ -140,7 +145,7 @@ pub(crate) struct Operator(pub(super) String);
 impl FromHead for Operator {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
         let is_name = |name: &&str| (1..=MAX_OPERATOR_LENGTH).contains(&name.len()) && !name.contains('\t');
-        let name = match request.headers().get(OPERATOR) {
+        let name = match request.headers().get(OPERATOR).filter(|name| !name.is_empty()) {
             None => "admin",
             Some(name) => name.to_str().ok().filter(is_name).ok_or_else(|| {
                 let message =
@@ -155,7 +160,7 @@ impl FromHead for Operator {
 
     fn document(parts: &mut OperationParts) {
         let description = "The name of the operator, for the broker's records";
-        parts.header(OPERATOR, description, operator_schema());
+        parts.header(OPERATOR, description, name_schema(MAX_OPERATOR_LENGTH));
         parts.errors.insert(ErrorCode::BadHeader);
     }
 }
@@ -175,12 +180,22 @@ impl FromHead for LastEventId {
     }
 }
 
+/// The calling track, as the request names it, before it is checked.
+pub(crate) fn track_in(headers: &HeaderMap) -> &[u8] {
+    let name = headers.get(INSTRUQT_SANDBOX).filter(|name| !name.is_empty()).or_else(|| headers.get(TRACK));
+    name.map(HeaderValue::as_bytes).unwrap_or_default()
+}
+
 /// The calling track. Two headers name it, and the Instruqt sandbox wins.
 fn owner_of(request: &HttpRequest) -> Result<Owner, ApiError> {
     let headers = request.headers();
     let [sandbox, track, secret] = read(headers, [INSTRUQT_SANDBOX, TRACK, TRACK_SECRET])?;
     let track = TrackId::new(sandbox.or(track).ok_or_else(missing_track)?);
-    RequestContext::add(request, |context| context.track_id = Some(track.to_string()));
+    let lab = headers.get(INSTRUQT_TRACK).and_then(|lab| (TEXT.value)(lab.as_bytes()));
+    RequestContext::add(request, |context| {
+        context.track_id = Some(track.to_string());
+        context.instruqt_track_id = lab.map(str::to_owned);
+    });
     match secret {
         Some(secret) if secret.len() < MIN_SECRET_LENGTH => Err(bad_secret()),
         Some(secret) => Ok(Owner::with_secret(track, secret.as_bytes())),
@@ -209,7 +224,8 @@ pub(crate) fn missing_track() -> ApiError {
 
 /// The error for headers whose values are not allowed.
 pub(crate) fn bad_headers(names: &[&str]) -> ApiError {
-    let message = format!("send {} once, as 1 to {MAX_ID_LENGTH} visible ASCII characters", names.join(", "));
+    let takes = |name: &&str| format!("{name} once, as {}", form_of(name).takes);
+    let message = format!("send {}", names.iter().map(takes).collect::<Vec<_>>().join("; "));
     ApiError::new(ErrorCode::BadHeader, message).details(json!({ "headers": names }))
 }
 
@@ -252,7 +268,7 @@ fn standby(headers: &HeaderMap) -> Result<bool, ApiError> {
 fn document_key(parts: &mut OperationParts) {
     let description = "Names this intent to allocate; the track's id if it is not sent. Keys belong to their track: equal \
                        keys of two tracks are different keys";
-    parts.header(IDEMPOTENCY_KEY, description, id_schema());
+    parts.header(IDEMPOTENCY_KEY, description, name_schema(MAX_ID_LENGTH));
     document_track(parts);
 }
 
@@ -263,26 +279,65 @@ fn minutes_schema() -> Schema {
 
 fn document_track(parts: &mut OperationParts) {
     let track = format!("Names the calling track, unique for each student. This or `{INSTRUQT_SANDBOX}` is required");
-    parts.parameter(ParameterIn::Header, TRACK, &track, id_schema(), Some("student-1"));
+    parts.parameter(ParameterIn::Header, TRACK, &track, name_schema(MAX_ID_LENGTH), Some("student-1"));
     let instruqt = format!("The same as `{TRACK}`; it wins if both are sent");
-    parts.header(INSTRUQT_SANDBOX, &instruqt, id_schema());
+    parts.header(INSTRUQT_SANDBOX, &instruqt, name_schema(MAX_ID_LENGTH));
     let secret = "A random text that only the track knows. What is allocated with it can be read, renewed and released only \
                   with it";
     parts.header(TRACK_SECRET, secret, secret_schema());
     parts.errors.extend([ErrorCode::BadHeader, ErrorCode::MissingHeader]);
 }
 
-/// Reads these headers, or names all whose values are not allowed.
+/// A form of header values.
+#[derive(Clone, Copy)]
+struct ValueForm {
+    takes: &'static str,
+    /// The text of a value of this form.
+    value: fn(&[u8]) -> Option<&str>,
+}
+
+/// An identifier.
+const ID: ValueForm = ValueForm {
+    takes: "1 to 256 visible ASCII characters, with spaces only inside",
+    value: |value| {
+        let is_allowed = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
+        text_of(value).filter(|value| value.bytes().all(|byte| is_allowed(&byte)) && value.trim() == *value)
+    },
+};
+/// A text that people chose.
+const TEXT: ValueForm = ValueForm {
+    takes: "1 to 256 bytes of UTF-8 without control characters",
+    value: |value| text_of(value).filter(|value| !value.contains(char::is_control)),
+};
+const SECRET: ValueForm = ValueForm {
+    takes: "16 to 256 visible ASCII characters",
+    value: |value| text_of(value).filter(|value| is_id(value.as_bytes())),
+};
+
+fn form_of(name: &str) -> ValueForm {
+    match name {
+        INSTRUQT_TRACK | NAME_PREFIX => TEXT,
+        TRACK_SECRET => SECRET,
+        _ => ID,
+    }
+}
+
+fn text_of(value: &[u8]) -> Option<&str> {
+    (1..=MAX_ID_LENGTH).contains(&value.len()).then(|| std::str::from_utf8(value).ok()).flatten()
+}
+
+/// Reads these headers, or names all whose values are not allowed. An empty one counts as absent: a script sends it for a
+/// variable that is not set.
 fn read<const N: usize>(headers: &HeaderMap, names: [&str; N]) -> Result<[Option<String>; N], ApiError> {
     let mut bad = Vec::new();
     let values = names.map(|name| {
-        let mut values = headers.get_all(name);
+        let mut values = headers.get_all(name).filter(|value| !value.is_empty());
         let value = values.next()?;
-        if values.next().is_some() || !is_id(value.as_bytes()) {
+        let text = (form_of(name).value)(value.as_bytes()).filter(|_| values.next().is_none());
+        if text.is_none() {
             bad.push(name);
-            return None;
         }
-        value.to_str().ok().map(str::to_owned)
+        text.map(str::to_owned)
     });
     if bad.is_empty() { Ok(values) } else { Err(bad_headers(&bad)) }
 }
@@ -292,8 +347,14 @@ fn secret_schema() -> Schema {
     object.max_length(Some(MAX_ID_LENGTH)).pattern(Some("^[!-~]+$")).build().into()
 }
 
-/// The schema of an operator's name.
-fn operator_schema() -> Schema {
+/// The schema of a name in visible ASCII characters, with spaces inside.
+fn name_schema(max_length: usize) -> Schema {
     let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
-    object.max_length(Some(MAX_OPERATOR_LENGTH)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
+    object.max_length(Some(max_length)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
+}
+
+/// The schema of a text. OpenAPI cannot say how many bytes a text has.
+fn text_schema() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
+    object.max_length(Some(MAX_ID_LENGTH)).pattern(Some("^[^\\x00-\\x1f\\x7f-\\x9f]+$")).build().into()
 }

@@ -48,7 +48,7 @@ impl<T: FromHead> Input for Head<T> {
 }
 
 /// Takes `T` from the query. An unknown parameter is an error, because it is most likely a typing error.
-pub(crate) struct Query<T>(pub(super) T);
+pub(crate) struct Query<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + 'static> FromRequest for Query<T> {
     type Error = ApiError;

@@ -16,6 +16,7 @@ use super::body::Timestamp;
 use crate::http::middleware::rate_limit::RateLimit;
 use crate::http::operation::{OperationParts, Output};
 use crate::metrics::recorder;
+use crate::telemetry;
 
 const READY: &str = "ready";
 
@@ -119,10 +120,9 @@ impl Output for MetricsText {
     }
 }
 
-pub(crate) async fn metrics(request: HttpRequest, broker: web::Data<Broker>) -> MetricsText {
-    if let Some(limit) = request.app_data::<web::Data<RateLimit>>() {
-        metrics::gauge!("broker_rate_limit_clients").set(limit.clients() as f64);
-    }
+pub(crate) async fn metrics(limit: web::Data<RateLimit>, broker: web::Data<Broker>) -> MetricsText {
+    metrics::counter!("broker_log_lines_dropped_total").absolute(telemetry::dropped_lines());
+    metrics::gauge!("broker_rate_limit_clients").set(limit.clients() as f64);
     metrics::gauge!("broker_allocations_in_flight").set(broker.allocator().in_flight() as f64);
     if let Some(pool) = broker.pool_snapshot().await {
         metrics::gauge!("broker_pool_cached").set(pool.cached as f64);

@@ -15,6 +15,7 @@ use super::headers::{AllocateHeaders, Minutes, OwnPath};
 use super::input::Head;
 use crate::http::connection::peer_closed;
 use crate::http::error::ApiError;
+use crate::http::middleware::auth;
 use crate::http::operation::{OperationParts, Output};
 use crate::http::request_context::RequestContext;
 
@@ -25,8 +26,13 @@ pub(crate) async fn allocate(
     Head(headers): Head<AllocateHeaders>,
 ) -> Result<Allocated, ApiError> {
     let AllocateHeaders { owner, track_name, key, name_prefix, lab_duration, standby, wait } = headers;
+    let caller = auth::caller(&request);
+    if let Some(caller) = &caller {
+        caller.check_bounds(track_name.as_deref(), name_prefix.as_deref())?;
+    }
+    let quota = caller.and_then(|caller| caller.quota());
     let started = Instant::now();
-    let wanted = AllocateRequest { owner, track_name, key, name_prefix, lab_duration, standby, wait };
+    let wanted = AllocateRequest { owner, track_name, key, name_prefix, lab_duration, standby, wait, quota };
     let answer = broker.allocator().allocate_while(wanted, peer_closed(&request)).await;
     let outcome = outcome_of(&answer);
     metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
@@ -109,6 +115,7 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Err(AllocateError::Withdrawn) => "withdrawn",
         Err(AllocateError::TooLong { .. }) => "too_long",
         Err(AllocateError::NotOwner) => "not_owner",
+        Err(AllocateError::QuotaExceeded(_)) => "quota_exceeded",
         Err(AllocateError::Paused) => "paused",
         Err(AllocateError::Overloaded { .. }) => "overloaded",
         Err(AllocateError::TimedOut { .. }) => "timed_out",

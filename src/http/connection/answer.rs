@@ -1,5 +1,6 @@
 //! Sends the body of an answer in pieces.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -20,6 +21,25 @@ pub(super) struct PiecewiseBody<P> {
 impl<P> PiecewiseBody<P> {
     pub(super) fn new(body: BoxBody, in_progress: P) -> Self {
         Self { body, rest: Bytes::new(), _in_progress: in_progress }
+    }
+
+    /// The answer to HEAD: the size of the body, and nothing of it. A body that never ends must not be sent in vain.
+    pub(super) fn without_content(body: &BoxBody, in_progress: P) -> Self {
+        Self::new(BoxBody::new(NoContent(body.size())), in_progress)
+    }
+}
+
+struct NoContent(BodySize);
+
+impl MessageBody for NoContent {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        self.0
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        Poll::Ready(None)
     }
 }
 

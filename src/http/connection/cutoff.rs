@@ -2,7 +2,7 @@
 
 use actix_web::rt::net::TcpStream;
 
-use crate::http::error::{ApiError, ErrorCode};
+use crate::http::error::{ApiError, ErrorCode, ErrorForm};
 use crate::http::middleware::request_id;
 use crate::http::middleware::security_headers::SECURITY_HEADERS;
 
@@ -12,20 +12,23 @@ pub(super) enum Cutoff {
     TooMany,
     SlowHead,
     LargeHead,
+    /// The parser refused the request.
+    Malformed,
     SlowBody,
     Idle,
     NotReading,
 }
 
 impl Cutoff {
-    const ALL: [Self; 6] =
-        [Self::TooMany, Self::SlowHead, Self::LargeHead, Self::SlowBody, Self::Idle, Self::NotReading];
+    const ALL: [Self; 7] =
+        [Self::TooMany, Self::SlowHead, Self::LargeHead, Self::Malformed, Self::SlowBody, Self::Idle, Self::NotReading];
 
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::TooMany => "too_many",
             Self::SlowHead => "slow_head",
             Self::LargeHead => "large_head",
+            Self::Malformed => "malformed",
             Self::SlowBody => "slow_body",
             Self::Idle => "idle",
             Self::NotReading => "not_reading",
@@ -42,16 +45,17 @@ impl Cutoff {
     }
 
     /// Answers the client if it is owed an answer, as far as the socket takes it at once.
-    pub(super) fn answer(self, socket: &TcpStream) {
+    pub(super) fn answer(self, socket: &TcpStream, form: ErrorForm) {
         let code = match self {
             Self::TooMany => ErrorCode::TooManyConnections,
             Self::SlowHead => ErrorCode::RequestTimeout,
             Self::LargeHead => ErrorCode::HeadTooLarge,
+            Self::Malformed => ErrorCode::BadRequest,
             Self::SlowBody | Self::Idle | Self::NotReading => return,
         };
         let error = ApiError::from(code);
         let request_id = request_id::new();
-        let body = serde_json::to_string(&error.body(&request_id)).unwrap_or_default();
+        let body = serde_json::to_string(&error.body(&request_id, form)).unwrap_or_default();
         let retry_after = error.retry_after_seconds().map(|seconds| format!("retry-after: {seconds}\r\n"));
         let security: String = SECURITY_HEADERS.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let answer = format!(
@@ -61,6 +65,19 @@ impl Cutoff {
             body.len(),
             retry_after.unwrap_or_default(),
         );
+        if let Self::Malformed = self {
+            // The access log has no line of it, because it never becomes a request.
+            tracing::info!(
+                event = "request",
+                request_id,
+                status = code.status().as_u16(),
+                action = self.label(),
+                outcome = "error",
+                code = code.as_str(),
+                peer = socket.peer_addr().ok().map(|peer| peer.to_string()),
+                "request"
+            );
+        }
         let _ = socket.try_write(answer.as_bytes());
     }
 }

@@ -5,15 +5,19 @@
 //! memory and files of all connections together.
 //!
 //! [`serve`] is the only way in. `accept` admits sockets within the `limit`; `socket` reads and writes with deadlines and
-//! cuts a connection off (`cutoff`) that exceeds them; `request` wraps the application and reports to the connection's
-//! `state` what its request is doing; `answer` sends bodies in pieces.
+//! cuts a connection off (`cutoff`) that exceeds them; `missing_length` and `refusal` change what the parser gets and what
+//! it answers; `request` wraps the application and reports to the connection's `state` what its request is doing; `answer`
+//! sends bodies in pieces.
 
 mod accept;
 mod answer;
 mod cutoff;
 mod limit;
+mod missing_length;
+mod refusal;
 mod request;
 mod socket;
+mod stall;
 mod state;
 
 use std::io;
@@ -32,6 +36,7 @@ use self::cutoff::Cutoff;
 use self::limit::Connections;
 use self::socket::Connection;
 use self::state::ConnectionState;
+use super::error::ErrorForm;
 
 /// The part of an answer that is copied to be sent; one piece may come on top.
 const SEND_BUFFER_BYTES: usize = 8 * 1024;
@@ -48,13 +53,25 @@ pub(super) async fn peer_closed(request: &HttpRequest) {
     }
 }
 
-/// A server of the application on this socket. It installs no signal handlers; requests in flight get `grace_seconds`
-/// when it is stopped.
-pub(super) fn serve<T, B>(
-    listener: TcpListener,
+/// What all connections share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Whether one address may have only a part of the connections when few are left.
+    pub(super) is_shared_by_address: bool,
+    /// Whether a path is that of a probe. Probes are served when there are too many connections for anything else.
+    pub(super) is_probe: fn(&str) -> bool,
+    /// The form of the errors that no handler answers.
+    pub(super) error_form: ErrorForm,
+    /// How long requests in flight get when the server is stopped.
+    pub(super) grace_seconds: u64,
+}
+
+/// A server of the application on these sockets, each with its surface. It installs no signal handlers.
+pub(super) fn serve<T, B, S: Copy + Send + 'static>(
+    listeners: Vec<(TcpListener, S)>,
     workers: usize,
-    grace_seconds: u64,
-    application: impl Fn() -> App<T> + Send + Clone + 'static,
+    limits: Limits,
+    application: impl Fn(S) -> App<T> + Send + Clone + 'static,
 ) -> io::Result<Server>
 where
     T: ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<B>, Error = Error, InitError = ()>
@@ -62,17 +79,19 @@ where
     B: MessageBody + 'static,
 {
     Cutoff::create_counters();
-    let connections = Connections::new();
-    let server = Server::build();
-    let stopping = server.graceful_shutdown_signal();
-    let server = server
+    let connections = Connections::new(limits);
+    let mut server = Server::build()
         .workers(workers)
         .max_concurrent_connections(connections.limit() + REFUSED_AT_ONCE)
-        .shutdown_timeout(grace_seconds)
-        .disable_signals()
+        .shutdown_timeout(limits.grace_seconds)
+        .disable_signals();
+    let stopping = server.graceful_shutdown_signal();
+    for (listener, surface) in listeners {
+        let (application, connections, stopping) = (application.clone(), connections.clone(), stopping.clone());
         // As `HttpServer` does, but on sockets with deadlines.
-        .listen("http", listener, move || {
-            let application = application().wrap(from_fn(request::track));
+        server = server.listen("http", listener, move || {
+            let application =
+                application(surface).wrap(from_fn(move |request, next| request::track(limits, request, next)));
             let stopping = stopping.clone();
             let http = HttpService::build()
                 .graceful_shutdown_signal(move || {
@@ -88,7 +107,7 @@ where
                 .finish(map_config(application, |()| AppConfig::default()));
             let connections = connections.clone();
             fn_service(move |socket| accept::accept(connections.clone(), socket)).and_then(http)
-        })?
-        .run();
-    Ok(server)
+        })?;
+    }
+    Ok(server.run())
 }

@@ -13,6 +13,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::cutoff::Cutoff;
 use super::limit::Slot;
+use super::missing_length::MissingLength;
+use super::refusal::refusal_in;
+use super::stall::Stall;
 use super::state::{ConnectionState, Phase};
 
 /// How long an idle connection is kept. An AWS load balancer keeps its own for 60 s; ours last longer, so that the
@@ -23,8 +26,8 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// the rest of that body.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a client may take nothing of an answer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same on a connection that only a probe may use. There are few of them.
+const PROBE_HEAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The largest head. Even with every header at its limit a head is far below 4 KiB; the rest is for what proxies add.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -39,17 +42,29 @@ pub(super) struct Connection {
     socket: TcpStream,
     state: Rc<ConnectionState>,
     slot: Slot,
-    /// Since when the peer takes nothing of an answer.
-    stalled_since: Option<Instant>,
+    /// Whether the peer takes its answers.
+    stall: Stall,
     /// The bytes that were passed to the parser in a row.
     unparsed: usize,
+    missing_length: MissingLength,
+    /// Bytes that were read and that the parser has not got yet.
+    passed: Vec<u8>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Connection {
     pub(super) fn new(socket: TcpStream, slot: Slot) -> Self {
         let timer = Box::pin(sleep_until(Instant::now() + HEAD_TIMEOUT));
-        Self { socket, state: Rc::new(ConnectionState::new()), slot, stalled_since: None, unparsed: 0, timer }
+        Self {
+            socket,
+            state: Rc::new(ConnectionState::new(slot.is_for_probes())),
+            slot,
+            stall: Stall::default(),
+            unparsed: 0,
+            missing_length: MissingLength::default(),
+            passed: Vec::new(),
+            timer,
+        }
     }
 
     /// Shares the connection's state with the requests that come over it.
@@ -62,6 +77,9 @@ impl Connection {
         let state = &self.state;
         let since = state.phase_since();
         let of_phase = match (state.phase(), state.head_since()) {
+            (Phase::Waiting, first) if state.is_for_probes() => {
+                Some((first.unwrap_or(since) + PROBE_HEAD_TIMEOUT, Cutoff::SlowHead))
+            }
             (Phase::Waiting, Some(first)) => Some((first + HEAD_TIMEOUT, Cutoff::SlowHead)),
             (Phase::Waiting, None) if state.is_new() => Some((since + HEAD_TIMEOUT, Cutoff::SlowHead)),
             (Phase::Waiting, None) if self.slot.are_scarce() => Some((since + HEAD_TIMEOUT, Cutoff::Idle)),
@@ -71,7 +89,7 @@ impl Connection {
             (Phase::Draining, _) => Some((since + HEAD_TIMEOUT, Cutoff::SlowBody)),
             (Phase::Handling | Phase::Answering, _) => None,
         };
-        let of_peer = self.stalled_since.map(|since| (since + STALL_TIMEOUT, Cutoff::NotReading));
+        let of_peer = self.stall.deadline().map(|at| (at, Cutoff::NotReading));
         of_phase.into_iter().chain(of_peer).min_by_key(|(at, _)| *at)
     }
 
@@ -102,29 +120,52 @@ impl Connection {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.state.head_bytes() >= MAX_HEAD_BYTES {
-            return Poll::Ready(Err(self.cut_off(Cutoff::LargeHead)));
-        }
-        let mut bytes = [0; PARSE_BYTES];
-        let length = PARSE_BYTES.min(buffer.remaining());
-        let mut part = ReadBuf::new(&mut bytes[..length]);
-        match Pin::new(&mut self.socket).poll_read(context, &mut part) {
-            Poll::Pending => self.wait(context),
-            Poll::Ready(read) => {
-                let part = part.filled();
-                buffer.put_slice(part);
-                self.unparsed += part.len();
-                self.state.head_read(part.len());
-                Poll::Ready(read)
+        // Without bytes for the parser it would take the connection for closed.
+        while self.passed.is_empty() {
+            if self.state.head_bytes() >= MAX_HEAD_BYTES {
+                return Poll::Ready(Err(self.cut_off(Cutoff::LargeHead)));
+            }
+            let mut bytes = [0; PARSE_BYTES];
+            let mut part = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.socket).poll_read(context, &mut part) {
+                Poll::Pending => return self.wait(context),
+                Poll::Ready(Ok(())) if !part.filled().is_empty() => {
+                    let part = part.filled();
+                    if self.state.head_bytes() == 0 {
+                        self.missing_length.start();
+                    }
+                    self.state.head_read(part.len());
+                    self.missing_length.pass(part, &mut self.passed);
+                }
+                end => return end,
             }
         }
+        self.unparsed += self.deliver(buffer);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads a part of a body.
+    fn read_body(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.passed.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(context, buffer);
+        }
+        self.deliver(buffer);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the parser bytes that were read before. Returns their number.
+    fn deliver(&mut self, buffer: &mut ReadBuf<'_>) -> usize {
+        let length = PARSE_BYTES.min(buffer.remaining()).min(self.passed.len());
+        buffer.put_slice(&self.passed[..length]);
+        self.passed.drain(..length);
+        length
     }
 
     fn cut_off(&self, reason: Cutoff) -> io::Error {
         reason.count(1);
         tracing::debug!(reason = reason.label(), "a connection is cut off");
-        if self.stalled_since.is_none() {
-            reason.answer(&self.socket);
+        if !self.stall.is_on() {
+            reason.answer(&self.socket, self.slot.error_form());
         }
         io::Error::new(io::ErrorKind::TimedOut, reason.label())
     }
@@ -135,14 +176,14 @@ impl AsyncRead for Connection {
         let this = self.get_mut();
         this.state.remember_reader(context.waker());
         // While the peer does not read its answers, its requests are not read either; their answers would pile up.
-        if this.stalled_since.is_some() {
+        if this.stall.is_on() {
             return this.wait(context);
         }
         match this.state.phase() {
             Phase::Waiting => this.read_head(context, buffer),
-            Phase::Handling if this.state.has_unread_body() => Pin::new(&mut this.socket).poll_read(context, buffer),
+            Phase::Handling if this.state.has_unread_body() => this.read_body(context, buffer),
             Phase::Handling | Phase::Answering => {
-                let is_more_there = this.socket.poll_read_ready(context).is_ready();
+                let is_more_there = !this.passed.is_empty() || this.socket.poll_read_ready(context).is_ready();
                 this.state.set_reader_waits(is_more_there);
                 if is_more_there {
                     let mut byte = [0];
@@ -153,7 +194,7 @@ impl AsyncRead for Connection {
                 }
                 this.wait(context)
             }
-            Phase::Draining => match Pin::new(&mut this.socket).poll_read(context, buffer) {
+            Phase::Draining => match this.read_body(context, buffer) {
                 Poll::Pending => this.wait(context),
                 read => read,
             },
@@ -164,13 +205,22 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        let bytes = match refusal_in(bytes) {
+            Some(0) => {
+                Cutoff::Malformed.count(1);
+                Cutoff::Malformed.answer(&this.socket, this.slot.error_form());
+                return Poll::Ready(Ok(bytes.len()));
+            }
+            Some(start) => &bytes[..start],
+            None => bytes,
+        };
         match Pin::new(&mut this.socket).poll_write(context, bytes) {
             Poll::Pending => {
-                this.stalled_since.get_or_insert_with(Instant::now);
+                this.stall.start();
                 this.wait(context)
             }
             Poll::Ready(written) => {
-                if this.stalled_since.take().is_some() {
+                if this.stall.end(*written.as_ref().unwrap_or(&0)) {
                     this.state.wake_reader();
                 }
                 Poll::Ready(written)

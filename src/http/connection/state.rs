@@ -23,6 +23,8 @@ pub(super) enum Phase {
 pub(super) struct ConnectionState {
     phase: Cell<Phase>,
     phase_since: Cell<Instant>,
+    /// Whether only probes are answered, because there are too many connections.
+    is_for_probes: bool,
     /// Whether no request has come yet.
     is_new: Cell<bool>,
     /// The bytes of a head that is not complete.
@@ -39,8 +41,9 @@ pub(super) struct ConnectionState {
 }
 
 impl ConnectionState {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_for_probes: bool) -> Self {
         Self {
+            is_for_probes,
             phase: Cell::new(Phase::Waiting),
             phase_since: Cell::new(Instant::now()),
             is_new: Cell::new(true),
@@ -60,6 +63,10 @@ impl ConnectionState {
     /// When the present phase started.
     pub(super) fn phase_since(&self) -> Instant {
         self.phase_since.get()
+    }
+
+    pub(super) fn is_for_probes(&self) -> bool {
+        self.is_for_probes
     }
 
     pub(super) fn is_new(&self) -> bool {

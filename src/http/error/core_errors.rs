@@ -50,6 +50,9 @@ impl From<AllocateError> for ApiError {
                 Self::new(ErrorCode::BadHeader, error.to_string()).details(json!({ "headers": ["X-Sandbox-Minutes"] }))
             }
             AllocateError::NotOwner => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
+            AllocateError::QuotaExceeded(quota) => Self::new(ErrorCode::QuotaExceeded, error.to_string())
+                .retry_after(quota.retry_in)
+                .details(json!({ "new_per_minute": quota.limit })),
             AllocateError::Paused => ErrorCode::BrokerPaused.into(),
             AllocateError::Overloaded { .. } => ErrorCode::Overloaded.into(),
             AllocateError::TimedOut { .. } => ErrorCode::AllocationTimeout.into(),
@@ -93,7 +96,7 @@ impl From<JobError> for ApiError {
             JobError::Paused => ErrorCode::ActorPaused.into(),
             JobError::Busy { holder } => Self::new(ErrorCode::JobBusy, message).details(json!({ "holder": holder })),
             JobError::GuardRefused(_) => Self::new(ErrorCode::SyncRefused, format!("{message}; force=true overrides")),
-            JobError::Csp(CspError::BreakerOpen { retry_in }) => {
+            JobError::Csp(CspError::BreakerOpen { retry_in } | CspError::Silenced { retry_in }) => {
                 Self::new(ErrorCode::CspCircuitOpen, message).retry_after(retry_in)
             }
             JobError::Csp(_) => Self::new(ErrorCode::CspError, message),
@@ -110,13 +113,14 @@ mod tests {
     use broker_actors::error::{Chain, cause};
 
     use super::*;
+    use crate::http::error::ErrorForm;
 
     #[test]
     fn the_cause_of_a_store_failure_is_kept_for_the_log_and_not_shown_to_the_client() {
         let refused = || StoreError::Unavailable(cause("10.0.0.1 refused the connection"));
         for error in [refused().into(), AllocateError::from(refused()).into(), SandboxError::from(refused()).into()] {
             let error: ApiError = error;
-            let body = serde_json::to_string(&error.body("id")).unwrap();
+            let body = serde_json::to_string(&error.body("id", ErrorForm::default())).unwrap();
             assert!(!body.contains("10.0.0.1"), "{body}");
             let logged = Chain(&**error.cause().unwrap()).to_string();
             assert_eq!(logged, "the store is unavailable: 10.0.0.1 refused the connection");
@@ -128,7 +132,8 @@ mod tests {
     #[test]
     fn an_error_of_the_csp_shows_no_internals() {
         let error = CspError::Unavailable(cause("10.0.0.1 refused the connection"));
-        let body = serde_json::to_string(&ApiError::from(JobError::from(error)).body("id")).unwrap();
+        let body =
+            serde_json::to_string(&ApiError::from(JobError::from(error)).body("id", ErrorForm::default())).unwrap();
         assert!(body.contains("the CSP is unavailable") && !body.contains("10.0.0.1"), "{body}");
     }
 }

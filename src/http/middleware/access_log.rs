@@ -1,14 +1,19 @@
 //! What is recorded of every answered request: its span, the latency metric, one log line, and the journal's entry.
 
+use std::num::NonZeroU32;
+use std::sync::LazyLock;
+
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::Method;
+use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{Error, web};
 use broker_actors::error::Chain;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::auth::{self, Role};
 use super::request_id;
 use crate::http::api::events::EventFeed;
 use crate::http::error::ApiError;
@@ -51,16 +56,23 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
     let extensions = response.response().extensions();
     let failure = extensions.get::<ApiError>();
     let code = failure.map(|failure| failure.code().as_str());
+    let caller = auth::caller(request);
+    let token = caller.as_ref().map(|caller| caller.name());
+    if let Some(token) = token {
+        let outcome = outcome_by_token(status);
+        metrics::counter!("broker_token_requests_total", "token" => token.to_owned(), "outcome" => outcome)
+            .increment(1);
+    }
     let context = RequestContext::of(request);
     let outcome = context.as_ref().and_then(|context| context.outcome);
     let outcome = outcome.unwrap_or(if status.is_success() { "ok" } else { "error" });
     if let (true, Some(context)) = (row.is_some_and(|endpoint| endpoint.audited), &context)
         && let Some(feed) = request.app_data::<web::Data<EventFeed>>()
     {
-        feed.record_request(action, context, outcome, code);
+        feed.record_request(action, context, token, outcome, code);
     }
 
-    let RequestContext { track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
+    let RequestContext { track_id, instruqt_track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
     let error = failure.and_then(ApiError::cause).map(|cause| Chain(&**cause).to_string());
     let (request_id, latency_ms) = (request_id::of(request), latency * 1000.0);
     let (method, status) = (request.method().as_str(), status.as_u16());
@@ -77,18 +89,41 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
                 code,
                 error,
                 latency_ms,
+                token,
                 track_id,
+                instruqt_track_id,
                 sandbox_id,
                 operator,
                 "request"
             )
         };
     }
+    let is_routine = row.is_some_and(|endpoint| matches!(endpoint.role, Role::Probe | Role::Public));
     match status {
         // A defect, or an item of the table that cannot be read.
         500 => log_line!(error),
         501.. => log_line!(warn),
+        // Probes come all the time, and a page needs a dozen files.
+        ..400 if is_routine => log_line!(debug),
+        // Anyone can send any number of requests to paths that do not exist.
+        404 if row.is_none() && UNMATCHED_LINES.check().is_err() => log_line!(debug),
         _ => log_line!(info),
+    }
+}
+
+/// The lines at level info of requests that no endpoint answers: some at once, then one a second.
+static UNMATCHED_LINES: LazyLock<DefaultDirectRateLimiter> = LazyLock::new(|| {
+    let burst = NonZeroU32::new(20).expect("it is not zero");
+    RateLimiter::direct(Quota::per_second(NonZeroU32::MIN).allow_burst(burst))
+});
+
+fn outcome_by_token(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => "limited",
+        StatusCode::FORBIDDEN => "forbidden",
+        status if status.is_server_error() => "failed",
+        status if status.is_client_error() => "refused",
+        _ => "ok",
     }
 }
 

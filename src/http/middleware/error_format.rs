@@ -8,7 +8,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
 
 use super::request_id;
-use crate::http::error::ApiError;
+use crate::http::error::{ApiError, ErrorForm};
 
 /// The middleware. It leaves the error in the extensions of the response, for the access log.
 pub(crate) async fn format<B: MessageBody + 'static>(
@@ -50,7 +50,8 @@ fn formatted<B>(response: ServiceResponse<B>, error: ApiError) -> ServiceRespons
     if status == StatusCode::UNAUTHORIZED {
         answer.insert_header((WWW_AUTHENTICATE, "Bearer realm=\"sandbox-broker\""));
     }
-    let mut answer = answer.json(error.body(&request_id::of(response.request())));
+    let form = response.request().app_data::<ErrorForm>().copied().unwrap_or_default();
+    let mut answer = answer.json(error.body(&request_id::of(response.request()), form));
     answer.extensions_mut().insert(error);
     ServiceResponse::new(response.into_parts().0, answer)
 }

@@ -3,6 +3,7 @@
 pub(super) mod access_log;
 pub mod auth;
 pub(super) mod body;
+pub(super) mod canonical_path;
 pub(super) mod error_format;
 pub(super) mod rate_limit;
 pub(super) mod request_id;

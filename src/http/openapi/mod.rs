@@ -13,7 +13,7 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Header, HttpMethod, OpenApi, Ref, RefOr, Response, ResponseBuilder, ResponsesBuilder};
 
-use super::error::{ErrorBody, ErrorCode, RetryAfter};
+use super::error::{ErrorBody, ErrorCode, ErrorForm, RetryAfter};
 use super::middleware::auth::Role;
 use super::operation::{OperationParts, string_schema};
 use super::routes::{ENDPOINTS, Endpoint, Method};
@@ -40,7 +40,9 @@ const ADMISSION: &[ErrorCode] =
                        HTTP, `408 REQUEST_TIMEOUT` if it arrives too slowly, `431 HEAD_TOO_LARGE` if its head is \
                        larger than 16 KiB, and `503 TOO_MANY_CONNECTIONS`. Every answer has the usual security headers \
                        (`X-Content-Type-Options`, `Content-Security-Policy`, `Strict-Transport-Security`, \
-                       `Referrer-Policy`) and `Cache-Control: no-store`. A W3C `traceparent` header makes a request \
+                       `Referrer-Policy`) and `Cache-Control: no-store`, except for files of pages. Wherever there is `GET`, there is \
+                       `HEAD`; every path may end in a slash. A path that is not in its canonical form is answered `404`. \
+                       A W3C `traceparent` header makes a request \
                        part of the caller's trace.",
     ),
     tags(
@@ -56,7 +58,10 @@ struct Frame;
 pub(super) fn document() -> OpenApi {
     let mut document = <Frame as utoipa::OpenApi>::openapi();
     let mut components = document.components.take().unwrap_or_default();
-    for (name, setting) in [(TRACK_TOKEN, "BROKER_API_TOKEN"), (ADMIN_TOKEN, "BROKER_ADMIN_TOKEN")] {
+    for (name, setting) in [
+        (TRACK_TOKEN, "BROKER_API_TOKEN, or one named in BROKER_TRACK_TOKENS"),
+        (ADMIN_TOKEN, "BROKER_ADMIN_TOKEN; to read, also in BROKER_VIEWER_TOKEN"),
+    ] {
         let description = format!("One of the tokens in the setting {setting}");
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description)).build();
         components.add_security_scheme(name, SecurityScheme::Http(scheme));
@@ -91,13 +96,16 @@ fn operation(endpoint: &Endpoint, mut parts: OperationParts) -> Operation {
         }
     }
     let (tag, scheme) = match endpoint.role {
-        Role::Public => ("Observability", None),
+        Role::Probe | Role::Public => ("Observability", None),
         Role::Track => ("Sandboxes", Some(TRACK_TOKEN)),
         Role::Admin => ("Admin", Some(ADMIN_TOKEN)),
     };
     parts.errors.extend(endpoint.errors.concat());
-    if endpoint.role != Role::Public {
+    if endpoint.role.needs_token() {
         parts.errors.extend(ADMISSION);
+    }
+    if endpoint.role == Role::Public {
+        parts.errors.insert(ErrorCode::RateLimited);
     }
     if endpoint.method == Method::Post {
         parts.errors.insert(ErrorCode::BodyTooLarge);
@@ -133,7 +141,7 @@ fn add_headers(response: &mut Response, role: Role) {
         response.headers.insert(name.to_owned(), header(schema, description).into());
     };
     add("X-Request-ID", string_schema(), "The request's id: the caller's, or a new one");
-    if role != Role::Public {
+    if role != Role::Probe {
         add("X-RateLimit-Limit", count(), "Requests that may come at once; absent where the limit is off");
         add("X-RateLimit-Remaining", count(), "The number of these that are left");
         add("X-RateLimit-Reset", count(), "Seconds until all of them are back");
@@ -151,7 +159,7 @@ fn error_responses(errors: &BTreeSet<ErrorCode>) -> BTreeMap<u16, Response> {
 
 fn error_response(codes: &[ErrorCode]) -> Response {
     let examples = codes.iter().map(|code| {
-        let body = serde_json::to_value(error_examples::of(*code).body(REQUEST_ID)).ok();
+        let body = serde_json::to_value(error_examples::of(*code).body(REQUEST_ID, ErrorForm::default())).ok();
         (code.as_str(), ExampleBuilder::new().value(body).build())
     });
     let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Error"))).examples_from_iter(examples);

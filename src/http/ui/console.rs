@@ -1,34 +1,40 @@
 //! The operators' console: one page, its scripts and its style.
 
+use std::sync::LazyLock;
+
 use actix_web::web;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::assets::{Asset, Page};
+use super::assets::{Asset, AssetVersion, Bundle, Page, Source};
+use crate::http::api::input::Query;
 use crate::http::error::{ApiError, ErrorCode};
 
 macro_rules! script {
     ($name:literal) => {
-        Asset::script($name, include_bytes!(concat!("console/", $name)))
+        Source::script($name, include_bytes!(concat!("console/", $name)))
     };
 }
 
-static ASSETS: [Asset; 11] = [
-    Asset::style("console.css", include_bytes!("console/console.css")),
-    script!("actors.js"),
-    script!("api.js"),
-    script!("chart.js"),
-    script!("console.js"),
-    script!("dialog.js"),
-    script!("journal.js"),
-    script!("overview.js"),
-    script!("page.js"),
-    script!("sandboxes.js"),
-    script!("stream.js"),
-];
+static CONSOLE: LazyLock<Bundle> = LazyLock::new(|| {
+    let files = vec![
+        Source::style("console.css", include_bytes!("console/console.css")),
+        script!("actors.js"),
+        script!("api.js"),
+        script!("chart.js"),
+        script!("console.js"),
+        script!("dialog.js"),
+        script!("journal.js"),
+        script!("overview.js"),
+        script!("page.js"),
+        script!("sandboxes.js"),
+        script!("stream.js"),
+    ];
+    Bundle::new("/console", include_str!("console/index.html"), files)
+});
 
 pub(crate) async fn page() -> Page {
-    Page::new(include_str!("console/index.html"))
+    Page::new(CONSOLE.html())
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -39,7 +45,9 @@ pub(crate) struct ConsoleAsset {
     asset: String,
 }
 
-pub(crate) async fn asset(path: web::Path<ConsoleAsset>) -> Result<Asset, ApiError> {
-    let asset = ASSETS.iter().find(|asset| asset.name == path.asset);
-    Ok(asset.ok_or(ErrorCode::NotFound)?.clone())
+pub(crate) async fn asset(
+    path: web::Path<ConsoleAsset>,
+    Query(AssetVersion { v }): Query<AssetVersion>,
+) -> Result<Asset, ApiError> {
+    Ok(CONSOLE.asset(&path.asset, v.as_deref()).ok_or(ErrorCode::NotFound)?)
 }

@@ -1,63 +1,60 @@
 //! The OpenAPI document, and Swagger UI to read and try it.
 
-use std::io::Read;
+use std::io::Read as _;
 use std::sync::LazyLock;
 
 use actix_web::body::BoxBody;
-use actix_web::web::{self, Bytes};
-use actix_web::{HttpRequest, HttpResponse, Responder};
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpRequest, HttpResponse, Responder, web};
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use utoipa::openapi::schema::Type;
 
-use super::assets::{Asset, Page};
+use super::assets::{Asset, AssetVersion, Bundle, Content, Page, Source};
+use crate::http::api::input::Query;
 use crate::http::error::{ApiError, ErrorCode};
 use crate::http::operation::{OperationParts, Output};
 
 /// The OpenAPI document as JSON, made when it is first asked for.
-pub(crate) struct Document(LazyLock<Bytes>);
+pub(crate) struct Document(LazyLock<Content, Box<dyn FnOnce() -> Content + Send>>);
 
 impl Document {
-    pub(crate) const fn new(make: fn() -> Bytes) -> Self {
-        Self(LazyLock::new(make))
+    pub(crate) fn new(make: fn() -> String) -> Self {
+        Self(LazyLock::new(Box::new(move || Content::new("application/json", make().into_bytes()))))
     }
 }
 
-static START: Asset = Asset::script("start.js", include_bytes!("docs/start.js"));
-
-macro_rules! compressed {
+macro_rules! unpacked {
     ($name:literal) => {
-        include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"))
+        unpacked(include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz")))
     };
 }
 
-/// The files of Swagger UI that the page uses, unpacked when they are first asked for.
-static SWAGGER_UI: LazyLock<[Asset; 2]> = LazyLock::new(|| {
-    [
-        Asset { name: "swagger-ui.css", content_type: "text/css", bytes: unpacked(compressed!("swagger-ui.css")) },
-        Asset {
-            name: "swagger-ui-bundle.js",
-            content_type: "text/javascript",
-            bytes: unpacked(compressed!("swagger-ui-bundle.js")),
-        },
-    ]
+/// The page with the files of Swagger UI, whose script alone has more than a megabyte.
+static DOCS: LazyLock<Bundle> = LazyLock::new(|| {
+    let files = vec![
+        Source::style("swagger-ui.css", &unpacked!("swagger-ui.css")),
+        Source::script("swagger-ui-bundle.js", &unpacked!("swagger-ui-bundle.js")),
+        Source::script("start.js", include_bytes!("docs/start.js")),
+    ];
+    Bundle::new("/v1/docs", include_str!("docs/index.html"), files)
 });
 
-fn unpacked(compressed: &[u8]) -> Bytes {
+fn unpacked(compressed: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     GzDecoder::new(compressed).read_to_end(&mut bytes).expect("the build compressed them");
-    Bytes::from(bytes)
+    bytes
 }
 
 /// The document, as an answer.
-pub(crate) struct OpenApiJson(Bytes);
+pub(crate) struct OpenApiJson(web::Data<Document>);
 
 impl Responder for OpenApiJson {
     type Body = BoxBody;
 
-    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
-        HttpResponse::Ok().content_type("application/json").body(self.0)
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        self.0.0.answer(request, false)
     }
 }
 
@@ -68,11 +65,33 @@ impl Output for OpenApiJson {
 }
 
 pub(crate) async fn openapi(document: web::Data<Document>) -> OpenApiJson {
-    OpenApiJson(document.0.clone())
+    OpenApiJson(document)
 }
 
 pub(crate) async fn page() -> Page {
-    Page::with_inline_styles(include_str!("docs/index.html"))
+    Page::with_inline_styles(DOCS.html())
+}
+
+/// Where the Python broker had its documentation.
+pub(crate) async fn redoc() -> ToDocs {
+    ToDocs
+}
+
+/// A redirect to the page.
+pub(crate) struct ToDocs;
+
+impl Responder for ToDocs {
+    type Body = BoxBody;
+
+    fn respond_to(self, _: &HttpRequest) -> HttpResponse {
+        HttpResponse::PermanentRedirect().insert_header((LOCATION, "/v1/docs")).finish()
+    }
+}
+
+impl Output for ToDocs {
+    fn document(parts: &mut OperationParts) {
+        parts.answers_nothing(308, "`Location` is `/v1/docs`");
+    }
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -83,7 +102,9 @@ pub(crate) struct DocsAsset {
     asset: String,
 }
 
-pub(crate) async fn asset(path: web::Path<DocsAsset>) -> Result<Asset, ApiError> {
-    let asset = SWAGGER_UI.iter().chain([&START]).find(|asset| asset.name == path.asset);
-    Ok(asset.ok_or(ErrorCode::NotFound)?.clone())
+pub(crate) async fn asset(
+    path: web::Path<DocsAsset>,
+    Query(AssetVersion { v }): Query<AssetVersion>,
+) -> Result<Asset, ApiError> {
+    Ok(DOCS.asset(&path.asset, v.as_deref()).ok_or(ErrorCode::NotFound)?)
 }

@@ -5,13 +5,14 @@ use super::violation::Violation;
 use crate::history::{Evidence, SandboxItem, Table, Written};
 
 /// The legal transitions.
-const TRANSITIONS: [(&str, &[&str]); 6] = [
-    ("available", &["allocated", "stale"]),
+const TRANSITIONS: [(&str, &[&str]); 7] = [
+    ("available", &["available", "allocated", "stale", "quarantined"]),
     ("allocated", &["allocated", "pending_deletion"]),
-    ("pending_deletion", &["pending_deletion", "deleted", "deletion_failed"]),
-    ("deletion_failed", &["pending_deletion", "deleted"]),
+    ("pending_deletion", &["pending_deletion", "deleted", "deletion_failed", "quarantined"]),
+    ("deletion_failed", &["deletion_failed", "pending_deletion", "deleted", "quarantined"]),
+    ("quarantined", &["available", "pending_deletion"]),
     ("stale", &["available", "deleted"]),
-    ("deleted", &[]),
+    ("deleted", &["deleted", "pending_deletion"]),
 ];
 
 pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::sandbox::{Event, Timestamp};
+use crate::sandbox::{AccountChanges, Event, Timestamp};
 use crate::testing::{ModelStore, PausedClock};
 
 const NOW: Timestamp = PausedClock::BEGIN;
@@ -14,7 +14,7 @@ fn available(number: u32) -> Sandbox {
 fn available_later(number: u32) -> Sandbox {
     let sandbox = available(number);
     let stale = sandbox.after(&sandbox.update(Event::Missing { keep_until: NOW }, NOW).unwrap().mutation);
-    stale.after(&stale.update(Event::Listed, NOW).unwrap().mutation)
+    stale.after(&stale.update(Event::Listed(AccountChanges::default()), NOW).unwrap().mutation)
 }
 
 fn empty_cache() -> Cache {

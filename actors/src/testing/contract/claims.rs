@@ -1,6 +1,8 @@
 use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, key_of};
 use crate::ports::{ClaimOutcome, WriteOutcome};
-use crate::sandbox::{Claim, ConditionalUpdate, Event, Holding, Owner, Sandbox, Status, Timestamp, TrackId};
+use crate::sandbox::{
+    AccountChanges, Claim, ConditionalUpdate, Event, Holding, Owner, Sandbox, Status, Timestamp, TrackId,
+};
 
 async fn held(store: &Store) -> (Sandbox, Holding, Claim) {
     let (sandbox, holding) = (created(store).await, fresh_holding());
@@ -39,7 +41,7 @@ pub async fn claim_of_a_changed_candidate_returns_the_current_item(store: Store)
     let changed = ClaimOutcome::CandidateChanged { current: Some(gone.clone()) };
     assert_eq!(store.claim(&write, &claim).await.unwrap(), changed);
 
-    let back = gone.update(Event::Listed, NOW).unwrap();
+    let back = gone.update(Event::Listed(AccountChanges::default()), NOW).unwrap();
     assert_eq!(store.update(&back).await.unwrap(), WriteOutcome::Done);
     let changed = ClaimOutcome::CandidateChanged { current: Some(gone.after(&back.mutation)) };
     assert_eq!(store.claim(&write, &claim).await.unwrap(), changed, "available again with another epoch");

@@ -7,6 +7,7 @@ mod sandboxes;
 mod tickets;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::claims::*;
 pub use self::coordination::*;
@@ -90,12 +91,12 @@ fn unique(prefix: &str) -> String {
 fn fresh_sandbox() -> Sandbox {
     let account = CspAccount {
         sandbox_id: SandboxId::new(unique("id")),
-        name: unique("lab"),
+        name: Some(unique("lab")),
         external_id: unique("identity/accounts/"),
         sfdc_account_id: None,
         created_at: None,
     };
-    Sandbox::discovered(&account, UnixMillis(NOW.0 * 1000))
+    Sandbox::discovered(&account, Duration::ZERO, UnixMillis(NOW.0 * 1000))
 }
 
 async fn created(store: &Store) -> Sandbox {

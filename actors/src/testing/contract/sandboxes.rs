@@ -2,7 +2,9 @@ use std::collections::BTreeSet;
 
 use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, unique};
 use crate::ports::{ClaimOutcome, Cursor, Listing, Lookup, PageRequest, StoreError, WriteOutcome};
-use crate::sandbox::{Event, Holding, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId};
+use crate::sandbox::{
+    AccountChanges, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId,
+};
 
 /// I7: an item that is there is not overwritten.
 pub async fn create_never_overwrites(store: Store) {
@@ -31,11 +33,27 @@ pub async fn update_sets_and_removes_the_named_fields(store: Store) {
     sandbox.status = Status::PendingDeletion;
     assert!(store.create(&sandbox).await.unwrap());
     let steps = [
-        Event::DeletionAttemptFailed {
-            attempts: 1, retry_at: Some(Timestamp(NOW.0 + 60)), error: "é 💥".to_owned()
-        },
-        Event::DeletionAttemptFailed { attempts: 2, retry_at: None, error: "x".repeat(500) },
+        Event::Freeze { until: Timestamp(NOW.0 + 60) },
+        Event::Observed { is_gone: true, replaced_by: Some("identity/accounts/other".to_owned()) },
+        Event::Observed { is_gone: false, replaced_by: None },
+        Event::DeletionAccepted { retry_at: Timestamp(NOW.0 + 60) },
+        failed(1, Some(Timestamp(NOW.0 + 60)), "é 💥".to_owned()),
+        failed(2, None, "x".repeat(500)),
         Event::RetryDeletion,
+        Event::Quarantine { reason: "é".to_owned(), requested_by: "ops".to_owned() },
+        Event::Unquarantine { was_held: false },
+        Event::Listed(AccountChanges {
+            name: Some("another".to_owned()),
+            external_id: Some("identity/accounts/another".to_owned()),
+            sfdc_account_id: Some("crm-2".to_owned()),
+            created_at: Some(NOW),
+            available_from: Some(Timestamp(NOW.0 + 60)),
+        }),
+        Event::Quarantine { reason: "again".to_owned(), requested_by: "ops".to_owned() },
+        Event::Unquarantine { was_held: true },
+        Event::DeletedAtCsp { keep_until: Timestamp(NOW.0 + 3600) },
+        Event::KeepTombstone { keep_until: Timestamp(NOW.0 + 7200) },
+        Event::ListedAfterDeletion { deletion_requested_at: NOW, replaced_by: Some("identity/accounts/3".to_owned()) },
         Event::DeletedAtCsp { keep_until: Timestamp(NOW.0 + 3600) },
     ];
     for step in steps {
@@ -47,6 +65,10 @@ pub async fn update_sets_and_removes_the_named_fields(store: Store) {
     assert_eq!(sandbox.status, Status::Deleted);
 }
 
+fn failed(attempts: u32, retry_at: Option<Timestamp>, error: String) -> Event {
+    Event::DeletionAttemptFailed { attempts, failing_since: NOW, retry_at, error }
+}
+
 /// What is stored comes back, with and without the optional attributes.
 pub async fn attributes_round_trip(store: Store) {
     let plain = created(&store).await;
@@ -56,6 +78,14 @@ pub async fn attributes_round_trip(store: Store) {
     full.sfdc_account_id = Some("crm-1".to_owned());
     full.created_at = Timestamp(1);
     full.ttl = Some(Timestamp(NOW.0 + 86_400));
+    full.replaced_by = Some("identity/accounts/2".to_owned());
+    full.gone_at_provider = true;
+    full.available_from = Some(Timestamp(2));
+    full.deletion_failing_since = Some(Timestamp(3));
+    full.freeze_until = Some(Timestamp(4));
+    full.quarantine_reason = Some("damaged".to_owned());
+    full.quarantined_by = Some("ops".to_owned());
+    full.deleted_at = Some(Timestamp(5));
     assert!(store.create(&full).await.unwrap());
     assert_eq!(store.get(&full.sandbox_id).await.unwrap(), Some(full));
 }
@@ -158,7 +188,7 @@ pub async fn list_refuses_foreign_cursors(store: Store) {
 /// A count grows by what was added.
 pub async fn count_counts_all_pages(store: Store) {
     stale_ones(&store, 12).await;
-    let stats = store.count_all().await.unwrap();
+    let stats = store.count_all(NOW).await.unwrap();
     assert!(stats.stale >= 12 && stats.total >= 12, "{stats:?}");
 }
 

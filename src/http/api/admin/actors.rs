@@ -27,22 +27,22 @@ pub(crate) async fn actor(
     Ok(web::Json(broker.actor(actor).await?.into()))
 }
 
-/// Why an actor is paused
+/// Why an operator orders it
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({ "reason": "maintenance until 14:00" }))]
-pub(crate) struct PauseBody {
+pub(crate) struct ReasonBody {
     /// The reason, for other operators
     #[schema(min_length = 1, max_length = 500, pattern = r"\S")]
-    reason: String,
+    pub(super) reason: String,
 }
 
-impl PauseBody {
+impl ReasonBody {
     fn parse(bytes: &[u8]) -> Result<Self, ApiError> {
         // serde would also accept an array of the fields' values.
         let object = Some(bytes).filter(|bytes| bytes.trim_ascii_start().starts_with(b"{"));
         let body = object.and_then(|object| serde_json::from_slice::<Self>(object).ok());
-        let reason = body.ok_or_else(bad_pause)?.reason.trim().to_owned();
+        let reason = body.ok_or_else(no_reason)?.reason.trim().to_owned();
         if !(1..=MAX_REASON_CHARS).contains(&reason.chars().count()) {
             let message = format!("reason takes 1 to {MAX_REASON_CHARS} characters");
             return Err(ApiError::new(ErrorCode::BadBody, message));
@@ -51,12 +51,12 @@ impl PauseBody {
     }
 }
 
-/// The error for a pause without a reason.
-pub(crate) fn bad_pause() -> ApiError {
+/// The error for an order without a reason.
+pub(crate) fn no_reason() -> ApiError {
     ApiError::new(ErrorCode::BadBody, r#"send a body such as {"reason": "maintenance until 14:00"}"#)
 }
 
-impl FromRequest for PauseBody {
+impl FromRequest for ReasonBody {
     type Error = actix_web::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self, actix_web::Error>>>>;
 
@@ -66,7 +66,7 @@ impl FromRequest for PauseBody {
     }
 }
 
-impl Input for PauseBody {
+impl Input for ReasonBody {
     fn document(parts: &mut OperationParts) {
         parts.takes_json::<Self>();
         parts.errors.insert(ErrorCode::BadBody);
@@ -76,7 +76,7 @@ impl Input for PauseBody {
 pub(crate) async fn pause(
     broker: web::Data<Broker>,
     Head(Operator(operator)): Head<Operator>,
-    PauseBody { reason }: PauseBody,
+    ReasonBody { reason }: ReasonBody,
     Head(ActorPath(actor)): Head<ActorPath>,
 ) -> Result<web::Json<ActorStatus>, ApiError> {
     tracing::info!(%actor, reason, by = operator, "an operator pauses an actor");

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
-use crate::http::api::body::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
+use crate::http::api::body::{CleanupReport, Completed, DiscardStaleReport, ExpiryReport, SyncReport};
 use crate::http::api::headers::Operator;
 use crate::http::api::input::{Head, NoParameters, Query};
 use crate::http::error::{ApiError, ErrorCode};
@@ -81,7 +81,7 @@ pub(crate) async fn auto_delete_stale(
     broker: web::Data<Broker>,
     _: Head<Operator>,
     Query(query): Query<StaleQuery>,
-) -> Result<Completed<DiscardReport>, ApiError> {
+) -> Result<Completed<DiscardStaleReport>, ApiError> {
     let grace = match query.grace_period_hours {
         Some(hours) if !(0.0..=MAX_GRACE_HOURS).contains(&hours) => {
             let message = format!("grace_period_hours takes a number from 0 to {MAX_GRACE_HOURS}");
@@ -91,5 +91,6 @@ pub(crate) async fn auto_delete_stale(
     };
     let started = Instant::now();
     let report = broker.delete_stale(grace).await?;
+    let report = DiscardStaleReport::new(report, grace.unwrap_or_else(|| broker.stale_grace()));
     Ok(Completed::new(report, started.elapsed()))
 }

@@ -1,5 +1,7 @@
 //! What operators see and change of the sandboxes.
 
+use std::time::Duration;
+
 use actix_web::web;
 use broker_actors::broker::Broker;
 use broker_actors::ports::Cursor;
@@ -7,7 +9,8 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::http::api::body::{Completed, DiscardReport, Sandbox, SandboxPage, Stats, Status};
+use super::actors::ReasonBody;
+use crate::http::api::body::{Completed, DiscardReport, RetryReport, Sandbox, SandboxPage, Stats, Status};
 use crate::http::api::headers::Operator;
 use crate::http::api::input::{Head, NoParameters, Query, SandboxPath};
 use crate::http::error::{ApiError, ErrorCode};
@@ -15,6 +18,7 @@ use crate::http::error::{ApiError, ErrorCode};
 const DEFAULT_PAGE: u32 = 50;
 const MAX_PAGE: u32 = 100;
 const MAX_SEARCH_CHARS: usize = 256;
+const MAX_FREEZE_HOURS: f64 = 8760.0;
 
 pub(crate) async fn stats(broker: web::Data<Broker>, _: Query<NoParameters>) -> Result<web::Json<Stats>, ApiError> {
     Ok(web::Json(broker.stats().await?.into()))
@@ -73,6 +77,68 @@ pub(crate) async fn retry_deletion(
     _: Head<Operator>,
 ) -> Result<web::Json<Sandbox>, ApiError> {
     Ok(web::Json(broker.admin().retry_deletion(&sandbox_id).await?.into()))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RetryQuery {
+    /// Only sandboxes whose last error contains this text, in upper or lower case
+    #[param(min_length = 1, max_length = 256)]
+    error: Option<String>,
+}
+
+pub(crate) async fn retry_deletions(
+    broker: web::Data<Broker>,
+    _: Head<Operator>,
+    Query(RetryQuery { error }): Query<RetryQuery>,
+) -> Result<Completed<RetryReport>, ApiError> {
+    if error.as_ref().is_some_and(|text| !(1..=MAX_SEARCH_CHARS).contains(&text.chars().count())) {
+        return Err(ApiError::new(ErrorCode::BadQuery, format!("error takes 1 to {MAX_SEARCH_CHARS} characters")));
+    }
+    let started = Instant::now();
+    let retried = broker.admin().retry_deletions(error.as_deref()).await?;
+    Ok(Completed::new(RetryReport::new(retried), started.elapsed()))
+}
+
+pub(crate) async fn quarantine(
+    broker: web::Data<Broker>,
+    Head(Operator(operator)): Head<Operator>,
+    ReasonBody { reason }: ReasonBody,
+    Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
+) -> Result<web::Json<Sandbox>, ApiError> {
+    Ok(web::Json(broker.admin().quarantine(&sandbox_id, &reason, &operator).await?.into()))
+}
+
+pub(crate) async fn unquarantine(
+    broker: web::Data<Broker>,
+    Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
+    _: Head<Operator>,
+) -> Result<web::Json<Sandbox>, ApiError> {
+    Ok(web::Json(broker.admin().unquarantine(&sandbox_id).await?.into()))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FreezeQuery {
+    /// Hours from now; fractions are allowed, 0 ends a freeze
+    #[param(minimum = 0, maximum = 8760)]
+    hours: f64,
+}
+
+pub(crate) async fn freeze(
+    broker: web::Data<Broker>,
+    Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
+    _: Head<Operator>,
+    Query(FreezeQuery { hours }): Query<FreezeQuery>,
+) -> Result<web::Json<Sandbox>, ApiError> {
+    if !(0.0..=MAX_FREEZE_HOURS).contains(&hours) {
+        let message = format!("hours takes a number from 0 to {MAX_FREEZE_HOURS}");
+        return Err(ApiError::new(ErrorCode::BadQuery, message));
+    }
+    let duration = Duration::from_secs_f64(hours * 3600.0);
+    Ok(web::Json(broker.admin().freeze(&sandbox_id, duration).await?.into()))
 }
 
 #[derive(Deserialize, IntoParams)]

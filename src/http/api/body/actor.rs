@@ -197,12 +197,14 @@ pub(crate) struct BreakerSnapshot {
     consecutive_failures: u32,
     /// Seconds until a probe goes through, while it is open
     retry_in_seconds: Option<u64>,
+    /// Seconds for which the cloud provider asked for no calls
+    silent_for_seconds: Option<u64>,
 }
 
 impl From<breaker::BreakerSnapshot> for BreakerSnapshot {
     fn from(snapshot: breaker::BreakerSnapshot) -> Self {
-        let breaker::BreakerSnapshot { state, consecutive_failures, retry_in_seconds } = snapshot;
-        Self { state: state.into(), consecutive_failures, retry_in_seconds }
+        let breaker::BreakerSnapshot { state, consecutive_failures, retry_in_seconds, silent_for_seconds } = snapshot;
+        Self { state: state.into(), consecutive_failures, retry_in_seconds, silent_for_seconds }
     }
 }
 
@@ -241,7 +243,7 @@ impl ActorList {
 
 impl BreakerSnapshot {
     pub(crate) fn example() -> Self {
-        Self { state: BreakerState::Closed, consecutive_failures: 0, retry_in_seconds: None }
+        Self { state: BreakerState::Closed, consecutive_failures: 0, retry_in_seconds: None, silent_for_seconds: None }
     }
 }
 

@@ -9,7 +9,9 @@ mod values;
 pub(super) use self::actor::sync_example;
 pub(crate) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
 pub(crate) use self::queue::{Dropped, Held, Preflight, Queue};
-pub(crate) use self::report::{CleanupReport, Completed, DiscardReport, ExpiryReport, SyncReport};
+pub(crate) use self::report::{
+    CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport, RetryReport, SyncReport,
+};
 pub(crate) use self::sandbox::{
     Claim, OwnSandbox, Released, ReleasedHeld, Renewed, Sandbox, SandboxPage, Stats, Status,
 };

@@ -19,29 +19,63 @@ pub(crate) struct SyncReport {
     added: u64,
     /// Stale sandboxes that are listed again, now available
     revived: u64,
+    /// Available sandboxes whose name or account differs in the listing, now as listed
+    refreshed: u64,
     /// Available sandboxes that are no longer listed, now stale
     marked_stale: u64,
-    /// Sandboxes with a failed deletion that are no longer listed, now deleted
+    /// Sandboxes with a failed deletion that two listings in a row lack, now deleted
     confirmed_deleted: u64,
-    /// Allocated sandboxes that are no longer listed; they are not changed
+    /// Allocated sandboxes that are no longer listed; their owners read it
     allocated_missing: u64,
-    /// Records in the listing that lack a required field
+    /// Released or allocated sandboxes whose name or account differs in the listing; they are not changed
+    held_changed: u64,
+    /// Deleted sandboxes that are still listed
+    undead: u64,
+    /// Deleted sandboxes that are still listed after an hour, now to be deleted again
+    deleted_again: u64,
+    /// Records of accounts that are known or listed under another id; they are skipped
+    duplicates: u64,
+    /// Records that cannot be read; their accounts count as listed
     skipped: u64,
+    /// Whether the listing is incomplete; nothing becomes stale by it
+    incomplete: bool,
     /// Whether this was a dry run, which writes nothing
     dry_run: bool,
 }
 
 impl From<csp_sync::SyncReport> for SyncReport {
     fn from(report: csp_sync::SyncReport) -> Self {
+        let csp_sync::SyncReport {
+            synced,
+            added,
+            revived,
+            refreshed,
+            marked_stale,
+            confirmed_deleted,
+            allocated_missing,
+            held_changed,
+            undead,
+            deleted_again,
+            duplicates,
+            skipped,
+            incomplete,
+            dry_run,
+        } = report;
         Self {
-            synced: report.synced,
-            added: report.added,
-            revived: report.revived,
-            marked_stale: report.marked_stale,
-            confirmed_deleted: report.confirmed_deleted,
-            allocated_missing: report.allocated_missing,
-            skipped: report.skipped,
-            dry_run: report.dry_run,
+            synced,
+            added,
+            revived,
+            refreshed,
+            marked_stale,
+            confirmed_deleted,
+            allocated_missing,
+            held_changed,
+            undead,
+            deleted_again,
+            duplicates,
+            skipped,
+            incomplete,
+            dry_run,
         }
     }
 }
@@ -51,18 +85,24 @@ impl From<csp_sync::SyncReport> for SyncReport {
 pub(crate) struct CleanupReport {
     /// Sandboxes that are deleted at the cloud provider
     deleted: u64,
+    /// Deletions that the cloud provider has accepted and not finished
+    accepted: u64,
     /// Failed deletions that will be attempted again
     failed: u64,
-    /// Failed deletions that were given up
+    /// Failed deletions that were given up; one attempt a day follows
     gave_up: u64,
-    /// Sandboxes whose next attempt is not yet due
+    /// Sandboxes whose next attempt is not yet due, or that the run did not reach
     waiting: u64,
+    /// Whether the run ended before it reached all that were due; the next one goes on at once
+    unfinished: bool,
+    /// What the answers say about the configuration
+    problem: Option<String>,
 }
 
 impl From<cleanup::CleanupReport> for CleanupReport {
     fn from(report: cleanup::CleanupReport) -> Self {
-        let cleanup::CleanupReport { deleted, failed, gave_up, waiting } = report;
-        Self { deleted, failed, gave_up, waiting }
+        let cleanup::CleanupReport { deleted, accepted, failed, gave_up, waiting, unfinished, problem } = report;
+        Self { deleted, accepted, failed, gave_up, waiting, unfinished, problem }
     }
 }
 
@@ -93,6 +133,42 @@ impl From<stale_collector::DiscardReport> for DiscardReport {
     fn from(report: stale_collector::DiscardReport) -> Self {
         let stale_collector::DiscardReport { deleted } = report;
         Self { deleted }
+    }
+}
+
+/// What a removal of stale sandboxes did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DiscardStaleReport {
+    /// Sandboxes that were removed
+    deleted: u64,
+    /// Hours for which they had been stale at least
+    grace_period_hours: f64,
+}
+
+impl DiscardStaleReport {
+    pub(crate) fn new(report: stale_collector::DiscardReport, grace: Duration) -> Self {
+        Self { deleted: report.deleted, grace_period_hours: grace.as_secs_f64() / 3600.0 }
+    }
+
+    pub(crate) fn example() -> Self {
+        Self { deleted: 4, grace_period_hours: 24.0 }
+    }
+}
+
+/// What a retry of deletions did
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RetryReport {
+    /// Sandboxes that are to be deleted again
+    retried: u64,
+}
+
+impl RetryReport {
+    pub(crate) fn new(retried: u64) -> Self {
+        Self { retried }
+    }
+
+    pub(crate) fn example() -> Self {
+        Self { retried: 4 }
     }
 }
 
@@ -147,7 +223,7 @@ impl SyncReport {
 
 impl CleanupReport {
     pub(crate) fn example() -> Self {
-        Self { deleted: 12, failed: 1, gave_up: 0, waiting: 2 }
+        cleanup::CleanupReport { deleted: 12, failed: 1, waiting: 2, ..cleanup::CleanupReport::default() }.into()
     }
 }
 

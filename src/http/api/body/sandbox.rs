@@ -13,7 +13,8 @@ use super::values::{EXAMPLE_NOW, Epoch, IdempotencyKey, SandboxId, Timestamp, Tr
 ///
 /// `available`: free to be allocated. `allocated`: held by a track. `pending_deletion`: released or expired, not yet
 /// deleted at the cloud provider. `stale`: missing from the cloud provider's listing. `deletion_failed`: its deletion was
-/// given up. `deleted`: gone; the record is kept for a while.
+/// given up; it is attempted once a day. `quarantined`: set aside by an operator, neither allocated nor deleted. `deleted`:
+/// gone; the record is kept for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
@@ -22,6 +23,7 @@ pub(crate) enum Status {
     PendingDeletion,
     Stale,
     DeletionFailed,
+    Quarantined,
     Deleted,
 }
 
@@ -33,6 +35,7 @@ impl From<sandbox::Status> for Status {
             sandbox::Status::PendingDeletion => Self::PendingDeletion,
             sandbox::Status::Stale => Self::Stale,
             sandbox::Status::DeletionFailed => Self::DeletionFailed,
+            sandbox::Status::Quarantined => Self::Quarantined,
             sandbox::Status::Deleted => Self::Deleted,
         }
     }
@@ -46,6 +49,7 @@ impl From<Status> for sandbox::Status {
             Status::PendingDeletion => Self::PendingDeletion,
             Status::Stale => Self::Stale,
             Status::DeletionFailed => Self::DeletionFailed,
+            Status::Quarantined => Self::Quarantined,
             Status::Deleted => Self::Deleted,
         }
     }
@@ -63,7 +67,9 @@ pub(crate) struct Claim {
     allocated_at: Timestamp,
     /// When the holding ends
     expires_at: Option<Timestamp>,
-    /// The CRM account, if the cloud provider names one
+    /// The CRM account; absent if the cloud provider names none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sfdc_account_id: Option<String>,
     /// True while the sandbox waits for its learner; absent otherwise
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,6 +101,10 @@ pub(crate) struct OwnSandbox {
     allocated_to_track: Option<TrackId>,
     /// The lab's slug
     track_name: Option<String>,
+    /// Whether the account of an allocated sandbox is missing at the cloud provider; absent if it was read by its key
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    gone_at_provider: Option<bool>,
 }
 
 impl From<sandbox::Sandbox> for OwnSandbox {
@@ -112,6 +122,7 @@ impl From<sandbox::Sandbox> for OwnSandbox {
             status: sandbox.status.into(),
             allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
             track_name: sandbox.track_name,
+            gone_at_provider: Some(sandbox.gone_at_provider),
         }
     }
 }
@@ -122,6 +133,7 @@ impl From<sandbox::Claim> for OwnSandbox {
             status: Status::Allocated,
             allocated_to_track: Some(claim.claim_key.track.clone().into()),
             track_name: claim.track_name.clone(),
+            gone_at_provider: None,
             claim: claim.into(),
         }
     }
@@ -195,9 +207,17 @@ pub(crate) struct Sandbox {
     name: String,
     /// The account's path at the cloud provider, `identity/accounts/<uuid>`
     external_id: String,
-    /// The CRM account, if the cloud provider names one
+    /// The CRM account; absent if the cloud provider names none
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     sfdc_account_id: Option<String>,
     status: Status,
+    /// Another account that the cloud provider lists under the same id; it is deleted too
+    replaced_by: Option<String>,
+    /// Whether the account of an allocated sandbox is missing at the cloud provider
+    gone_at_provider: bool,
+    /// From when on it may be allocated, if its account was too young when it was found
+    available_from: Option<Timestamp>,
     /// When it was last allocated; 0 if never
     allocated_at: Timestamp,
     /// When the holding ends, without the grace period
@@ -212,10 +232,20 @@ pub(crate) struct Sandbox {
     deletion_requested_at: Option<Timestamp>,
     /// The number of failed deletions
     deletion_retry_count: u32,
+    /// When the first of these deletions failed
+    deletion_failing_since: Option<Timestamp>,
     /// The earliest time of the next attempt to delete it
     next_attempt_at: Option<Timestamp>,
     /// The error of the last failed deletion
     last_error: Option<String>,
+    /// It is not deleted before this time
+    freeze_until: Option<Timestamp>,
+    /// Why it is quarantined
+    quarantine_reason: Option<String>,
+    /// Who quarantined it
+    quarantined_by: Option<String>,
+    /// When it was deleted
+    deleted_at: Option<Timestamp>,
     /// When the record of a deleted sandbox may be removed
     ttl: Option<Timestamp>,
     /// When the account was created at the cloud provider or, if that is unknown, when it was first seen
@@ -235,6 +265,9 @@ impl From<sandbox::Sandbox> for Sandbox {
             external_id: sandbox.external_id,
             sfdc_account_id: sandbox.sfdc_account_id,
             status: sandbox.status.into(),
+            replaced_by: sandbox.replaced_by,
+            gone_at_provider: sandbox.gone_at_provider,
+            available_from: sandbox.available_from.map(Timestamp::from),
             allocated_at: sandbox.allocated_at.into(),
             expires_at: sandbox.expires_at.map(Timestamp::from),
             allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
@@ -242,8 +275,13 @@ impl From<sandbox::Sandbox> for Sandbox {
             idempotency_key: sandbox.idempotency_key.map(IdempotencyKey::from),
             deletion_requested_at: sandbox.deletion_requested_at.map(Timestamp::from),
             deletion_retry_count: sandbox.deletion_retry_count,
+            deletion_failing_since: sandbox.deletion_failing_since.map(Timestamp::from),
             next_attempt_at: sandbox.next_attempt_at.map(Timestamp::from),
             last_error: sandbox.last_error,
+            freeze_until: sandbox.freeze_until.map(Timestamp::from),
+            quarantine_reason: sandbox.quarantine_reason,
+            quarantined_by: sandbox.quarantined_by,
+            deleted_at: sandbox.deleted_at.map(Timestamp::from),
             ttl: sandbox.ttl.map(Timestamp::from),
             created_at: sandbox.created_at.into(),
             updated_at: sandbox.updated_at.into(),
@@ -283,14 +321,27 @@ pub(crate) struct Stats {
     pending_deletion: u64,
     /// Missing from the cloud provider's listing
     stale: u64,
-    /// Not deleted after the last attempt
+    /// Given up after deletions that failed for too long
     deletion_failed: u64,
+    /// Available and not old enough to be allocated; not counted as available
+    warming: u64,
+    /// Set aside by an operator
+    quarantined: u64,
 }
 
 impl From<stats::Stats> for Stats {
     fn from(stats: stats::Stats) -> Self {
-        let stats::Stats { total, available, allocated, pending_deletion, stale, deletion_failed } = stats;
-        Self { total, available, allocated, pending_deletion, stale, deletion_failed }
+        let stats::Stats {
+            total,
+            available,
+            allocated,
+            pending_deletion,
+            stale,
+            deletion_failed,
+            warming,
+            quarantined,
+        } = stats;
+        Self { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined }
     }
 }
 
@@ -338,14 +389,23 @@ impl SandboxPage {
 
 impl Stats {
     pub(crate) fn example() -> Self {
-        Self { total: 400, available: 253, allocated: 140, pending_deletion: 5, stale: 1, deletion_failed: 1 }
+        Self {
+            total: 400,
+            available: 250,
+            allocated: 140,
+            pending_deletion: 5,
+            stale: 1,
+            deletion_failed: 1,
+            warming: 2,
+            quarantined: 1,
+        }
     }
 }
 
 fn allocated_example() -> sandbox::Sandbox {
     let account = sandbox::CspAccount {
         sandbox_id: sandbox::SandboxId::new("2000013"),
-        name: "lab-00013".to_owned(),
+        name: Some("lab-00013".to_owned()),
         external_id: "identity/accounts/00000000-0000-4000-8000-000000000013".to_owned(),
         sfdc_account_id: Some("crm-00013".to_owned()),
         created_at: Some(sandbox::Timestamp(1_795_400_000)),
@@ -358,7 +418,7 @@ fn allocated_example() -> sandbox::Sandbox {
         lab: sandbox::LabTime::default(),
     };
     after(
-        &sandbox::Sandbox::discovered(&account, sandbox::UnixMillis(1_795_400_100_000)),
+        &sandbox::Sandbox::discovered(&account, Duration::ZERO, sandbox::UnixMillis(1_795_400_100_000)),
         sandbox::Event::Claim(holding),
     )
 }

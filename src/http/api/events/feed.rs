@@ -77,8 +77,16 @@ impl EventFeed {
     }
 
     /// Records an answered request.
-    pub(crate) fn record_request(&self, action: &str, context: &RequestContext, outcome: &str, code: Option<&str>) {
+    pub(crate) fn record_request(
+        &self,
+        action: &str,
+        context: &RequestContext,
+        token: Option<&str>,
+        outcome: &str,
+        code: Option<&str>,
+    ) {
         self.record(Event {
+            token: token.map(str::to_owned),
             track_id: context.track_id.clone(),
             sandbox_id: context.sandbox_id.clone(),
             by: context.operator.clone(),

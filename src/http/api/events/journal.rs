@@ -20,6 +20,8 @@ pub(crate) struct Event {
     /// `ok`, `error` or, where there is more to say, another word such as `replayed`
     pub(super) outcome: String,
     pub(super) actor: Option<String>,
+    /// The name of the caller's token
+    pub(super) token: Option<String>,
     pub(super) track_id: Option<String>,
     pub(super) sandbox_id: Option<String>,
     /// The operator, or the replica that ran a job
@@ -39,6 +41,7 @@ impl Event {
             action: action.to_owned(),
             outcome: outcome.to_owned(),
             actor: None,
+            token: None,
             track_id: None,
             sandbox_id: None,
             by: None,

@@ -1,7 +1,7 @@
 // The operators' console: signs in and out, and passes each event to the part that shows it.
 
 import { showActors } from "/console/actors.js";
-import { ApiError, send, session } from "/console/api.js";
+import { ApiError, get, send, session } from "/console/api.js";
 import { addEvents, clearEvents } from "/console/journal.js";
 import { clearOverview, showOverview } from "/console/overview.js";
 import { find, notify, setText } from "/console/page.js";
@@ -13,14 +13,23 @@ function showSignedIn(isSignedIn) {
   for (const id of ["console", "sign-out", "connection"]) find(id).hidden = !isSignedIn;
 }
 
+/** Hides what the token may not do. */
+async function showRole() {
+  const { role } = await get("whoami");
+  document.body.dataset.role = role;
+}
+
 function start() {
   showSignedIn(true);
+  // A broker that does not answer is reported by what follows it.
+  showRole().catch(() => {});
   loadSandboxes();
   follow(received, (why) => connected("lost", `${why}; trying again. The page may be out of date.`)).catch(refused);
 }
 
 function signOut(why) {
   session.end();
+  delete document.body.dataset.role;
   unfollow();
   clearOverview();
   clearEvents();
@@ -38,7 +47,8 @@ function received(name, data) {
   if (name === "journal") return addEvents(data);
   showOverview(data);
   if (data.actors) showActors(data.actors);
-  connected("live", data.actors ? "Live" : "Live, but the store does not answer");
+  const live = document.body.dataset.role === "viewer" ? "Live, read only" : "Live";
+  connected("live", data.actors ? live : `${live}, but the store does not answer`);
 }
 
 function connected(state, text) {
@@ -51,7 +61,7 @@ find("sign-in").addEventListener("submit", async (submitted) => {
   submitted.preventDefault();
   const token = find("token").value.trim();
   try {
-    await send("stats", { token });
+    await send("whoami", { token });
   } catch (error) {
     find("token").select();
     if (error.isRefusal) return notify("This token is not accepted. Enter one of the broker's admin tokens.");

@@ -4,7 +4,7 @@
 resource "aws_cloudwatch_log_group" "broker" {
   # checkov:skip=CKV_AWS_158:A customer-managed key is an option (kms_key_arn). The log holds no secret.
   # checkov:skip=CKV_AWS_338:The requirement is 30 days. log_retention_days changes it.
-  name              = "/ecs/${var.name}"
+  name              = coalesce(var.log_group_name, "/ecs/${var.name}")
   retention_in_days = var.log_retention_days
   kms_key_id        = var.kms_key_arn
 }
@@ -35,7 +35,11 @@ locals {
     PoolDeletionFailed  = { pattern = "{ $.event = \"pool_stats\" }", value = "$.deletion_failed" }
     BreakerOpen         = { pattern = "{ $.event = \"pool_stats\" && $.circuit_breaker = \"open\" }", value = "1" }
     Allocations         = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "1" }
-    AllocateLatency     = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
+    # A student who finds none free, by lab in the saved queries.
+    NoneAvailable = { pattern = "{ $.event = \"request\" && $.code = \"NO_SANDBOXES_AVAILABLE\" }", value = "1" }
+    # Answers of a broker that an operator paused; the alarm for errors leaves them out.
+    Paused          = { pattern = "{ $.event = \"request\" && $.code = \"BROKER_PAUSED\" }", value = "1" }
+    AllocateLatency = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
   }
 
   # An alarm fires when a job has not succeeded for three intervals. CloudWatch looks back at most seven days, so a job
@@ -52,14 +56,14 @@ locals {
   # The throttle metrics of the table and of each index.
   throttle_metrics = merge([
     for index in concat([null], sort(keys(local.indexes))) : {
-      for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
+      for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index].hash}") => {
         metric     = "${kind}ThrottleEvents"
         dimensions = merge({ TableName = aws_dynamodb_table.pool.name }, index == null ? {} : { GlobalSecondaryIndexName = index })
       }
     }
   ]...)
 
-  alb_dimensions     = { LoadBalancer = aws_lb.broker.arn_suffix }
+  alb_dimensions     = { LoadBalancer = local.alb_arn_suffix }
   service_dimensions = { ClusterName = aws_ecs_cluster.main.name, ServiceName = aws_ecs_service.broker.name }
 }
 
@@ -94,7 +98,7 @@ resource "aws_cloudwatch_log_metric_filter" "job_completed" {
 
 resource "aws_cloudwatch_metric_alarm" "error_rate" {
   alarm_name          = "${var.name}-error-rate"
-  alarm_description   = "More than ${var.alarm_thresholds.error_rate_percent} % of the answers are 5xx."
+  alarm_description   = "More than ${var.alarm_thresholds.error_rate_percent} % of the answers are 5xx, without those of a paused broker."
   comparison_operator = "GreaterThanThreshold"
   threshold           = var.alarm_thresholds.error_rate_percent
   evaluation_periods  = 3
@@ -113,7 +117,18 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
 
   metric_query {
     id         = "errors"
-    expression = "FILL(by_target, 0) + FILL(by_balancer, 0)"
+    expression = "FILL(by_target, 0) + FILL(by_balancer, 0) - FILL(paused, 0)"
+  }
+
+  metric_query {
+    id = "paused"
+
+    metric {
+      namespace   = local.metric_namespace
+      metric_name = "Paused"
+      period      = 60
+      stat        = "Sum"
+    }
   }
 
   dynamic "metric_query" {
@@ -284,7 +299,7 @@ resource "aws_cloudwatch_metric_alarm" "utilization" {
 }
 
 locals {
-  alb_metric   = ["AWS/ApplicationELB", "LoadBalancer", aws_lb.broker.arn_suffix]
+  alb_metric   = ["AWS/ApplicationELB", "LoadBalancer", local.alb_arn_suffix]
   ecs_metric   = ["AWS/ECS", "ClusterName", aws_ecs_cluster.main.name, "ServiceName", aws_ecs_service.broker.name]
   table_metric = ["AWS/DynamoDB", "TableName", aws_dynamodb_table.pool.name]
 
@@ -296,9 +311,9 @@ locals {
       metrics = [for name in ["PoolAvailable", "PoolAllocated", "PoolPendingDeletion", "PoolStale", "PoolDeletionFailed"] : [local.metric_namespace, name]]
     },
     {
-      title   = "Allocations"
+      title   = "Allocations, none available, refused while paused"
       stat    = "Sum"
-      metrics = [[local.metric_namespace, "Allocations"]]
+      metrics = [for name in ["Allocations", "NoneAvailable", "Paused"] : [local.metric_namespace, name]]
     },
     {
       title   = "Allocation latency, p99 (ms)"
@@ -351,7 +366,7 @@ resource "aws_cloudwatch_dashboard" "broker" {
         height = 6
         properties = {
           title   = graph.title
-          region  = var.region
+          region  = local.region
           stat    = graph.stat
           period  = 60
           view    = "timeSeries"
@@ -360,4 +375,42 @@ resource "aws_cloudwatch_dashboard" "broker" {
       }
     ]
   })
+}
+
+# Saved queries of Logs Insights. Each also works on the lines of one task or one lab: add a filter.
+locals {
+  queries = {
+    "requests that failed"         = "filter event = 'request' and status >= 400\n| fields @timestamp, status, code, action, track_id, instruqt_track_id, request_id\n| sort @timestamp desc\n| limit 200"
+    "none available, by lab"       = "filter event = 'request' and code = 'NO_SANDBOXES_AVAILABLE'\n| stats count() as answers, count_distinct(track_id) as students by instruqt_track_id\n| sort answers desc"
+    "one student"                  = "filter event = 'request' and track_id = 'STUDENT'\n| fields @timestamp, action, status, code, sandbox_id, request_id\n| sort @timestamp asc\n| limit 1000"
+    "one sandbox"                  = "filter sandbox_id = 'SANDBOX'\n| fields @timestamp, event, action, status, outcome, track_id, operator\n| sort @timestamp asc\n| limit 1000"
+    "allocation latency by minute" = "filter event = 'request' and action = 'allocate' and status in [200, 201]\n| stats count() as allocations, pct(latency_ms, 50) as p50, pct(latency_ms, 99) as p99 by bin(1m)"
+    "job runs that failed"         = "filter event = 'job_run' and outcome != 'completed'\n| fields @timestamp, job, outcome, error\n| sort @timestamp desc\n| limit 200"
+  }
+}
+
+resource "aws_cloudwatch_query_definition" "broker" {
+  for_each = local.queries
+
+  name            = "${var.name}/${each.key}"
+  log_group_names = [aws_cloudwatch_log_group.broker.name]
+  query_string    = each.value
+}
+
+resource "aws_budgets_budget" "month" {
+  count = var.monthly_budget_usd == null ? 0 : 1
+
+  name         = var.name
+  budget_type  = "COST"
+  limit_amount = tostring(var.monthly_budget_usd)
+  limit_unit   = "USD"
+  time_unit    = "MONTHLY"
+
+  notification {
+    comparison_operator        = "GREATER_THAN"
+    notification_type          = "FORECASTED"
+    threshold                  = 100
+    threshold_type             = "PERCENTAGE"
+    subscriber_email_addresses = var.alarm_emails
+  }
 }

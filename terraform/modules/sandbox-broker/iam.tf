@@ -10,7 +10,7 @@ data "aws_iam_policy_document" "assumed_by_tasks" {
     condition {
       test     = "StringEquals"
       variable = "aws:SourceAccount"
-      values   = [data.aws_caller_identity.current.account_id]
+      values   = [local.account]
     }
   }
 }
@@ -19,6 +19,8 @@ data "aws_iam_policy_document" "assumed_by_tasks" {
 resource "aws_iam_role" "execution" {
   name               = "${var.name}-execution"
   assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
+  # The deployment's role may create only roles with this boundary.
+  permissions_boundary = var.permissions_boundary_arn
 }
 
 data "aws_iam_policy_document" "execution" {
@@ -29,10 +31,14 @@ data "aws_iam_policy_document" "execution" {
     resources = ["*"]
   }
 
-  statement {
-    sid       = "PullTheImage"
-    actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-    resources = [aws_ecr_repository.broker.arn]
+  dynamic "statement" {
+    for_each = local.ecr_repository_arn[*]
+
+    content {
+      sid       = "PullTheImage"
+      actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+      resources = [statement.value]
+    }
   }
 
   statement {
@@ -68,6 +74,8 @@ resource "aws_iam_role_policy" "execution" {
 resource "aws_iam_role" "task" {
   name               = "${var.name}-task"
   assume_role_policy = data.aws_iam_policy_document.assumed_by_tasks.json
+  # The deployment's role may create only roles with this boundary.
+  permissions_boundary = var.permissions_boundary_arn
 }
 
 data "aws_iam_policy_document" "task" {
@@ -81,6 +89,7 @@ data "aws_iam_policy_document" "task" {
       "dynamodb:BatchGetItem",
       "dynamodb:DeleteItem",
       "dynamodb:DescribeTable",
+      "dynamodb:DescribeTimeToLive",
       "dynamodb:GetItem",
       "dynamodb:PutItem",
       "dynamodb:Query",
@@ -116,7 +125,7 @@ data "aws_iam_policy_document" "task" {
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = ["dynamodb.${var.region}.amazonaws.com"]
+        values   = ["dynamodb.${local.region}.amazonaws.com"]
       }
     }
   }

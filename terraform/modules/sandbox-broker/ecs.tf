@@ -1,6 +1,11 @@
 locals {
   container_port = 8080
-  image          = var.container_image != null ? var.container_image : "${aws_ecr_repository.broker.repository_url}:${var.image_tag}"
+  image_registry = "${local.account}.dkr.ecr.${local.region}.${data.aws_partition.current.dns_suffix}"
+  image          = var.container_image != null ? var.container_image : "${local.image_registry}/${var.image_repository}:${var.image_tag}"
+
+  # The ARN of the image's repository, if it is in ECR.
+  ecr_image          = try(regex("^([0-9]{12})[.]dkr[.]ecr[.]([a-z0-9-]+)[.][a-z.]+/([^:@]+)", local.image), null)
+  ecr_repository_arn = local.ecr_image == null ? null : "arn:${data.aws_partition.current.partition}:ecr:${local.ecr_image[1]}:${local.ecr_image[0]}:repository/${local.ecr_image[2]}"
 
   collector_endpoint = var.otel_collector_enabled ? "http://127.0.0.1:4318" : null
 
@@ -12,8 +17,9 @@ locals {
     var.csp_base_url == null ? {} : { CSP_BASE_URL = var.csp_base_url },
     length(var.cors_allowed_origins) == 0 ? {} : { CORS_ALLOWED_ORIGINS = join(",", var.cors_allowed_origins) },
     local.collector_endpoint == null ? {} : { OTEL_EXPORTER_OTLP_ENDPOINT = local.collector_endpoint },
+    var.admin_port == null ? {} : { BROKER_ADMIN_PORT = tostring(var.admin_port) },
     {
-      AWS_REGION     = var.region
+      AWS_REGION     = local.region
       BROKER_HOST    = "0.0.0.0"
       BROKER_PORT    = tostring(local.container_port)
       BROKER_STORE   = "dynamodb"
@@ -25,15 +31,18 @@ locals {
     },
   )
 
-  secrets = {
+  secret_variables = {
     BROKER_API_TOKEN   = aws_secretsmanager_secret.token["api"].arn
     BROKER_ADMIN_TOKEN = aws_secretsmanager_secret.token["admin"].arn
     CSP_API_TOKEN      = aws_secretsmanager_secret.token["csp"].arn
   }
 
+  # A log that CloudWatch does not take must not stop the program, so lines wait in a buffer, and are lost when it is full.
   log_options = {
-    awslogs-group  = aws_cloudwatch_log_group.broker.name
-    awslogs-region = var.region
+    awslogs-group   = aws_cloudwatch_log_group.broker.name
+    awslogs-region  = local.region
+    mode            = "non-blocking"
+    max-buffer-size = "25m"
   }
 
   # No container can write to its disk, use a capability or run as root.
@@ -51,17 +60,19 @@ locals {
   broker_container = merge(local.hardening, {
     name             = "broker"
     image            = local.image
-    portMappings     = [{ containerPort = local.container_port, hostPort = local.container_port, protocol = "tcp" }]
+    portMappings     = [for port in local.target_ports : { containerPort = port, hostPort = port, protocol = "tcp" }]
     environment      = [for name in sort(keys(local.environment)) : { name = name, value = local.environment[name] }]
-    secrets          = [for name in sort(keys(local.secrets)) : { name = name, valueFrom = local.secrets[name] }]
+    secrets          = [for name in sort(keys(local.secret_variables)) : { name = name, valueFrom = local.secret_variables[name] }]
     ulimits          = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
     stopTimeout      = var.settings.shutdown_grace_sec + 5
     logConfiguration = { logDriver = "awslogs", options = merge(local.log_options, { awslogs-stream-prefix = "broker" }) }
+    # ECS restarts the tasks when Terraform writes a token, because a task reads its tokens when it starts.
+    dockerLabels = { tokens = join(",", [for key in sort(keys(local.secrets)) : "${key}=${var.token_versions[key]}"]) }
     healthCheck = {
       command     = ["CMD", "/sandbox-broker", "healthcheck"]
       interval    = 10
-      timeout     = 5
-      retries     = 3
+      timeout     = 10
+      retries     = 5
       startPeriod = 10
     }
   })
@@ -72,22 +83,42 @@ locals {
     essential        = false
     image            = var.otel_collector_image
     command          = ["--config=/etc/ecs/ecs-xray.yaml"]
-    environment      = [{ name = "AWS_REGION", value = var.region }]
+    environment      = [{ name = "AWS_REGION", value = local.region }]
     secrets          = []
     portMappings     = []
     logConfiguration = { logDriver = "awslogs", options = merge(local.log_options, { awslogs-stream-prefix = "collector" }) }
   })
 
-  csp_port = try(tonumber(regex("^https?://[^/:]+:([0-9]+)", var.csp_base_url)[0]), startswith(coalesce(var.csp_base_url, "https://"), "http://") ? 80 : 443)
+  # The ports of what the tasks call: AWS, the CSP, a collector elsewhere, another DynamoDB.
+  called_urls = compact([var.csp_base_url, var.settings.otel_exporter_otlp_endpoint, var.settings.ddb_endpoint_url])
+  called_ports = distinct(concat([443], [
+    for url in local.called_urls : try(tonumber(regex("^https?://[^/]*:([0-9]+)", url)[0]), startswith(url, "http://") ? 80 : 443)
+  ]))
 }
 
 resource "aws_ecs_cluster" "main" {
+  # checkov:skip=CKV_AWS_65:Container Insights is an option (container_insights), because it costs more than the metrics of the alarms.
   name = var.name
 
   setting {
     name  = "containerInsights"
-    value = "enabled"
+    value = var.container_insights ? "enabled" : "disabled"
   }
+}
+
+# Otherwise ECS makes it, and keeps it for ever.
+resource "aws_cloudwatch_log_group" "insights" {
+  count = var.container_insights ? 1 : 0
+
+  # checkov:skip=CKV_AWS_158:It holds metrics of the tasks.
+  # checkov:skip=CKV_AWS_338:It holds metrics of the tasks.
+  name              = "/aws/ecs/containerinsights/${var.name}/performance"
+  retention_in_days = 7
+}
+
+resource "aws_ecs_cluster_capacity_providers" "main" {
+  cluster_name       = aws_ecs_cluster.main.name
+  capacity_providers = ["FARGATE", "FARGATE_SPOT"]
 }
 
 resource "aws_ecs_task_definition" "broker" {
@@ -98,6 +129,8 @@ resource "aws_ecs_task_definition" "broker" {
   memory                   = var.task_memory
   execution_role_arn       = aws_iam_role.execution.arn
   task_role_arn            = aws_iam_role.task.arn
+  # A rollback needs the revision before.
+  skip_destroy = true
 
   runtime_platform {
     operating_system_family = "LINUX"
@@ -113,23 +146,25 @@ resource "aws_ecs_task_definition" "broker" {
 resource "aws_security_group" "tasks" {
   name        = "${var.name}-tasks"
   description = "Broker tasks: requests from the load balancer; AWS and the CSP"
-  vpc_id      = aws_vpc.main.id
+  vpc_id      = local.vpc_id
 
   tags = { Name = "${var.name}-tasks" }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "tasks_from_alb" {
+  for_each = toset([for port in local.target_ports : tostring(port)])
+
   security_group_id            = aws_security_group.tasks.id
   description                  = "Requests and health checks from the load balancer"
-  referenced_security_group_id = aws_security_group.alb.id
+  referenced_security_group_id = local.alb_security_group_id
   ip_protocol                  = "tcp"
-  from_port                    = local.container_port
-  to_port                      = local.container_port
+  from_port                    = tonumber(each.key)
+  to_port                      = tonumber(each.key)
 }
 
 # The addresses of the CSP are not known, and DynamoDB and S3 have many, so only the ports are restricted.
 resource "aws_vpc_security_group_egress_rule" "tasks" {
-  for_each = toset([for port in distinct([443, local.csp_port]) : tostring(port)])
+  for_each = toset([for port in local.called_ports : tostring(port)])
 
   security_group_id = aws_security_group.tasks.id
   description       = "Calls to AWS and the CSP"
@@ -140,10 +175,10 @@ resource "aws_vpc_security_group_egress_rule" "tasks" {
 }
 
 resource "aws_ecs_service" "broker" {
+  # checkov:skip=CKV_AWS_333:With egress "public_ip" the tasks have public addresses instead of a NAT gateway. Their security group lets only the load balancer in.
   name            = var.name
   cluster         = aws_ecs_cluster.main.id
   task_definition = aws_ecs_task_definition.broker.arn
-  launch_type     = "FARGATE"
   desired_count   = var.min_tasks
   propagate_tags  = "SERVICE"
 
@@ -163,16 +198,42 @@ resource "aws_ecs_service" "broker" {
     alarm_names = [aws_cloudwatch_metric_alarm.error_rate.alarm_name]
   }
 
+  # One task is always on demand.
+  capacity_provider_strategy {
+    capacity_provider = "FARGATE"
+    base              = 1
+    weight            = 100 - var.spot_share
+  }
+
+  dynamic "capacity_provider_strategy" {
+    for_each = var.spot_share > 0 ? [var.spot_share] : []
+
+    content {
+      capacity_provider = "FARGATE_SPOT"
+      weight            = capacity_provider_strategy.value
+    }
+  }
+
   network_configuration {
-    subnets          = aws_subnet.private[*].id
+    subnets          = local.task_subnet_ids
     security_groups  = [aws_security_group.tasks.id]
-    assign_public_ip = false
+    assign_public_ip = var.egress == "public_ip"
   }
 
   load_balancer {
     target_group_arn = aws_lb_target_group.broker.arn
     container_name   = local.broker_container.name
     container_port   = local.container_port
+  }
+
+  dynamic "load_balancer" {
+    for_each = aws_lb_target_group.admin
+
+    content {
+      target_group_arn = load_balancer.value.arn
+      container_name   = local.broker_container.name
+      container_port   = load_balancer.value.port
+    }
   }
 
   # Autoscaling controls the number of tasks.
@@ -182,10 +243,16 @@ resource "aws_ecs_service" "broker" {
 
   # A task needs its tokens and a route to AWS before it starts, and a listener before it is registered.
   depends_on = [
+    aws_dynamodb_table_item.schema,
+    aws_ecs_cluster_capacity_providers.main,
     aws_iam_role_policy.execution,
     aws_iam_role_policy.task,
     aws_lb_listener.http,
     aws_lb_listener.https,
+    aws_lb_listener_rule.admin,
+    aws_lb_listener_rule.broker,
+    aws_lb_listener_rule.hidden,
+    aws_route.internet,
     aws_route.nat,
     aws_secretsmanager_secret_version.admin,
     aws_secretsmanager_secret_version.api,
@@ -225,7 +292,7 @@ resource "aws_appautoscaling_policy" "tasks" {
       predefined_metric_type = each.key
       resource_label = (
         each.key == "ALBRequestCountPerTarget"
-        ? "${aws_lb.broker.arn_suffix}/${aws_lb_target_group.broker.arn_suffix}"
+        ? "${local.alb_arn_suffix}/${aws_lb_target_group.broker.arn_suffix}"
         : null
       )
     }

@@ -10,6 +10,7 @@ locals {
     auto_expiry_interval_sec      = [1, 604800]
     backoff_base_ms               = [1, 60000]
     backoff_max_ms                = [1, 60000]
+    broker_new_per_minute         = [0, 4294967295]
     circuit_breaker_threshold     = [1, 1000]
     circuit_breaker_timeout_sec   = [1, 86400]
     cleanup_concurrency           = [1, 100]
@@ -31,6 +32,7 @@ locals {
     pool_stats_interval_sec       = [1, 3600]
     rate_limit_burst              = [1, 4294967295]
     rate_limit_rps                = [0, 4294967295]
+    rate_limit_token_rps          = [0, 4294967295]
     shutdown_grace_sec            = [1, 115]
     stale_grace_hours             = [0, 8760]
     stale_interval_sec            = [1, 604800]
@@ -55,12 +57,15 @@ variable "settings" {
     auto_expiry_interval_sec      = optional(number, 900)
     backoff_base_ms               = optional(number, 100)
     backoff_max_ms                = optional(number, 5000)
+    broker_new_per_minute         = optional(number)
     circuit_breaker_threshold     = optional(number)
     circuit_breaker_timeout_sec   = optional(number)
     cleanup_concurrency           = optional(number)
     cleanup_interval_sec          = optional(number, 300)
     cleanup_per_sandbox_delay_sec = optional(number)
+    compat_error_detail           = optional(string)
     control_poll_sec              = optional(number)
+    csp_allow_http                = optional(string)
     csp_mode                      = optional(string, "http")
     csp_sim_sandboxes             = optional(number)
     csp_timeout_connect_sec       = optional(number)
@@ -71,7 +76,7 @@ variable "settings" {
     grace_period_minutes          = optional(number)
     job_lease_sec                 = optional(number)
     k_candidates                  = optional(number)
-    lab_duration_hours            = optional(number)
+    lab_duration_hours            = optional(number, 4)
     log_level                     = optional(string)
     max_holding_hours             = optional(number)
     max_in_flight                 = optional(number)
@@ -80,6 +85,7 @@ variable "settings" {
     pool_stats_interval_sec       = optional(number)
     rate_limit_burst              = optional(number)
     rate_limit_rps                = optional(number)
+    rate_limit_token_rps          = optional(number)
     require_track_secret          = optional(string)
     shutdown_grace_sec            = optional(number, 25)
     stale_grace_hours             = optional(number)

@@ -1,0 +1,61 @@
+# One deployment: the module with every variable passed on. Copy this directory, or call the module from your own
+# configuration; it has no provider block, so count and for_each work.
+
+module "broker" {
+  source = "./modules/sandbox-broker"
+
+  name                     = var.name
+  deletion_protection      = var.deletion_protection
+  kms_key_arn              = var.kms_key_arn
+  permissions_boundary_arn = var.permissions_boundary_arn
+  egress                   = var.egress
+  vpc                      = var.vpc
+  interface_endpoints      = var.interface_endpoints
+  vpc_cidr                 = var.vpc_cidr
+  availability_zones       = var.availability_zones
+  nat_gateway_count        = var.nat_gateway_count
+  nat_allocation_ids       = var.nat_allocation_ids
+  allowed_cidr_blocks      = var.allowed_cidr_blocks
+  admin_cidr_blocks        = var.admin_cidr_blocks
+  admin_port               = var.admin_port
+  domain_name              = var.domain_name
+  zone_id                  = var.zone_id
+  certificate_arn          = var.certificate_arn
+  allow_plain_http         = var.allow_plain_http
+  shared_listener          = var.shared_listener
+  access_logs              = var.access_logs
+  waf_enabled              = var.waf_enabled
+  waf_rate_limit           = var.waf_rate_limit
+  waf_exempt_cidr_blocks   = var.waf_exempt_cidr_blocks
+  table_name               = var.table_name
+  index_names              = var.index_names
+  lookup_indexes           = var.lookup_indexes
+  status_index_form        = var.status_index_form
+  status_shards            = var.status_shards
+  container_image          = var.container_image
+  image_repository         = var.image_repository
+  image_tag                = var.image_tag
+  cpu_architecture         = var.cpu_architecture
+  task_cpu                 = var.task_cpu
+  task_memory              = var.task_memory
+  min_tasks                = var.min_tasks
+  max_tasks                = var.max_tasks
+  spot_share               = var.spot_share
+  container_insights       = var.container_insights
+  requests_per_task        = var.requests_per_task
+  otel_collector_enabled   = var.otel_collector_enabled
+  otel_collector_image     = var.otel_collector_image
+  csp_base_url             = var.csp_base_url
+  cors_allowed_origins     = var.cors_allowed_origins
+  api_tokens               = var.api_tokens
+  admin_tokens             = var.admin_tokens
+  csp_api_token            = var.csp_api_token
+  token_versions           = var.token_versions
+  secret_names             = var.secret_names
+  log_group_name           = var.log_group_name
+  log_retention_days       = var.log_retention_days
+  alarm_emails             = var.alarm_emails
+  monthly_budget_usd       = var.monthly_budget_usd
+  alarm_thresholds         = var.alarm_thresholds
+  settings                 = var.settings
+}
