@@ -4,6 +4,7 @@
 mod admin;
 mod allocation;
 mod assets;
+mod audit;
 mod bad_input;
 mod clients;
 mod ctl;

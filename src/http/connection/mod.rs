@@ -32,7 +32,6 @@ use actix_web::dev::{AppConfig, Server, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::{App, Error, HttpRequest};
 
-use self::cutoff::Cutoff;
 use self::limit::Connections;
 use self::socket::Connection;
 use self::state::ConnectionState;
@@ -78,7 +77,6 @@ where
         + 'static,
     B: MessageBody + 'static,
 {
-    Cutoff::create_counters();
     let connections = Connections::new(limits);
     let mut server = Server::build()
         .workers(workers)

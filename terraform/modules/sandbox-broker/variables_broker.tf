@@ -7,6 +7,7 @@ locals {
   # The broker checks the ranges again when it starts.
   setting_ranges = {
     allocate_timeout_ms           = [100, 60000]
+    audit_retention_days          = [1, 3650]
     auto_expiry_interval_sec      = [1, 604800]
     backoff_base_ms               = [1, 60000]
     backoff_max_ms                = [1, 60000]
@@ -54,6 +55,7 @@ variable "settings" {
   description = "Settings of the broker by the names of its environment variables in lower case; null leaves the broker's default."
   type = object({
     allocate_timeout_ms           = optional(number)
+    audit_retention_days          = optional(number)
     auto_expiry_interval_sec      = optional(number, 900)
     backoff_base_ms               = optional(number, 100)
     backoff_max_ms                = optional(number, 5000)
