@@ -71,6 +71,9 @@ async fn operators_see_the_queue_and_drop_a_ticket() {
         assert_eq!(send(app.admin(Method::DELETE, path)).await.body, json!({ "dropped": false }));
     });
     assert_error(&answer, 409, "WITHDRAWN");
+    let orders = app.get_admin("/v1/admin/audit?action=drop-ticket").await.body;
+    assert_eq!(orders["entries"].as_array().unwrap().len(), 2, "{orders}");
+    assert!(orders["entries"][0]["parameters"].as_str().unwrap().contains("student-1"), "{orders}");
 }
 
 #[actix_web::test]

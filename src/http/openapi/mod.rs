@@ -107,7 +107,7 @@ fn operation(endpoint: &Endpoint, mut parts: OperationParts) -> Operation {
     if endpoint.role == Role::Public {
         parts.errors.insert(ErrorCode::RateLimited);
     }
-    if endpoint.method == Method::Post {
+    if endpoint.method != Method::Get {
         parts.errors.insert(ErrorCode::BodyTooLarge);
     }
     parts.responses.extend(error_responses(&parts.errors));
