@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use broker_actors::ports::{ClaimOutcome, SandboxStore};
-use broker_actors::sandbox::{Holding, IdempotencyKey, Owner, SandboxId, Timestamp, TrackId};
+use broker_actors::sandbox::{Holding, IdempotencyKey, LabTime, Owner, SandboxId, Timestamp, TrackId};
 use broker_actors::testing::ModelStore;
 use criterion::{Criterion, criterion_group, criterion_main};
 use sandbox_broker::dynamo::embedded::EmbeddedEngine;
@@ -31,6 +31,7 @@ async fn claim_each(store: &dyn SandboxStore, claims: u64) -> Duration {
             owner: Owner::named(TrackId::new(track)),
             track_name: None,
             expires_at: Timestamp(NOW.0 + 14_400),
+            lab: LabTime::default(),
         };
         updates.push(sandbox.claim(holding, NOW).expect("it is available"));
     }

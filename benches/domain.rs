@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use broker_actors::sandbox::{
-    Event, Holding, IdempotencyKey, Owner, Sandbox, ShardCount, Status, Timestamp, TrackId, transition,
+    Event, Holding, IdempotencyKey, LabTime, Owner, Sandbox, ShardCount, Status, Timestamp, TrackId, transition,
 };
 use broker_actors::testing::ModelStore;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -21,6 +21,7 @@ fn holding() -> Holding {
         track_name: Some("intro-lab".to_owned()),
         key: IdempotencyKey::new("student-1"),
         expires_at: Timestamp(NOW.0 + 14_400),
+        lab: LabTime::default(),
     }
 }
 

@@ -15,6 +15,7 @@ use broker_actors::error::Chain;
 use broker_actors::jobs::cleanup::CleanupSettings;
 use broker_actors::jobs::csp_sync::SyncSettings;
 use broker_actors::ports::{Clock, CspClient, PreDelete, StoreError};
+use broker_actors::queue::QueueSettings;
 use broker_actors::retry::RetryPolicy;
 use broker_actors::sandbox::{ReplicaId, UnixMillis};
 use broker_actors::start::{BrokerSettings, Ports};
@@ -217,6 +218,8 @@ impl Application {
         // 1. Readiness fails, so that load balancers send no more requests. Event streams end: a console would keep its
         //    connection open forever.
         self.state.stopping.cancel();
+        // Those who wait for a sandbox ask another replica; their tickets stay.
+        broker.queue().close();
         let drained = timeout(self.grace, async {
             // 2. The server accepts no more connections and answers the requests in flight.
             handle.stop(true).await;
@@ -292,10 +295,13 @@ fn broker_settings(settings: &Settings) -> BrokerSettings {
         allocation: AllocationSettings {
             lab_duration: allocation.lab_duration(),
             max_holding: allocation.max_holding(),
+            standby_max: allocation.standby_max,
+            wait: allocation.wait,
             timeout: allocation.timeout,
             max_in_flight: server.max_in_flight,
             retry: RetryPolicy { base: allocation.backoff_base, max: allocation.backoff_max },
         },
+        queue: QueueSettings { max_waiting: allocation.max_waiting, no_supply_after: allocation.no_supply_after },
         grace: allocation.grace,
         pool_refresh_interval: allocation.pool_refresh_interval,
         low_water: allocation.low_water,

@@ -133,8 +133,14 @@ const ALLOCATION: Label = known("outcome", || {
         "not_read_in_full",
         "stopping",
         "store_error",
+        "waiting",
+        "queue_full",
+        "withdrawn",
+        "too_long",
     ]
 });
+/// `waiting` is told to ask again.
+const WAIT: Label = known("outcome", || vec!["allocated", "waiting", "ended"]);
 const RELEASE: Label = known("outcome", || vec!["ok", "error"]);
 /// `reported` is the outcome in shadow mode.
 const NIOSXAAS: Label = known("outcome", || vec!["cleaned", "reported", "failed"]);
@@ -182,6 +188,9 @@ pub const METRICS: &[Metric] = &[
     counter("broker_allocate_idempotent_hits_total", &[], "Allocations answered with the sandbox that the key held"),
     counter("broker_allocate_conflicts_total", &[], "Claims that lost their candidate to another writer"),
     histogram("broker_allocation_latency_seconds", LATENCY, &[ALLOCATION], "Latency of allocations"),
+    gauge("broker_queue_waiting", &[], "Keys that wait for a sandbox on this replica"),
+    histogram("broker_queue_wait_seconds", DURATION, &[WAIT], "Time that requests waited in the queue"),
+    counter("broker_queue_overtakes_total", &[], "Allocations past the queue before this replica knew of it, at most"),
     gauge("broker_allocations_in_flight", &[], "Allocations in flight"),
     counter("broker_deletion_marked_total", &[RELEASE], "Releases by owners"),
     counter("broker_track_failures_total", &[FAILURE], "Answers to tracks with a status of 5xx"),

@@ -105,7 +105,7 @@ async fn a_table_with_another_schema_is_an_error_and_not_changed() {
 async fn only_sandboxes_are_indexed() {
     use broker_actors::actor::{ActorName, Control, DesiredState};
     use broker_actors::ports::LeaseRequest;
-    use broker_actors::sandbox::{Holding, IdempotencyKey, Owner, ReplicaId, Timestamp, TrackId};
+    use broker_actors::sandbox::{Holding, IdempotencyKey, LabTime, Owner, ReplicaId, Timestamp, TrackId};
     let engine = EmbeddedEngine::in_memory().unwrap();
     let store = on_engine(&engine).await;
     let (now, until) = (Timestamp(1), Timestamp(9));
@@ -116,6 +116,7 @@ async fn only_sandboxes_are_indexed() {
         track_name: None,
         key: IdempotencyKey::new("key"),
         expires_at: until,
+        lab: LabTime::default(),
     };
     let (write, claim) = sandbox.claim(holding, now).unwrap();
     store.claim(&write, &claim).await.unwrap();

@@ -1,4 +1,7 @@
-//! Allocation: take a candidate, claim it, answer. Renewal, release and read use the same parts.
+//! Allocation: take a candidate, claim it, answer. [`held`] has what an owner does with its holding.
+
+pub mod held;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +17,20 @@ use crate::error::cause;
 use crate::jobs::expiry_reaper::Reaper;
 use crate::jobs::expiry_timers::ExpiryTimers;
 use crate::pool::{Candidate, Pool, TakeError};
-use crate::ports::{ClaimOutcome, Clock, SandboxStore, StoreError};
-use crate::quota::{Quota, QuotaExceeded};
+use crate::ports::{ClaimOutcome, Clock, GrantOutcome, SandboxStore, StoreError, Ticket};
+use crate::queue::{Queue, Standing};
+use crate::quota::{Quota, QuotaExceeded, QuotaPermit};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Status, Timestamp,
-};
-use crate::update::{ClaimChange, SandboxError, Step, owned, update_sandbox};
+use crate::sandbox::{Claim, ClaimKey, Holding, IdempotencyKey, LabTime, Owner};
 
 /// Consecutive misses allowed before backing off.
 const MISSES_WITHOUT_WAIT: u32 = 3;
 
 /// How long reading the claim of a replay may take, beyond the budget, when no new sandbox can be had.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a request is queued at least.
+const SHORTEST_WAIT: Duration = Duration::from_secs(2);
 
 /// A track's request for a sandbox.
 #[derive(Clone, Debug)]
@@ -39,6 +43,12 @@ pub struct AllocateRequest {
     pub key: IdempotencyKey,
     /// Only sandboxes whose name starts with this.
     pub name_prefix: Option<String>,
+    /// How long the lab takes; `None` for the configured duration.
+    pub lab_duration: Option<Duration>,
+    /// The sandbox waits for its learner: the lab's time starts when it is activated.
+    pub standby: bool,
+    /// How long the request waits for a sandbox if none is free; `None` for the configured time.
+    pub wait: Option<Duration>,
     /// How many new claims the caller's credential may make.
     pub quota: Option<Arc<Quota>>,
 }
@@ -58,9 +68,27 @@ pub enum AllocateError {
     /// At some moment during the request the pool had no matching sandbox (I4).
     #[error("no sandboxes available")]
     NoneAvailable,
+    /// Waited, and there was none yet. The key keeps its rank.
+    #[error("still waiting for a sandbox")]
+    Waiting(Standing),
+    /// As many wait as may.
+    #[error("{limit} wait already")]
+    QueueFull {
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The key's ticket was withdrawn while it waited.
+    #[error("the place in the queue was given up")]
+    Withdrawn,
     /// The key holds a sandbox, and the caller does not prove that it owns it (I10).
     #[error("this key holds a sandbox of an owner with another secret")]
     NotOwner,
+    /// A longer holding is asked for than one may last.
+    #[error("a holding may last {} minutes", max.as_secs() / 60)]
+    TooLong {
+        /// The longest holding.
+        max: Duration,
+    },
     /// The caller's credential has made as many new claims as it may.
     #[error(transparent)]
     QuotaExceeded(#[from] QuotaExceeded),
@@ -90,22 +118,17 @@ pub enum AllocateError {
     Store(#[from] StoreError),
 }
 
-/// A sandbox that its owner released.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Released {
-    /// The sandbox.
-    pub sandbox_id: SandboxId,
-    /// When it was first released.
-    pub deletion_requested_at: Timestamp,
-}
-
 /// The parameters of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub struct AllocationSettings {
     /// How long a sandbox is held.
     pub lab_duration: Duration,
-    /// How long renewals may extend a holding, from its start.
+    /// How long renewals may extend a holding, from the start of its lab.
     pub max_holding: Duration,
+    /// How long a standby waits for its learner.
+    pub standby_max: Duration,
+    /// How long a request waits for a sandbox unless it says so itself.
+    pub wait: Duration,
     /// The budget of one allocation.
     pub timeout: Duration,
     /// The most claims in flight.
@@ -126,6 +149,7 @@ pub struct Allocator(Arc<Shared>);
 
 struct Shared {
     pool: Pool,
+    queue: Queue,
     store: Arc<dyn SandboxStore>,
     clock: Arc<dyn Clock>,
     reaper: Reaper,
@@ -142,6 +166,7 @@ struct Shared {
 impl Allocator {
     pub(crate) fn new(
         pool: Pool,
+        queue: Queue,
         store: Arc<dyn SandboxStore>,
         clock: Arc<dyn Clock>,
         reaper: Reaper,
@@ -151,7 +176,12 @@ impl Allocator {
     ) -> Self {
         let permits = Arc::new(Semaphore::new(settings.max_in_flight));
         let in_flight = DashMap::new();
-        Self(Arc::new(Shared { pool, store, clock, reaper, timers, settings, jitter, in_flight, permits }))
+        Self(Arc::new(Shared { pool, queue, store, clock, reaper, timers, settings, jitter, in_flight, permits }))
+    }
+
+    /// The longest holding.
+    pub fn max_holding(&self) -> Duration {
+        self.0.settings.max_holding
     }
 
     /// The number of claims in flight.
@@ -168,11 +198,38 @@ impl Allocator {
     ///
     /// See [`AllocateError`].
     pub async fn allocate(&self, request: AllocateRequest) -> Answer {
-        match self.claim_or_join(&request).await {
+        self.allocate_while(request, std::future::pending()).await
+    }
+
+    /// The same. A caller that waits in the queue is no longer served once `gone` completes, because it is no longer there.
+    ///
+    /// # Errors
+    ///
+    /// See [`AllocateError`].
+    pub async fn allocate_while(&self, request: AllocateRequest, gone: impl Future<Output = ()>) -> Answer {
+        let max = self.0.settings.max_holding;
+        if request.lab_duration.is_some_and(|duration| duration > max) {
+            return Err(AllocateError::TooLong { max });
+        }
+        let wait = request.wait.unwrap_or(self.0.settings.wait);
+        let wait_until = Instant::now() + wait;
+        if self.0.queue.is_ahead_of_newcomers().await {
+            // A request that may not wait is queued for a moment too, so that its retries move up.
+            return self.queue(request, wait_until.max(Instant::now() + SHORTEST_WAIT), false, gone).await;
+        }
+        let answer = match self.claim_or_join(&request).await {
             // The claim that was joined started before this request and may have found the pool empty before it (I4).
             // Whatever runs under this key now started later.
             (Err(AllocateError::NoneAvailable), Joined(true)) => self.claim_or_join(&request).await.0,
             (answer, _) => answer,
+        };
+        match answer {
+            Err(AllocateError::NoneAvailable) if !wait.is_zero() => self.queue(request, wait_until, true, gone).await,
+            Ok(Allocation { replayed: false, .. }) => {
+                self.0.queue.count_unqueued();
+                answer
+            }
+            answer => answer,
         }
     }
 
@@ -208,76 +265,6 @@ impl Allocator {
         }
         (answered, joined)
     }
-
-    /// Releases a sandbox. A repeated release by the same track gets the same answer until the sandbox is deleted.
-    ///
-    /// # Errors
-    ///
-    /// See [`SandboxError`].
-    pub async fn release(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Released, SandboxError> {
-        let now = self.0.clock.now();
-        let released = |at| Released { sandbox_id: sandbox_id.clone(), deletion_requested_at: at };
-        // The caller does not send its key. Most callers use the default, and one request is enough; otherwise the
-        // record that comes back names the key.
-        let default_key = IdempotencyKey::new(owner.track.as_str());
-        let end = |key| ClaimChange::End(ClaimKey { track: owner.track.clone(), key });
-        let first = Step::Write {
-            update: ConditionalUpdate::release_by_holder(sandbox_id.clone(), owner.clone(), default_key.clone(), now),
-            claim: end(default_key.clone()),
-            answer: released(now),
-        };
-        let next = |current| {
-            let sandbox = owned(current, sandbox_id, owner)?;
-            if let (true, Some(at)) = (sandbox.status != Status::Allocated, sandbox.deletion_requested_at) {
-                return Ok(Step::Done(released(at)));
-            }
-            let update = sandbox.update(Event::Release, now)?;
-            let claim = end(sandbox.idempotency_key.unwrap_or(default_key.clone()));
-            Ok(Step::Write { update, claim, answer: released(now) })
-        };
-        let waits = self.0.settings.retry.waits(&self.0.jitter);
-        let released = update_sandbox(&*self.0.store, sandbox_id, waits, first, next).await?;
-        self.0.timers.cancel(sandbox_id);
-        Ok(released)
-    }
-
-    /// Extends a holding to a full lab duration from now, but not beyond the longest duration from its start. It never
-    /// gets shorter: the present end may come from a replica whose clock is ahead.
-    ///
-    /// # Errors
-    ///
-    /// See [`SandboxError`].
-    pub async fn renew(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Claim, SandboxError> {
-        let AllocationSettings { lab_duration, max_holding, .. } = self.0.settings;
-        let next = |current| {
-            let sandbox = owned(current, sandbox_id, owner)?;
-            let now = self.0.clock.now();
-            let held_until = sandbox.expires_at.unwrap_or_default();
-            let last_end = sandbox.allocated_at.plus(max_holding);
-            if sandbox.status == Status::Allocated && held_until >= last_end {
-                return Err(SandboxError::MaxDurationReached(sandbox_id.clone()));
-            }
-            let expires_at = held_until.max(now.plus(lab_duration).min(last_end));
-            let update = sandbox.update(Event::Renew { expires_at }, now)?;
-            let renewed = Claim::held(&sandbox.after(&update.mutation))
-                .ok_or_else(|| SandboxError::NotOwner(sandbox_id.clone()))?;
-            Ok(Step::Write { update, claim: ClaimChange::Renew(renewed.clone()), answer: renewed })
-        };
-        let first = next(self.0.store.get(sandbox_id).await?)?;
-        let waits = self.0.settings.retry.waits(&self.0.jitter);
-        let renewed = update_sandbox(&*self.0.store, sandbox_id, waits, first, next).await?;
-        self.0.timers.set(renewed.clone());
-        Ok(renewed)
-    }
-
-    /// Reads a sandbox that the owner holds or has released.
-    ///
-    /// # Errors
-    ///
-    /// See [`SandboxError`].
-    pub async fn read(&self, sandbox_id: &SandboxId, owner: &Owner) -> Result<Sandbox, SandboxError> {
-        owned(self.0.store.get(sandbox_id).await?, sandbox_id, owner)
-    }
 }
 
 /// Whether an answer is that of a duplicate.
@@ -308,18 +295,12 @@ enum NextStep {
 impl Shared {
     /// Claims if the caller's quota allows another new claim. A replay is always answered and takes nothing from it.
     async fn claim_within_quota(&self, request: AllocateRequest) -> Answer {
-        let permit = match request.quota.as_ref().map(Quota::take).transpose() {
+        let permit = match quota_permit(&request) {
             Ok(permit) => permit,
             Err(exceeded) => return self.replay_or(&request, exceeded.into()).await,
         };
         let answer = self.claim_any(request).await;
-        let may_be_new = match &answer {
-            Ok(allocation) => !allocation.replayed,
-            Err(error) => matches!(error, AllocateError::Store(StoreError::OutcomeUnknown(_))),
-        };
-        if let (true, Some(permit)) = (may_be_new, permit) {
-            permit.spend();
-        }
+        spend_if_new(permit, &answer);
         answer
     }
 
@@ -337,7 +318,7 @@ impl Shared {
                 Ok(candidate) => candidate,
                 Err(error) => return self.replay_or(&request, error).await,
             };
-            match self.claim(candidate, &request, deadline).await {
+            match self.claim(candidate, &request, None, deadline).await {
                 NextStep::Answer(answer) => return answer,
                 NextStep::TryNext => misses = 0,
                 NextStep::TryNextAfterMiss => misses += 1,
@@ -354,13 +335,22 @@ impl Shared {
         }
     }
 
-    async fn claim(&self, mut candidate: Candidate, request: &AllocateRequest, deadline: Instant) -> NextStep {
+    /// Claims a candidate, for a waiter with its ticket.
+    async fn claim(
+        &self,
+        mut candidate: Candidate,
+        request: &AllocateRequest,
+        ticket: Option<&Ticket>,
+        deadline: Instant,
+    ) -> NextStep {
         let now = self.clock.now();
+        let lab_duration = request.lab_duration.unwrap_or(self.settings.lab_duration);
         let holding = Holding {
             owner: request.owner.clone(),
             track_name: request.track_name.clone(),
             key: request.key.clone(),
-            expires_at: now.plus(self.settings.lab_duration),
+            expires_at: now.plus(if request.standby { self.settings.standby_max } else { lab_duration }),
+            lab: LabTime { lab_seconds: Some(lab_duration.as_secs()), standby: request.standby, activated_at: None },
         };
         let Ok((update, claim)) = candidate.sandbox().claim(holding, now) else {
             // Only available sandboxes enter the pool. If this one is not, the next refresh shows its state.
@@ -368,9 +358,23 @@ impl Shared {
             return NextStep::TryNext;
         };
         candidate.sent();
-        let outcome = timeout_at(deadline, self.store.claim(&update, &claim))
+        let sent = async {
+            match ticket {
+                Some(ticket) => self.store.grant(&update, &claim, ticket, now).await,
+                None => self.store.claim(&update, &claim).await.map(GrantOutcome::Claim),
+            }
+        };
+        let outcome = timeout_at(deadline, sent)
             .await
             .unwrap_or_else(|_| Err(StoreError::OutcomeUnknown(cause("the allocation's budget ran out"))));
+        let outcome = match outcome {
+            Ok(GrantOutcome::Claim(outcome)) => Ok(outcome),
+            Ok(GrantOutcome::TicketGone) => {
+                candidate.put_back();
+                return NextStep::Answer(Err(AllocateError::Withdrawn));
+            }
+            Err(error) => Err(error),
+        };
         match outcome {
             Ok(ClaimOutcome::Claimed) => {
                 candidate.consumed();
@@ -467,6 +471,22 @@ impl Shared {
 
     fn timed_out(&self) -> AllocateError {
         AllocateError::TimedOut { budget: self.settings.timeout }
+    }
+}
+
+/// One new claim from the quota of the caller, if it has one.
+fn quota_permit(request: &AllocateRequest) -> Result<Option<QuotaPermit>, QuotaExceeded> {
+    request.quota.as_ref().map(Quota::take).transpose()
+}
+
+/// Spends the permit if the answer may be that of a new claim. Otherwise it goes back.
+fn spend_if_new(permit: Option<QuotaPermit>, answer: &Answer) {
+    let may_be_new = match answer {
+        Ok(allocation) => !allocation.replayed,
+        Err(error) => matches!(error, AllocateError::Store(StoreError::OutcomeUnknown(_))),
+    };
+    if let (true, Some(permit)) = (may_be_new, permit) {
+        permit.spend();
     }
 }
 

@@ -21,8 +21,9 @@ use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
 use crate::jobs::{Job, JobError};
 use crate::liveness::LivenessMonitor;
 use crate::pool::PoolSnapshot;
-use crate::ports::{SandboxStore, StoreError, StoredStats};
-use crate::sandbox::ReplicaId;
+use crate::ports::{Listing, SandboxStore, StoreError, StoredStats};
+use crate::queue::Queue;
+use crate::sandbox::{ReplicaId, Status};
 use crate::stats::{ExactStats, Stats};
 
 /// How long an operator's request for a pool refresh waits for it.
@@ -43,11 +44,14 @@ pub(crate) struct Parts {
     pub(crate) liveness: LivenessMonitor,
     pub(crate) cluster: Cluster,
     pub(crate) allocator: Allocator,
+    pub(crate) queue: Queue,
     pub(crate) admin: SandboxAdmin,
     pub(crate) exact_stats: ExactStats,
     pub(crate) csp: Arc<GuardedCsp>,
     pub(crate) csp_sync: CspSync,
     pub(crate) stale_collector: StaleCollector,
+    /// Held by a count of available sandboxes.
+    pub(crate) counting: Mutex<()>,
     /// Ends the loops that are not actors.
     pub(crate) stop: CancellationToken,
     /// The store's last answer to a readiness check, and when it was given.
@@ -58,6 +62,11 @@ impl Broker {
     /// Allocation, release, renewal, read.
     pub fn allocator(&self) -> &Allocator {
         &self.0.allocator
+    }
+
+    /// Those who wait for a sandbox.
+    pub fn queue(&self) -> &Queue {
+        &self.0.queue
     }
 
     /// What operators see and change of single sandboxes.
@@ -77,6 +86,21 @@ impl Broker {
     /// Follows the last count in the table, which one replica makes for all.
     pub fn watch_stats(&self) -> watch::Receiver<StoredStats> {
         self.0.cluster.stats.subscribe()
+    }
+
+    /// Counts the available sandboxes whose name starts with `prefix`. Reads the index: one such count at a time.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn available(&self, prefix: Option<&str>) -> Result<usize, StoreError> {
+        let _turn = self.0.counting.lock().await;
+        let mut pages = self.0.store.pages(Listing::of(Status::Available));
+        let mut available = 0;
+        while let Some(page) = pages.next().await? {
+            available += page.iter().filter(|sandbox| sandbox.name.starts_with(prefix.unwrap_or_default())).count();
+        }
+        Ok(available)
     }
 
     /// This replica's name.

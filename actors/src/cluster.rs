@@ -22,6 +22,7 @@ use crate::jobs::{JobControl, JobHandle};
 use crate::liveness::LivenessGuard;
 use crate::pool::Pool;
 use crate::ports::{Clock, SandboxStore, StoreError};
+use crate::queue::Queue;
 use crate::sandbox::ReplicaId;
 use crate::stats::StatsWatch;
 
@@ -101,6 +102,7 @@ pub(crate) struct Cluster {
     pub(crate) replica: ReplicaId,
     pub(crate) actors: Arc<Actors>,
     pub(crate) stats: StatsWatch,
+    pub(crate) queue: Queue,
     /// The time from one look at the operators' commands to the next.
     pub(crate) control_poll: Duration,
     pub(crate) heartbeat_interval: Duration,
@@ -111,6 +113,7 @@ impl Cluster {
     async fn apply_state(&self) -> Result<(), StoreError> {
         let state = self.store.cluster_state().await?;
         self.actors.apply_controls(&state.controls);
+        self.queue.apply(&state);
         if self.stats.update(state.stats, &self.csp) {
             self.actors.pool.request_refresh_of_own();
         }

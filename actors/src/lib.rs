@@ -6,6 +6,7 @@
 //! 1. [`allocation`]: [`allocation::Allocator::allocate`] joins concurrent duplicates of a request, then tries one
 //!    candidate after another.
 //! 2. [`pool`]: the pool manager hands out a candidate, or lets the request wait while one may still come.
+//!    A request that may wait and finds none goes through the [`queue`].
 //! 3. [`sandbox`]: [`sandbox::transition()`] decides what the claim changes.
 //! 4. [`ports`]: [`ports::SandboxStore::claim`] writes claim and sandbox in one conditional transaction.
 //! 5. [`jobs::expiry_timers`]: a timer is set for the end of the holding.
@@ -26,6 +27,7 @@ pub mod jobs;
 pub mod liveness;
 pub mod pool;
 pub mod ports;
+pub mod queue;
 pub mod quota;
 pub mod retry;
 pub mod sandbox;

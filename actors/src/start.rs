@@ -26,6 +26,7 @@ use crate::liveness::LivenessMonitor;
 use crate::pool::Pool;
 use crate::pool::refresh::Refresher;
 use crate::ports::{Clock, CspClient, PreDelete, SandboxStore, StoreError};
+use crate::queue::{Queue, QueueSettings};
 use crate::retry::Jitter;
 use crate::sandbox::ReplicaId;
 use crate::stats::{ExactStats, StatsWatch};
@@ -52,6 +53,8 @@ pub struct BrokerSettings {
     pub jitter_seed: u64,
     /// Allocation.
     pub allocation: AllocationSettings,
+    /// The queue of those who wait.
+    pub queue: QueueSettings,
     /// How long a holding lasts past its end.
     pub grace: Duration,
     /// The time between pool refreshes.
@@ -178,6 +181,7 @@ impl Broker {
             pool_stats: jobs.start(pool_stats, settings.stats_interval),
         });
 
+        let queue = Queue::new(Arc::clone(&store), Arc::clone(&clock), pool.clone(), settings.queue);
         let cluster = Cluster {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
@@ -185,22 +189,34 @@ impl Broker {
             replica: settings.replica,
             actors: Arc::clone(&actors),
             stats: StatsWatch::new(),
+            queue: queue.clone(),
             control_poll: settings.control_poll,
             heartbeat_interval: settings.job_lease / 3,
         };
         actors.apply_controls(&state.controls);
+        queue.apply(&state);
         cluster.stats.update(state.stats, &csp);
         cluster.send_heartbeat().await;
 
         background_arbiter.spawn(cluster.clone().run(stop.clone(), liveness.guard("cluster")));
+        let queue_run = queue.clone().run(actors.refreshes.clone(), stop.clone(), liveness.guard("queue"));
+        background_arbiter.spawn(queue_run);
         background_arbiter.spawn(refresher.run());
         background_arbiter.spawn(csp.clone().probe_while_open(stop.clone()));
 
         let (timers, retry) = (actors.timers.clone(), settings.allocation.retry);
         let (allocator_store, allocator_clock, allocation) =
             (Arc::clone(&store), Arc::clone(&clock), settings.allocation);
-        let allocator =
-            Allocator::new(pool, allocator_store, allocator_clock, reaper, timers, allocation, jitter.clone());
+        let allocator = Allocator::new(
+            pool,
+            queue.clone(),
+            allocator_store,
+            allocator_clock,
+            reaper,
+            timers,
+            allocation,
+            jitter.clone(),
+        );
         let admin = SandboxAdmin {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
@@ -213,11 +229,13 @@ impl Broker {
             liveness,
             cluster,
             allocator,
+            queue,
             admin,
             exact_stats: ExactStats::new(Arc::clone(&store), Arc::clone(&clock)),
             csp,
             csp_sync,
             stale_collector,
+            counting: Mutex::new(()),
             stop,
             last_ping: Mutex::new(None),
         })))

@@ -27,6 +27,9 @@ pub enum SandboxError {
     /// The holding has reached its longest duration.
     #[error("sandbox `{0}` is already held until the longest time allowed")]
     MaxDurationReached(SandboxId),
+    /// The holding waits for its learner, so that there is nothing to renew.
+    #[error("sandbox `{0}` is on standby; activate it first")]
+    Standby(SandboxId),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

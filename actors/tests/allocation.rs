@@ -320,7 +320,7 @@ async fn only_the_owner_reads_renews_and_releases() {
     let claim = broker.allocate("t1").await.unwrap().claim;
     let (id, stranger) = (&claim.sandbox_id, owner("t2"));
     assert!(matches!(allocator.read(id, &stranger).await, Err(SandboxError::NotOwner(_))));
-    assert!(matches!(allocator.renew(id, &stranger).await, Err(SandboxError::NotOwner(_))));
+    assert!(matches!(allocator.renew(id, &stranger, None).await, Err(SandboxError::NotOwner(_))));
     assert!(matches!(allocator.release(id, &stranger).await, Err(SandboxError::NotOwner(_))));
     assert_eq!(broker.sandbox(id).status, Status::Allocated);
     assert_eq!(allocator.read(id, &owner("t1")).await.unwrap(), broker.sandbox(id));
@@ -347,9 +347,9 @@ async fn renewal_restarts_the_lab_duration() {
     let broker = TestBroker::with_sandboxes(1).await;
     let claim = broker.allocate("t1").await.unwrap().claim;
     sleep(Duration::from_secs(3600)).await;
-    let renewed = broker.broker.allocator().renew(&claim.sandbox_id, &owner("t1")).await.unwrap();
-    assert_eq!(renewed.expires_at.since(claim.expires_at), Duration::from_secs(3600));
-    assert_eq!(broker.allocate("t1").await.unwrap().claim, renewed, "a replay answers with the new expiry");
+    let renewed = broker.broker.allocator().renew(&claim.sandbox_id, &owner("t1"), None).await.unwrap();
+    assert_eq!(renewed.claim.expires_at.since(claim.expires_at), Duration::from_secs(3600));
+    assert_eq!(broker.allocate("t1").await.unwrap().claim, renewed.claim, "a replay answers with the new expiry");
     broker.store.assert_consistent();
 }
 
@@ -389,8 +389,8 @@ async fn a_renewal_by_a_replica_whose_clock_is_behind_does_not_shorten_the_holdi
     let broker = TestBroker::with_sandboxes(1).await;
     let held = broker.allocate("t1").await.unwrap().claim;
     broker.clock.set_skew(-600);
-    let renewed = broker.broker.allocator().renew(&held.sandbox_id, &owner("t1")).await.unwrap();
-    assert_eq!(renewed.expires_at, held.expires_at);
+    let renewed = broker.broker.allocator().renew(&held.sandbox_id, &owner("t1"), None).await.unwrap();
+    assert_eq!(renewed.claim.expires_at, held.expires_at);
     assert_eq!(broker.sandbox(&held.sandbox_id).expires_at, Some(held.expires_at));
     broker.store.assert_consistent();
 }

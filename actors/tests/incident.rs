@@ -61,7 +61,16 @@ impl CspClient for SickCsp {
 async fn take_and_give_back(broker: &Broker, track: &str) {
     let owner = Owner::named(TrackId::new(track));
     let key = IdempotencyKey::new(track);
-    let request = AllocateRequest { owner: owner.clone(), track_name: None, key, name_prefix: None, quota: None };
+    let request = AllocateRequest {
+        owner: owner.clone(),
+        track_name: None,
+        key,
+        name_prefix: None,
+        lab_duration: None,
+        standby: false,
+        wait: None,
+        quota: None,
+    };
     let allocation = broker.allocator().allocate(request).await.expect("students notice nothing");
     broker.allocator().release(&allocation.claim.sandbox_id, &owner).await.expect("students notice nothing");
 }

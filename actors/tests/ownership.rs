@@ -52,13 +52,23 @@ async fn answer(broker: &TestBroker, owner: &Owner, call: &Call) -> Answer {
     match call.clone() {
         Call::Allocate { key } => {
             let key = IdempotencyKey::new(key);
-            let request =
-                AllocateRequest { owner: owner.clone(), track_name: None, key, name_prefix: None, quota: None };
+            let request = AllocateRequest {
+                owner: owner.clone(),
+                track_name: None,
+                key,
+                name_prefix: None,
+                lab_duration: None,
+                standby: false,
+                wait: None,
+                quota: None,
+            };
             let allocation = allocator.allocate(request).await.ok()?;
             Some((allocation.claim.sandbox_id, !allocation.replayed))
         }
         Call::Read(id) => allocator.read(&id, owner).await.ok().map(|sandbox| (sandbox.sandbox_id, false)),
-        Call::Renew(id) => allocator.renew(&id, owner).await.ok().map(|claim| (claim.sandbox_id, false)),
+        Call::Renew(id) => {
+            allocator.renew(&id, owner, None).await.ok().map(|renewed| (renewed.claim.sandbox_id, false))
+        }
         Call::Release(id) => allocator.release(&id, owner).await.ok().map(|released| (released.sandbox_id, false)),
     }
 }

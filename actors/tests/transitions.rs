@@ -1,8 +1,8 @@
 //! The transition function as a table: every status with every event.
 
 use broker_actors::sandbox::{
-    AccountChanges, Event, Field, Holding, IdempotencyKey, Mutation, Owner, Refused, Sandbox, Status, Timestamp,
-    TrackId, transition,
+    AccountChanges, Event, Field, Holding, IdempotencyKey, LabTime, Mutation, Owner, Refused, Sandbox, Status,
+    Timestamp, TrackId, transition,
 };
 use broker_actors::testing::ModelStore;
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ fn holding() -> Holding {
         track_name: Some("lab".to_owned()),
         key: IdempotencyKey::new("key"),
         expires_at: LATER,
+        lab: LabTime::default(),
     }
 }
 

@@ -23,6 +23,33 @@ pub struct AllocationSettings {
     /// Hours for which renewals may extend a holding, from its start [default: 4 times LAB_DURATION_HOURS]
     #[arg(long = "max-holding-hours", env = "MAX_HOLDING_HOURS", value_parser = hours(1.0 / 3600.0..=YEAR_HOURS))]
     pub max_holding: Option<Duration>,
+    /// Hours that a standby waits for its learner
+    #[arg(
+        long = "standby-max-hours",
+        env = "STANDBY_MAX_HOURS",
+        default_value = "96",
+        value_parser = hours(1.0 / 3600.0..=YEAR_HOURS),
+    )]
+    pub standby_max: Duration,
+    /// Seconds that an allocation waits for a sandbox if its request does not say; 0 to answer 409 at once
+    #[arg(
+        long = "allocate-wait-sec",
+        env = "ALLOCATE_WAIT_SEC",
+        default_value = "0",
+        value_parser = seconds(0..=50),
+    )]
+    pub wait: Duration,
+    /// The most students that wait for a sandbox, over all replicas
+    #[arg(long, env, default_value = "10000", value_parser = number::<usize>(1..=100_000))]
+    pub max_waiting: usize,
+    /// Seconds without a new sandbox after which those who wait are told that none is coming
+    #[arg(
+        long = "no-supply-after-sec",
+        env = "NO_SUPPLY_AFTER_SEC",
+        default_value = "900",
+        value_parser = seconds(1..=86_400),
+    )]
+    pub no_supply_after: Duration,
     /// Refuse calls of tracks that send no secret; switch it on after all tracks send one
     #[arg(long, env, default_value = "false", value_parser = clap::value_parser!(bool), action = clap::ArgAction::Set)]
     pub require_track_secret: bool,

@@ -95,6 +95,20 @@ pub(super) enum Command {
         #[command(flatten)]
         watch: Watch,
     },
+    /// Show who waits for a sandbox, or take a track out of the queue
+    Queue {
+        /// The track to take out
+        #[arg(long, requires = "reason")]
+        drop: Option<String>,
+        /// Its key, if it is not the track's id
+        #[arg(long, requires = "drop")]
+        key: Option<String>,
+        /// Reason, for the log
+        #[arg(long, requires = "drop")]
+        reason: Option<String>,
+        #[command(flatten)]
+        watch: Watch,
+    },
     /// Pause an actor on every replica
     Pause {
         /// Name of the actor

@@ -83,6 +83,16 @@ async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
         Command::Actors { name: Some(name), .. } => {
             output.print(&client.get(&actor_path(&name, "")).await?, &views::ACTOR_FIELDS)
         }
+        Command::Queue { drop: None, watch, .. } => {
+            watch.repeat(output, async || output.print(&client.get("queue").await?, &views::QUEUE)).await
+        }
+        Command::Queue { drop: Some(track), key, reason, .. } => {
+            let mut path = format!("queue?track_id={}", encode(&track));
+            for (name, value) in [("idempotency_key", key), ("reason", reason)] {
+                path.extend(value.map(|value| format!("&{name}={}", encode(&value))));
+            }
+            output.print(&client.send(Method::DELETE, &path, None).await?, &views::FIELDS)
+        }
         Command::Pause { actor, reason } => {
             let body = json!({ "reason": reason });
             let paused = client.send(Method::POST, &actor_path(&actor, "/pause"), Some(body)).await?;

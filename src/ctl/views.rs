@@ -65,6 +65,16 @@ const AUDIT_COLUMNS: &[Column] = &[
     wide("REQUEST", Text("request_id")),
 ];
 
+const QUEUE_COLUMNS: &[Column] = &[
+    column("POSITION", Text("position")),
+    column("TRACK", Text("track_id")),
+    wide("KEY", Text("idempotency_key")),
+    column("PREFIX", Text("name_prefix")),
+    column("WAITS", Age("enqueued_at")),
+    column("SEEN", Age("seen_at")),
+    wide("EXPIRES", Time("expires_at")),
+];
+
 const EVENT_COLUMNS: &[Column] = &[
     column("TIME", Time("at")),
     column("ACTION", Text("action")),
@@ -89,6 +99,7 @@ pub(super) const HISTORY: View = list("history", "to", CHANGE_COLUMNS);
 pub(super) const ACTORS: View = list("actors", "name", ACTOR_COLUMNS);
 pub(super) const ACTOR: View = list("", "name", ACTOR_COLUMNS);
 pub(super) const AUDIT: View = list("entries", "request_id", AUDIT_COLUMNS);
+pub(super) const QUEUE: View = list("tickets", "track_id", QUEUE_COLUMNS);
 pub(super) const EVENTS: View = list("events", "action", EVENT_COLUMNS);
 
 /// The outcome of an actor's last run: its error, or the counts of its report that are not zero.

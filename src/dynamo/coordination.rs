@@ -17,13 +17,13 @@ use broker_actors::sandbox::{ReplicaId, Timestamp};
 use super::call::{CallError, call};
 use super::errors::Kind;
 use super::item::{
-    Heartbeat, Item, PK, REPLICA_PREFIX, REPLICAS, SK, control_key, lease_key, number, read_control, read_heartbeat,
-    read_lease, read_stats, replica_key, stats_key, text, time,
+    Heartbeat, Item, PK, REPLICA_PREFIX, REPLICAS, SK, control_key, lease_key, number, queue_control_key, read_control,
+    read_heartbeat, read_lease, read_queue, read_stats, replica_key, stats_key, text, time,
 };
 use super::store::DynamoStore;
 
 /// Requests after which DynamoDB must have returned all items of a batch.
-const MAX_BATCH_READS: u32 = 5;
+pub(super) const MAX_BATCH_READS: u32 = 5;
 
 /// A heartbeat that expired this long ago is deleted. DynamoDB's TTL may take days.
 const LONG_DEAD: Duration = Duration::from_secs(3600);
@@ -155,7 +155,7 @@ impl Coordination for DynamoStore {
     }
 
     async fn cluster_state(&self) -> Result<ClusterState, StoreError> {
-        let mut wanted = KeysAndAttributes::builder().keys(stats_key());
+        let mut wanted = KeysAndAttributes::builder().keys(stats_key()).keys(queue_control_key());
         for actor in ActorName::ALL {
             wanted = wanted.keys(control_key(*actor));
         }
@@ -168,6 +168,8 @@ impl Coordination for DynamoStore {
             for item in answer.responses().and_then(|tables| tables.get(&self.table)).into_iter().flatten() {
                 if has_key(item, &stats_key()) {
                     state.stats = read_stats(item)?;
+                } else if has_key(item, &queue_control_key()) {
+                    state.queue = read_queue(item)?;
                 } else {
                     state.controls.push(read_control(item)?);
                 }
@@ -330,7 +332,7 @@ impl DynamoStore {
 }
 
 /// Whether a conditional update was written.
-fn is_written(answer: Result<UpdateItemOutput, CallError<UpdateItemError>>) -> Result<bool, StoreError> {
+pub(super) fn is_written(answer: Result<UpdateItemOutput, CallError<UpdateItemError>>) -> Result<bool, StoreError> {
     match answer {
         Ok(_) => Ok(true),
         Err(CallError::Outcome { error: UpdateItemError::ConditionalCheckFailedException(_), .. }) => Ok(false),
@@ -343,6 +345,6 @@ fn latest_end(until: Timestamp) -> Timestamp {
     until.plus(HEARTBEAT_AHEAD)
 }
 
-fn has_key(item: &Item, key: &Item) -> bool {
+pub(super) fn has_key(item: &Item, key: &Item) -> bool {
     key.iter().all(|(name, value)| item.get(name) == Some(value))
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use broker_actors::actor::{ActorName, Control, DesiredState};
-use broker_actors::ports::{JobLease, PreDeleteRecord, Stats, StoreError, StoredStats};
+use broker_actors::ports::{JobLease, PreDeleteRecord, Stats, StoreError, StoredQueue, StoredStats, Ticket};
 use broker_actors::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, OwnerProof, Precondition, ReplicaId, Sandbox,
-    SandboxId, Shard, ShardCount, Status, Timestamp, TrackId,
+    Claim, ClaimKey, ConditionalUpdate, Epoch, Field, IdempotencyKey, LabTime, OwnerProof, Precondition, ReplicaId,
+    Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp, TrackId, UnixMillis,
 };
 
 /// A move of a sandbox to another status.
@@ -109,6 +109,46 @@ pub(super) fn replica_key(replica: &ReplicaId) -> Item {
     key(REPLICAS.to_owned(), format!("{REPLICA_PREFIX}{replica}"))
 }
 
+pub(super) fn queue_control_key() -> Item {
+    key("CTRL#queue".to_owned(), META.to_owned())
+}
+
+/// The shards that the tickets are spread over. Stored tickets depend on it, so it never changes.
+pub(super) const TICKET_SHARDS: u64 = 16;
+
+/// The partition of a shard of the tickets.
+pub(super) fn ticket_partition(shard: u64) -> String {
+    format!("QUEUE#{shard}")
+}
+
+pub(super) fn ticket_key(claim_key: &ClaimKey) -> Item {
+    // A `#` in the track is escaped, or two keys could have one ticket.
+    let track = claim_key.track.as_str().replace('%', "%25").replace('#', "%23");
+    key(ticket_partition(claim_key.hash() % TICKET_SHARDS), format!("{track}#{}", claim_key.key))
+}
+
+/// Reads a ticket.
+pub(super) fn read_ticket(item: &Item) -> Result<Ticket, StoreError> {
+    let item = Reader(item);
+    Ok(Ticket {
+        claim_key: ClaimKey {
+            track: TrackId::new(item.text("ticket_track")?),
+            key: IdempotencyKey::new(item.text("ticket_key")?),
+        },
+        owner_proof: item.optional_text("owner_proof")?.map(OwnerProof::stored),
+        enqueued_at: UnixMillis(item.number("enqueued_ms")?),
+        name_prefix: item.optional_text("name_prefix")?,
+        open_until: item.time("open_until")?,
+        seen_at: item.time("seen_at")?,
+    })
+}
+
+/// Reads what a replica announced about the queue.
+pub(super) fn read_queue(item: &Item) -> Result<StoredQueue, StoreError> {
+    let item = Reader(item);
+    Ok(StoredQueue { until: item.time("open_until")?, waiting: item.number("waiting")? })
+}
+
 /// The hash key of the status index.
 pub fn status_shard(status: Status, shard: Shard) -> String {
     format!("{status}#{:02x}", shard.0)
@@ -137,6 +177,7 @@ pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     put("allocated_to_track", sandbox.allocated_to_track.as_ref().map(|track| text(track.as_str())));
     put("owner_proof", sandbox.owner_proof.as_ref().map(|proof| text(proof.as_str())));
     put("track_name", sandbox.track_name.as_ref().map(text));
+    put_lab(&sandbox.lab, &mut put);
     put("idempotency_key", sandbox.idempotency_key.as_ref().map(|key| text(key.as_str())));
     put("deletion_requested_at", sandbox.deletion_requested_at.map(time));
     put("deletion_retry_count", Some(number(sandbox.deletion_retry_count.into())));
@@ -154,6 +195,13 @@ pub fn sandbox_item(sandbox: &Sandbox, shards: ShardCount) -> Item {
     put("last_synced", Some(time(sandbox.last_synced)));
     put("epoch", Some(number(sandbox.epoch.0)));
     item
+}
+
+/// The attributes of the lab's time, as sandbox and claim have them.
+fn put_lab(lab: &LabTime, put: &mut impl FnMut(&str, Option<AttributeValue>)) {
+    put("lab_seconds", lab.lab_seconds.map(number));
+    put("standby", lab.standby.then_some(AttributeValue::Bool(true)));
+    put("activated_at", lab.activated_at.map(time));
 }
 
 /// Reads a sandbox item.
@@ -174,6 +222,7 @@ pub fn read_sandbox(item: &Item) -> Result<Sandbox, StoreError> {
         allocated_to_track: item.optional_text("allocated_to_track")?.map(TrackId::new),
         owner_proof: item.optional_text("owner_proof")?.map(OwnerProof::stored),
         track_name: item.optional_text("track_name")?,
+        lab: item.lab()?,
         idempotency_key: item.optional_text("idempotency_key")?.map(IdempotencyKey::new),
         deletion_requested_at: item.optional_time("deletion_requested_at")?,
         deletion_retry_count: u32::try_from(item.number("deletion_retry_count")?)
@@ -208,9 +257,12 @@ pub fn claim_item(claim: &Claim) -> Item {
     if let Some(account) = &claim.sfdc_account_id {
         item.insert("sfdc_account_id".to_owned(), text(account));
     }
-    if let Some(proof) = &claim.owner_proof {
-        item.insert("owner_proof".to_owned(), text(proof.as_str()));
-    }
+    let mut put = |name: &str, value: Option<AttributeValue>| {
+        item.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    put("owner_proof", claim.owner_proof.as_ref().map(|proof| text(proof.as_str())));
+    put("track_name", claim.track_name.as_ref().map(text));
+    put_lab(&claim.lab, &mut put);
     item
 }
 
@@ -233,6 +285,8 @@ pub fn read_claim(item: &Item) -> Result<Claim, StoreError> {
         sfdc_account_id: item.optional_text("sfdc_account_id")?,
         allocated_at: item.time("held_since")?,
         expires_at: item.time("expires_at")?,
+        track_name: item.optional_text("track_name")?,
+        lab: item.lab()?,
         epoch: item.epoch()?,
     })
 }
@@ -430,6 +484,9 @@ fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
         Field::OwnerProof(proof) => ("owner_proof", Some(text(proof.as_str()))),
         Field::AllocatedToTrack(track) => ("allocated_to_track", Some(text(track.as_str()))),
         Field::TrackName(name) => ("track_name", name.as_ref().map(text)),
+        Field::LabSeconds(seconds) => ("lab_seconds", Some(number(*seconds))),
+        Field::Standby(standby) => ("standby", standby.then_some(AttributeValue::Bool(true))),
+        Field::ActivatedAt(at) => ("activated_at", Some(time(*at))),
         Field::IdempotencyKey(key) => ("idempotency_key", Some(text(key.as_str()))),
         Field::DeletionRequestedAt(at) => ("deletion_requested_at", Some(time(*at))),
         Field::DeletionRetryCount(count) => ("deletion_retry_count", Some(number((*count).into()))),
@@ -481,6 +538,14 @@ impl Reader<'_> {
 
     pub(super) fn time(&self, name: &str) -> Result<Timestamp, StoreError> {
         self.number(name).map(Timestamp)
+    }
+
+    fn lab(&self) -> Result<LabTime, StoreError> {
+        Ok(LabTime {
+            lab_seconds: self.optional_number("lab_seconds")?,
+            standby: self.0.get("standby") == Some(&AttributeValue::Bool(true)),
+            activated_at: self.optional_time("activated_at")?,
+        })
     }
 
     /// An epoch that has one after it; counting from one, none ever has not.

@@ -15,6 +15,7 @@ mod request_metrics;
 pub mod stats_history;
 mod store;
 pub mod table;
+mod tickets;
 
 pub use self::client::DynamoClient;
 pub use self::store::DynamoStore;

@@ -91,21 +91,16 @@ impl DynamoStore {
             .expect("key and expression are set")
     }
 
-    /// Executes both writes or neither. The claim comes first, the sandbox second. `Err` has the reason of each.
-    async fn transact(
+    /// Executes all writes or none. `Err` has the reason of each.
+    pub(super) async fn transact<const N: usize>(
         &self,
-        claim: TransactWriteItem,
-        sandbox: Update,
-    ) -> Result<Result<(), [Verdict; 2]>, StoreError> {
-        let sandbox = TransactWriteItem::builder().update(sandbox).build();
+        writes: [TransactWriteItem; N],
+    ) -> Result<Result<(), [Verdict; N]>, StoreError> {
         // One token for all attempts: DynamoDB executes them once and repeats the answer.
         let token = Uuid::new_v4().to_string();
         let send = |client: aws_sdk_dynamodb::Client| {
-            let request = client
-                .transact_write_items()
-                .transact_items(claim.clone())
-                .transact_items(sandbox.clone())
-                .client_request_token(&token);
+            let request =
+                client.transact_write_items().set_transact_items(Some(writes.to_vec())).client_request_token(&token);
             request.send()
         };
         match call_throttled(&self.client, Kind::Write, send, is_throttled).await {
@@ -123,7 +118,7 @@ impl DynamoStore {
         claim: TransactWriteItem,
         update: &ConditionalUpdate,
     ) -> Result<WriteOutcome, StoreError> {
-        match self.transact(claim, self.sandbox_update(update)).await? {
+        match self.transact([claim, self.sandbox_write(update)]).await? {
             Ok(()) => Ok(WriteOutcome::Done),
             Err([_, Verdict::ConditionFailed(current)]) => {
                 Ok(WriteOutcome::PreconditionFailed { current: current.as_ref().map(read_sandbox).transpose()? })
@@ -136,6 +131,22 @@ impl DynamoStore {
         }
     }
 
+    /// The write that creates a claim under a free key.
+    pub(super) fn claim_put(&self, claim: &Claim) -> TransactWriteItem {
+        let put = Put::builder()
+            .table_name(&self.table)
+            .set_item(Some(claim_item(claim)))
+            .condition_expression(format!("attribute_not_exists({PK})"))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .build()
+            .expect("item and table are set");
+        TransactWriteItem::builder().put(put).build()
+    }
+
+    pub(super) fn sandbox_write(&self, update: &ConditionalUpdate) -> TransactWriteItem {
+        TransactWriteItem::builder().update(self.sandbox_update(update)).build()
+    }
+
     pub(super) async fn get_item(&self, key: Item) -> Result<Option<Item>, StoreError> {
         let send = |client: aws_sdk_dynamodb::Client| {
             client.get_item().table_name(&self.table).set_key(Some(key.clone())).consistent_read(true).send()
@@ -144,9 +155,24 @@ impl DynamoStore {
     }
 }
 
+/// What the verdicts on claim and sandbox say about a claim.
+pub(super) fn refused_claim(verdicts: [Verdict; 2]) -> Result<ClaimOutcome, StoreError> {
+    match verdicts {
+        [Verdict::ConditionFailed(Some(held)), _] => Ok(ClaimOutcome::AlreadyHeld(read_claim(&held)?)),
+        [_, Verdict::ConditionFailed(current)] => {
+            // An item that cannot be read is no candidate. The next one may be.
+            let current = current.as_ref().and_then(|item| read_sandbox(item).ok());
+            Ok(ClaimOutcome::CandidateChanged { current })
+        }
+        [Verdict::Other(problem), _] | [_, Verdict::Other(problem)] => Err(StoreError::Rejected(cause(problem))),
+        [_, Verdict::Conflict] => Ok(ClaimOutcome::CandidateConflict),
+        _ => Ok(ClaimOutcome::ClaimConflict),
+    }
+}
+
 /// What a cancelled transaction says about one item.
 #[derive(Debug)]
-enum Verdict {
+pub(super) enum Verdict {
     Passed,
     Conflict,
     /// With the item, unless there is none.
@@ -156,12 +182,12 @@ enum Verdict {
     Other(String),
 }
 
-fn verdicts(reasons: &[CancellationReason]) -> Result<[Verdict; 2], StoreError> {
-    let [claim, sandbox] = reasons else {
-        let problem = format!("a transaction of two items was cancelled for {} reasons", reasons.len());
-        return Err(StoreError::Rejected(cause(problem)));
-    };
-    Ok([verdict(claim), verdict(sandbox)])
+fn verdicts<const N: usize>(reasons: &[CancellationReason]) -> Result<[Verdict; N], StoreError> {
+    let verdicts: Vec<_> = reasons.iter().map(verdict).collect();
+    <[Verdict; N]>::try_from(verdicts).map_err(|_| {
+        let problem = format!("a transaction of {N} items was cancelled for {} reasons", reasons.len());
+        StoreError::Rejected(cause(problem))
+    })
 }
 
 fn verdict(reason: &CancellationReason) -> Verdict {
@@ -181,27 +207,9 @@ impl SandboxStore for DynamoStore {
     }
 
     async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
-        let put = Put::builder()
-            .table_name(&self.table)
-            .set_item(Some(claim_item(claim)))
-            .condition_expression(format!("attribute_not_exists({PK})"))
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .build()
-            .expect("item and table are set");
-        let put = TransactWriteItem::builder().put(put).build();
-        match self.transact(put, self.sandbox_update(update)).await? {
+        match self.transact([self.claim_put(claim), self.sandbox_write(update)]).await? {
             Ok(()) => Ok(ClaimOutcome::Claimed),
-            Err([Verdict::ConditionFailed(Some(held)), _]) => Ok(ClaimOutcome::AlreadyHeld(read_claim(&held)?)),
-            Err([_, Verdict::ConditionFailed(current)]) => {
-                // An item that cannot be read is no candidate. The next one may be.
-                let current = current.as_ref().and_then(|item| read_sandbox(item).ok());
-                Ok(ClaimOutcome::CandidateChanged { current })
-            }
-            Err([Verdict::Other(problem), _] | [_, Verdict::Other(problem)]) => {
-                Err(StoreError::Rejected(cause(problem)))
-            }
-            Err([_, Verdict::Conflict]) => Ok(ClaimOutcome::CandidateConflict),
-            Err(_) => Ok(ClaimOutcome::ClaimConflict),
+            Err(verdicts) => refused_claim(verdicts),
         }
     }
 
@@ -221,14 +229,22 @@ impl SandboxStore for DynamoStore {
     }
 
     async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError> {
+        // A renewed holding is no standby: only an activation ends one, and a standby cannot be renewed.
+        let (activation, activated_at) = match renewed.lab.activated_at {
+            Some(at) => (", activated_at = :activated_at", Some((":activated_at".to_owned(), time(at)))),
+            None => ("", None),
+        };
+        let values = [
+            (":expires_at".to_owned(), time(renewed.expires_at)),
+            (":epoch".to_owned(), number(renewed.epoch.0)),
+            (":sandbox_id".to_owned(), text(renewed.sandbox_id.as_str())),
+        ];
         let renewal = Update::builder()
             .table_name(&self.table)
             .set_key(Some(claim_key(&renewed.claim_key)))
-            .update_expression("SET expires_at = :expires_at, epoch = :epoch")
+            .update_expression(format!("SET expires_at = :expires_at, epoch = :epoch{activation} REMOVE standby"))
             .condition_expression("sandbox_id = :sandbox_id")
-            .expression_attribute_values(":expires_at", time(renewed.expires_at))
-            .expression_attribute_values(":epoch", number(renewed.epoch.0))
-            .expression_attribute_values(":sandbox_id", text(renewed.sandbox_id.as_str()))
+            .set_expression_attribute_values(Some(values.into_iter().chain(activated_at).collect()))
             .build()
             .expect("key and expression are set");
         self.write_with_claim(TransactWriteItem::builder().update(renewal).build(), update).await

@@ -76,12 +76,15 @@ error_codes! {
     NotSandboxOwner, "NOT_SANDBOX_OWNER", FORBIDDEN, Never, "the sandbox does not belong to this track";
     NotFound, "NOT_FOUND", NOT_FOUND, Never, "there is no such route; GET / lists where to start";
     SandboxNotFound, "SANDBOX_NOT_FOUND", NOT_FOUND, Never, "no sandbox has this id";
+    NothingHeld, "NOTHING_HELD", NOT_FOUND, Never, "this key holds no sandbox and does not wait for one";
     ActorNotFound, "ACTOR_NOT_FOUND", NOT_FOUND, Never, "no actor has this name";
     MethodNotAllowed, "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED, Never,
         "the route does not take this method; see the Allow header";
     RequestTimeout, "REQUEST_TIMEOUT", REQUEST_TIMEOUT, Never, "the request took too long to arrive";
     NoSandboxesAvailable, "NO_SANDBOXES_AVAILABLE", CONFLICT, Seconds(5),
         "no matching sandbox is available; try again later";
+    WithdrawnFromQueue, "WITHDRAWN", CONFLICT, Never,
+        "the place in the queue was given up while this request waited";
     WrongState, "WRONG_STATE", CONFLICT, Never, "the state of the sandbox does not allow this";
     MaxDurationReached, "MAX_DURATION_REACHED", CONFLICT, Never,
         "the sandbox is already held until the longest time allowed";
@@ -111,6 +114,9 @@ error_codes! {
         "the pool is too large to be read in full, so it is unknown whether a sandbox matches; try again";
     AllocationTimeout, "ALLOCATION_TIMEOUT", SERVICE_UNAVAILABLE, Seconds(1),
         "no sandbox could be claimed in time; repeating the request is safe";
+    Waiting, "WAITING", SERVICE_UNAVAILABLE, Computed,
+        "no sandbox is free yet; ask again with the same key, which keeps its place in the queue";
+    QueueFull, "QUEUE_FULL", SERVICE_UNAVAILABLE, Seconds(60), "as many wait for a sandbox as may; try again later";
     ShuttingDown, "SHUTTING_DOWN", SERVICE_UNAVAILABLE, Seconds(1), "this replica is stopping; try again";
     RunInterrupted, "RUN_INTERRUPTED", SERVICE_UNAVAILABLE, Seconds(1), "the run ended before it was done; try again";
     CspCircuitOpen, "CSP_CIRCUIT_OPEN", SERVICE_UNAVAILABLE, Computed,

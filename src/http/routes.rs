@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::api::body::{
-    ActorList, ActorStatus, AuditPage, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport,
-    ExpiryReport, OwnSandbox, Released, RetryReport, Sandbox, SandboxDetails, SandboxPage, Stats, StatsHistory,
-    SyncReport,
+    ActorList, ActorStatus, AuditPage, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, Dropped,
+    ExpiryReport, Held, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox,
+    SandboxDetails, SandboxPage, Stats, StatsHistory, SyncReport,
 };
-use super::api::{admin, events, probes, sandboxes};
+use super::api::{admin, allocation, client, events, preflight, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
 use super::middleware::auth::Role::{self, Admin, Probe, Public, Track};
 use super::middleware::{audit, auth, body, rate_limit};
@@ -31,6 +31,8 @@ pub enum Method {
     Get,
     /// Changes something.
     Post,
+    /// Gives something back.
+    Delete,
 }
 
 impl Method {
@@ -39,6 +41,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -54,6 +57,7 @@ impl From<Method> for actix_web::http::Method {
         match method {
             Method::Get => Self::GET,
             Method::Post => Self::POST,
+            Method::Delete => Self::DELETE,
         }
     }
 }
@@ -174,6 +178,10 @@ const fn post(path: &'static str, action: &'static str, role: Role, handler: fn(
     Endpoint::new(Method::Post, path, action, role, handler)
 }
 
+const fn delete(path: &'static str, action: &'static str, role: Role, handler: fn() -> Handler) -> Endpoint {
+    Endpoint::new(Method::Delete, path, action, role, handler)
+}
+
 fn json(example: impl Serialize) -> Value {
     serde_json::to_value(example).expect("the API's answers are JSON")
 }
@@ -216,12 +224,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
     get("/v1/redoc", "redoc", Public, || handler(docs::redoc)).summary("Redirects to this documentation"),
     get("/v1/openapi.json", "openapi", Public, || handler(docs::openapi))
         .summary("Returns this API as an OpenAPI 3.1 document"),
+    get("/v1/client.sh", "client", Public, || handler(client::client))
+        .summary("Returns the client for the scripts of tracks")
+        .description("`curl -fsS $BROKER_URL/v1/client.sh | bash -s setup` gets a sandbox for an Instruqt track."),
     post("/v1/allocate", "allocate", Track, || handler(sandboxes::allocate))
         .audited()
         .summary("Allocates a sandbox")
         .description(
             "The same request again, on any replica, returns the same sandbox with `200`, so it is safe to repeat it \
-             until it is answered. Another `Idempotency-Key` of the same track gets another sandbox.",
+             until it is answered. Another `Idempotency-Key` of the same track gets another sandbox. If none is free, \
+             the request waits as `Prefer` says, and `503 WAITING` then says its place in the queue, which the key keeps \
+             for 90 seconds.",
         )
         .errors(&[
             STORE,
@@ -229,6 +242,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
             &[
                 NotSandboxOwner,
                 NoSandboxesAvailable,
+                WithdrawnFromQueue,
+                Waiting,
+                QueueFull,
                 QuotaExceeded,
                 BrokerPaused,
                 Overloaded,
@@ -238,6 +254,35 @@ pub const ENDPOINTS: &[Endpoint] = &[
             ],
         ])
         .example(|| json(Claim::example())),
+    get("/v1/allocation", "held", Track, || handler(allocation::read))
+        .summary("Reads what the calling track's key holds, or its place in the queue")
+        .errors(&[STORE, &[NotSandboxOwner, NothingHeld]])
+        .example(|| json(Held::example())),
+    delete("/v1/allocation", "release-held", Track, || handler(allocation::release))
+        .audited()
+        .summary("Gives back what the calling track's key holds, or leaves the queue")
+        .description(
+            "Needs no sandbox id, and always answers `200`: `released` is `false` if the key holds nothing. Repeat it \
+             after 10 seconds if an allocation may still be in flight.",
+        )
+        .errors(&[STORE, UPDATE, &[NotSandboxOwner]])
+        .example(|| json(ReleasedHeld::example())),
+    post("/v1/allocation/release", "release-held", Track, || handler(allocation::release))
+        .audited()
+        .identified_as("release_held_by_post")
+        .summary("The same as `DELETE /v1/allocation`, for tools without DELETE")
+        .errors(&[STORE, UPDATE, &[NotSandboxOwner]])
+        .example(|| json(ReleasedHeld::example())),
+    post("/v1/allocation/activate", "activate", Track, || handler(allocation::activate))
+        .audited()
+        .summary("Starts the lab's time of a sandbox that was allocated on standby")
+        .description("A holding whose lab has started stays as it is.")
+        .errors(&[STORE, UPDATE, &[NotSandboxOwner, NothingHeld, WrongState]])
+        .example(|| json(Claim::example())),
+    get("/v1/preflight", "preflight", Track, || handler(preflight::preflight))
+        .summary("Tells whether a class would get its sandboxes, without allocating any")
+        .errors(&[STORE])
+        .example(|| json(Preflight::example())),
     get("/v1/sandboxes/{id}", "read", Track, || handler(sandboxes::read))
         .summary("Reads a sandbox of the calling track")
         .errors(&[STORE, OWN])
@@ -246,7 +291,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .audited()
         .summary("Renews the sandbox for the full lab duration, up to the longest holding")
         .errors(&[STORE, OWN, UPDATE, &[WrongState, MaxDurationReached]])
-        .example(|| json(Claim::example())),
+        .example(|| json(Renewed::example())),
     post("/v1/sandboxes/{id}/mark-for-deletion", "mark-for-deletion", Track, || handler(sandboxes::mark_for_deletion))
         .audited()
         .summary("Gives a sandbox back, to be deleted at the cloud provider")
@@ -338,6 +383,16 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .summary("Removes all sandboxes of one status, without a call to the cloud provider")
         .errors(&[STORE, WRITE])
         .example(|| json(Completed::example(DiscardReport::example()))),
+    get("/v1/admin/queue", "queue", Admin, || handler(admin::queue::queue))
+        .summary("Shows who waits for a sandbox")
+        .errors(&[STORE])
+        .example(|| json(Queue::example())),
+    delete("/v1/admin/queue", "drop-ticket", Admin, || handler(admin::queue::drop_ticket))
+        .audited()
+        .summary("Takes a track out of the queue")
+        .description("A request of the track that waits is answered `409 WITHDRAWN`.")
+        .errors(&[STORE, WRITE])
+        .example(|| json(Dropped { dropped: true })),
     get("/v1/admin/actors", "actors", Admin, || handler(admin::actors::actors))
         .summary("Shows what each actor is doing")
         .errors(&[STORE])

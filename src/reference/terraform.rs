@@ -36,10 +36,10 @@ const READ_BY_THE_CONFIGURATION: [&str; 7] = [
     "SYNC_INTERVAL_SEC",
 ];
 
-/// Defaults that differ on AWS: there is a CSP, and a load balancer in front of the broker. The program has no default for
-/// the length of a lab on DynamoDB.
-const DEFAULTS_ON_AWS: [(&str, &str); 3] =
-    [("CSP_MODE", "\"http\""), ("LAB_DURATION_HOURS", "4"), ("TRUSTED_PROXIES", "1")];
+/// Defaults that differ on AWS: there is a CSP, and a load balancer in front of the broker. Scripts that do not ask to wait
+/// do so too. The program has no default for the length of a lab on DynamoDB.
+const DEFAULTS_ON_AWS: [(&str, &str); 4] =
+    [("ALLOCATE_WAIT_SEC", "20"), ("CSP_MODE", "\"http\""), ("LAB_DURATION_HOURS", "4"), ("TRUSTED_PROXIES", "1")];
 
 /// ECS kills a task 120 s after SIGTERM. The task definition adds 5 s to the grace period.
 const MOST_ON_AWS: [(&str, f64); 1] = [("SHUTDOWN_GRACE_SEC", 115.0)];

@@ -155,6 +155,11 @@ impl Brokers {
             assert_eq!(self.small.allocate(&format!("small-{track}")).await.status, 201);
         }
         prometheus.fires("BrokerPoolEmpty", "small").await;
+        let waits = self.small.track(Method::POST, "/v1/allocate", "small-waits").header("Prefer", "wait=50");
+        tokio::select! {
+            answer = send(waits) => panic!("{answer:?}"),
+            _ = prometheus.fires("BrokerQueueStands", "small") => {}
+        }
 
         let draining = &self.draining;
         for track in 0..15 {
@@ -176,6 +181,7 @@ impl Brokers {
         prometheus.fires("BrokerPoolLow", "draining").await;
         vec![
             ("BrokerPoolEmpty", "small"),
+            ("BrokerQueueStands", "small"),
             ("BrokerLabsStarve", "draining"),
             ("BrokerPoolEmptySoon", "draining"),
             ("BrokerPoolLow", "draining"),

@@ -2,6 +2,7 @@
 //! start and of stop run processes.
 
 mod admin;
+mod allocation;
 mod assets;
 mod audit;
 mod bad_input;
@@ -18,6 +19,7 @@ mod operations;
 mod processes;
 mod proxies;
 mod python_scripts;
+mod queue;
 mod reference;
 mod sandboxes;
 mod tokens;

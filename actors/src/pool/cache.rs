@@ -144,6 +144,21 @@ impl Cache {
         Some(sandbox)
     }
 
+    /// The names of free sandboxes, each as often as it is free: for each prefix at most as many as its number.
+    pub(super) fn free_names(&self, prefixes: &BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+        let mut taken = BTreeSet::new();
+        for (prefix, wanted) in prefixes {
+            let from = (prefix.clone(), SandboxId::new(""));
+            let of_prefix = self.free_names.range(from..).take_while(|(name, _)| name.starts_with(prefix));
+            taken.extend(of_prefix.take(*wanted));
+        }
+        let mut names = BTreeMap::new();
+        for (name, _) in taken {
+            *names.entry(name.clone()).or_default() += 1;
+        }
+        names
+    }
+
     /// True if the refresh of all shards that just ended proves that no sandbox matches `prefix` (I4): it listed none,
     /// none that matches was outstanding while it read, and none is doubtful. Callers hand out what it listed before they ask.
     pub(super) fn shows_none(&self, prefix: Option<&str>) -> bool {

@@ -9,7 +9,7 @@
 //! which no matching candidate was in flight, of unknown outcome or doubtful: then the pool was empty while the index was
 //! read (I4).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -98,6 +98,20 @@ impl Pool {
         // `do_send` ignores the mailbox's capacity; the number of claims in flight is the bound.
         self.address.do_send(Take { prefix, reply });
         answer.await.map_err(|_| TakeError::Gone)?
+    }
+
+    /// Takes a candidate whose name starts with `prefix`, if one is free now.
+    ///
+    /// # Errors
+    ///
+    /// See [`TakeError`].
+    pub async fn try_take(&self, prefix: Option<String>) -> Result<Option<Candidate>, TakeError> {
+        self.address.send(TryTake { prefix }).await.map_err(|_| TakeError::Gone)?
+    }
+
+    /// The names of free sandboxes, each as often as it is free: for each prefix at most as many as its number.
+    pub(crate) async fn free_names(&self, prefixes: BTreeMap<String, usize>) -> BTreeMap<String, usize> {
+        self.address.send(FreeNames(prefixes)).await.unwrap_or_default()
     }
 
     /// The state of the cache; `None` if the pool manager is gone.
@@ -302,6 +316,37 @@ impl Handler<Take> for PoolManager {
             }
         }
         self.request_refresh_if_low();
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<Option<Candidate>, TakeError>")]
+struct TryTake {
+    prefix: Option<String>,
+}
+
+impl Handler<TryTake> for PoolManager {
+    type Result = Result<Option<Candidate>, TakeError>;
+
+    fn handle(&mut self, take: TryTake, context: &mut Self::Context) -> Self::Result {
+        if self.paused {
+            return Err(TakeError::Paused);
+        }
+        let taken = self.cache.take(take.prefix.as_deref());
+        self.request_refresh_if_low();
+        Ok(taken.map(|sandbox| Candidate::new(sandbox, context.address())))
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "BTreeMap<String, usize>")]
+struct FreeNames(BTreeMap<String, usize>);
+
+impl Handler<FreeNames> for PoolManager {
+    type Result = MessageResult<FreeNames>;
+
+    fn handle(&mut self, FreeNames(prefixes): FreeNames, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.cache.free_names(&prefixes))
     }
 }
 

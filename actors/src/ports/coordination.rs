@@ -110,6 +110,15 @@ pub struct StoredStats {
     pub supply: u64,
 }
 
+/// The queue, as a replica with waiters announced it last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoredQueue {
+    /// Some wait until then at least.
+    pub until: Timestamp,
+    /// The number of those who wait.
+    pub waiting: u64,
+}
+
 /// What all replicas read every few seconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterState {
@@ -117,6 +126,8 @@ pub struct ClusterState {
     pub controls: Vec<Control>,
     /// The stats item.
     pub stats: StoredStats,
+    /// The queue.
+    pub queue: StoredQueue,
 }
 
 impl Stats {

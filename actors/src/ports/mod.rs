@@ -5,14 +5,17 @@ mod csp;
 mod error;
 mod pre_delete;
 mod store;
+mod tickets;
 
 pub use self::coordination::{
-    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredStats,
+    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredQueue,
+    StoredStats,
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;
 pub use self::pre_delete::{PreDelete, PreDeleteError, PreDeleteRecord, Prepared};
 pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
+pub use self::tickets::{GrantOutcome, TICKET_LIFETIME, Ticket, Tickets};
 use crate::sandbox::{Timestamp, UnixMillis};
 
 /// The time of day. Durations and deadlines use tokio's clock, which tests can pause.

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use super::coordination::{Coordination, Stats};
 use super::error::StoreError;
 use super::pre_delete::PreDeleteRecord;
+use super::tickets::Tickets;
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
     Timestamp, TrackId,
@@ -132,7 +133,7 @@ pub enum Lookup {
 ///
 /// Reads fail with [`StoreError::Unavailable`] when they get no answer, writes with [`StoreError::OutcomeUnknown`].
 #[async_trait]
-pub trait SandboxStore: Coordination {
+pub trait SandboxStore: Coordination + Tickets {
     /// The number of shards of the status index.
     fn shards(&self) -> ShardCount;
 
@@ -145,7 +146,8 @@ pub trait SandboxStore: Coordination {
     /// Updates the sandbox and deletes its claim, both or neither. A claim that is already gone does not matter.
     async fn end_claim(&self, update: &ConditionalUpdate, claim_key: &ClaimKey) -> Result<WriteOutcome, StoreError>;
 
-    /// Updates the sandbox and sets its claim's end and epoch, both or neither.
+    /// Updates the sandbox and sets its claim's end, epoch and `activated_at`, both or neither. The claim is then no
+    /// standby.
     async fn renew_claim(&self, update: &ConditionalUpdate, renewed: &Claim) -> Result<WriteOutcome, StoreError>;
 
     /// Deletes a claim whose sandbox is not held under it. Returns whether it was still there, unchanged.

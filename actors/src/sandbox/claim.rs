@@ -1,6 +1,8 @@
 //! What an owner holds: the claim item beside the sandbox.
 
-use super::{Epoch, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId};
+use serde::Serialize;
+
+use super::{Epoch, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId, fnv1a};
 
 /// The key of a claim item. At most one claim exists under it (I2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -9,6 +11,24 @@ pub struct ClaimKey {
     pub track: TrackId,
     /// The owner's key.
     pub key: IdempotencyKey,
+}
+
+impl ClaimKey {
+    /// A hash that never changes: it spreads tickets over the shards of the queue, and waits over time.
+    pub fn hash(&self) -> u64 {
+        fnv1a(self.track.as_str().bytes().chain(*b"#").chain(self.key.as_str().bytes()))
+    }
+}
+
+/// How long a lab takes, and since when its time runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+pub struct LabTime {
+    /// The lab's length in seconds; `None` in holdings that were stored without it.
+    pub lab_seconds: Option<u64>,
+    /// The holding waits for its learner: the lab's time does not run yet.
+    pub standby: bool,
+    /// When the learner of a standby came.
+    pub activated_at: Option<Timestamp>,
 }
 
 /// Who claims a sandbox, and until when.
@@ -22,6 +42,8 @@ pub struct Holding {
     pub key: IdempotencyKey,
     /// When the holding ends, without the grace period.
     pub expires_at: Timestamp,
+    /// The lab's time.
+    pub lab: LabTime,
 }
 
 /// A claim item. It repeats what an allocation answers, so that a replay needs no second read. It has no TTL: every way
@@ -44,6 +66,10 @@ pub struct Claim {
     pub allocated_at: Timestamp,
     /// When the holding ends, without the grace period.
     pub expires_at: Timestamp,
+    /// The lab's slug.
+    pub track_name: Option<String>,
+    /// The lab's time.
+    pub lab: LabTime,
     /// The sandbox's epoch while it is held.
     pub epoch: Epoch,
 }
@@ -63,6 +89,8 @@ impl Claim {
             sfdc_account_id: sandbox.sfdc_account_id.clone(),
             allocated_at: sandbox.allocated_at,
             expires_at: sandbox.expires_at?,
+            track_name: sandbox.track_name.clone(),
+            lab: sandbox.lab,
             epoch: sandbox.epoch,
         })
     }

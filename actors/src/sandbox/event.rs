@@ -31,6 +31,11 @@ pub enum Event {
         /// The new end of the holding.
         expires_at: Timestamp,
     },
+    /// The learner of a standby came: the lab's time starts.
+    Activate {
+        /// The new end of the holding.
+        expires_at: Timestamp,
+    },
     /// Its owner, or an operator on the owner's behalf, releases it.
     Release,
     /// Its holding ran out.
@@ -119,6 +124,7 @@ impl Event {
         match self {
             Self::Claim(_) => "claim",
             Self::Renew { .. } => "renew",
+            Self::Activate { .. } => "activate",
             Self::Release => "release",
             Self::Expire { .. } => "expire",
             Self::Listed(_) => "listed",
@@ -141,7 +147,7 @@ impl Event {
     /// Who makes this happen, unless an operator does.
     pub fn made_by(&self) -> &'static str {
         match self {
-            Self::Claim(_) | Self::Renew { .. } | Self::Release => OWNER,
+            Self::Claim(_) | Self::Renew { .. } | Self::Activate { .. } | Self::Release => OWNER,
             Self::Expire { .. } => ActorName::ExpiryReaper.as_str(),
             Self::Listed(_)
             | Self::Observed { .. }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::claim::{Claim, ClaimKey, Holding};
+pub use self::claim::{Claim, ClaimKey, Holding, LabTime};
 pub use self::event::{AccountChanges, Event};
 pub use self::owner::{Owner, OwnerProof};
 pub use self::transition::{ConditionalUpdate, Field, Mutation, Precondition, Refused, transition};
@@ -84,7 +84,7 @@ impl Timestamp {
 }
 
 /// A point in time, in milliseconds since the Unix epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {
@@ -129,12 +129,12 @@ impl ShardCount {
     /// The shard of a sandbox: its id's FNV-1a hash modulo the number of shards. Stored in every item, so it never
     /// changes.
     pub fn shard_of(self, sandbox_id: &SandboxId) -> Shard {
-        let hash = sandbox_id
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-        Shard((hash % u64::from(self.0)) as u16)
+        Shard((fnv1a(sandbox_id.as_str().bytes()) % u64::from(self.0)) as u16)
     }
+}
+
+fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 impl Default for ShardCount {
@@ -279,6 +279,8 @@ pub struct Sandbox {
     pub owner_proof: Option<OwnerProof>,
     /// The lab's slug.
     pub track_name: Option<String>,
+    /// The lab's time, while it is held.
+    pub lab: LabTime,
     /// The key of the owner's claim.
     pub idempotency_key: Option<IdempotencyKey>,
     /// When it was released or expired.
@@ -334,6 +336,7 @@ impl Sandbox {
             allocated_to_track: None,
             owner_proof: None,
             track_name: None,
+            lab: LabTime::default(),
             idempotency_key: None,
             deletion_requested_at: None,
             deletion_retry_count: 0,

@@ -26,6 +26,9 @@ pub enum Field {
     AllocatedToTrack(TrackId),
     OwnerProof(OwnerProof),
     TrackName(Option<String>),
+    LabSeconds(u64),
+    Standby(bool),
+    ActivatedAt(Timestamp),
     IdempotencyKey(IdempotencyKey),
     DeletionRequestedAt(Timestamp),
     DeletionRetryCount(u32),
@@ -181,6 +184,8 @@ impl Sandbox {
             sfdc_account_id: self.sfdc_account_id.clone(),
             allocated_at: now,
             expires_at: holding.expires_at,
+            track_name: holding.track_name.clone(),
+            lab: holding.lab,
             epoch: self.epoch.next(),
         };
         Ok((self.update(Event::Claim(holding), now)?, claim))
@@ -207,6 +212,9 @@ impl Sandbox {
                 Field::AllocatedToTrack(track) => after.allocated_to_track = Some(track),
                 Field::OwnerProof(proof) => after.owner_proof = Some(proof),
                 Field::TrackName(name) => after.track_name = name,
+                Field::LabSeconds(seconds) => after.lab.lab_seconds = Some(seconds),
+                Field::Standby(standby) => after.lab.standby = standby,
+                Field::ActivatedAt(at) => after.lab.activated_at = Some(at),
                 Field::IdempotencyKey(key) => after.idempotency_key = Some(key),
                 Field::DeletionRequestedAt(at) => after.deletion_requested_at = Some(at),
                 Field::DeletionRetryCount(count) => after.deletion_retry_count = count,
@@ -254,9 +262,14 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
                 Field::IdempotencyKey(holding.key),
             ];
             fields.extend(holding.owner.proof.map(Field::OwnerProof));
+            fields.extend(holding.lab.lab_seconds.map(Field::LabSeconds));
+            fields.extend(holding.lab.standby.then_some(Field::Standby(true)));
             to(Status::Allocated, fields)
         }
         (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
+        (Status::Allocated, Event::Activate { expires_at }) => {
+            to(Status::Allocated, vec![Field::ExpiresAt(expires_at), Field::Standby(false), Field::ActivatedAt(now)])
+        }
         (Status::Allocated, Event::Release) => Ok(released(now, by)),
         (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now, by)),
         (Status::Available | Status::Stale, Event::Listed(changes)) => {
@@ -411,7 +424,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::sandbox::{AccountChanges, CspAccount, UnixMillis};
+    use crate::sandbox::{AccountChanges, CspAccount, LabTime, UnixMillis};
 
     fn events(now: Timestamp) -> Vec<Event> {
         let later = now.plus(Duration::from_secs(60));
@@ -427,8 +440,10 @@ mod tests {
                 track_name: None,
                 key: IdempotencyKey::new("key"),
                 expires_at: later,
+                lab: LabTime::default(),
             }),
             Event::Renew { expires_at: later },
+            Event::Activate { expires_at: later },
             Event::Release,
             Event::Listed(AccountChanges { available_from: Some(later), ..AccountChanges::default() }),
             Event::Observed { is_gone: true, replaced_by: None },

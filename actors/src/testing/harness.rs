@@ -9,6 +9,7 @@ use crate::breaker::BreakerSettings;
 use crate::broker::Broker;
 use crate::jobs::cleanup::CleanupSettings;
 use crate::jobs::csp_sync::SyncSettings;
+use crate::queue::QueueSettings;
 use crate::retry::RetryPolicy;
 use crate::sandbox::{IdempotencyKey, Owner, ReplicaId, Sandbox, SandboxId, Status, TrackId};
 use crate::start::{BrokerSettings, Ports};
@@ -36,10 +37,13 @@ impl TestBroker {
             allocation: AllocationSettings {
                 lab_duration: Duration::from_secs(4 * 3600),
                 max_holding: Duration::from_secs(16 * 3600),
+                standby_max: Duration::from_secs(96 * 3600),
+                wait: Duration::ZERO,
                 timeout: Duration::from_secs(10),
                 max_in_flight: 1024,
                 retry: RetryPolicy { base: Duration::from_millis(100), max: Duration::from_secs(5) },
             },
+            queue: QueueSettings { max_waiting: 10_000, no_supply_after: Duration::from_secs(900) },
             grace: Duration::from_secs(1800),
             pool_refresh_interval: Duration::from_secs(10),
             low_water: 15,
@@ -116,6 +120,9 @@ impl TestBroker {
             track_name: None,
             key: IdempotencyKey::new(key),
             name_prefix: prefix.map(str::to_owned),
+            lab_duration: None,
+            standby: false,
+            wait: None,
             quota: None,
         };
         self.broker.allocator().allocate(request).await

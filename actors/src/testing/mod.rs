@@ -8,6 +8,7 @@ mod faults;
 mod harness;
 mod lone_pool;
 mod model_store;
+mod model_tickets;
 mod observer;
 mod paused_clock;
 mod tables;

@@ -16,7 +16,8 @@ use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
     ClaimOutcome, ClusterState, Coordination, Cursor, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Listing,
-    Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredStats, WriteOutcome,
+    Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredQueue, StoredStats, Ticket,
+    WriteOutcome,
 };
 use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Timestamp};
 
@@ -29,11 +30,12 @@ pub struct ModelStore {
 }
 
 #[derive(Debug, Default)]
-struct Contents {
-    tables: Tables,
+pub(super) struct Contents {
+    pub(super) tables: Tables,
     leases: BTreeMap<ActorName, JobLease>,
     controls: BTreeMap<ActorName, Control>,
     stats: StoredStats,
+    pub(super) queue: StoredQueue,
     replicas: BTreeMap<ReplicaId, Timestamp>,
     pre_delete_records: Vec<PreDeleteRecord>,
     /// The contents of the status index while it lags.
@@ -119,6 +121,11 @@ impl ModelStore {
         self.contents().tables.claims.values().cloned().collect()
     }
 
+    /// All tickets.
+    pub fn tickets_left(&self) -> Vec<Ticket> {
+        self.contents().tables.tickets.values().cloned().collect()
+    }
+
     /// The records of steps before deletions.
     pub fn pre_delete_records(&self) -> Vec<PreDeleteRecord> {
         self.contents().pre_delete_records.clone()
@@ -191,7 +198,7 @@ impl ModelStore {
         answer
     }
 
-    async fn read<T: Debug + Send>(
+    pub(super) async fn read<T: Debug + Send>(
         &self,
         operation: &'static str,
         read: impl FnOnce(&Contents) -> Result<T, StoreError> + Send,
@@ -213,7 +220,7 @@ impl ModelStore {
         self.request(operation, execution).await
     }
 
-    async fn write<T: Debug + Send + 'static>(
+    pub(super) async fn write<T: Debug + Send + 'static>(
         &self,
         operation: &'static str,
         on_conflict: Result<T, StoreError>,
@@ -267,7 +274,7 @@ impl ModelStore {
     }
 }
 
-fn throttled<T>() -> Result<T, StoreError> {
+pub(super) fn throttled<T>() -> Result<T, StoreError> {
     Err(StoreError::Throttled(cause("injected")))
 }
 
@@ -467,7 +474,8 @@ impl Coordination for ModelStore {
 
     async fn cluster_state(&self) -> Result<ClusterState, StoreError> {
         self.read("cluster_state", |contents| {
-            Ok(ClusterState { controls: contents.controls.values().cloned().collect(), stats: contents.stats })
+            let controls = contents.controls.values().cloned().collect();
+            Ok(ClusterState { controls, stats: contents.stats, queue: contents.queue })
         })
         .await
     }

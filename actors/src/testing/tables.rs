@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{FakeCsp, PausedClock};
-use crate::ports::{ClaimOutcome, WriteOutcome};
-use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status};
+use crate::ports::{ClaimOutcome, GrantOutcome, Ticket, WriteOutcome};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status, Timestamp};
 
 /// The sandbox and claim items as a plain value with the conditional writes. The model store adds faults to it; the model
 /// of the claim protocol explores it.
@@ -11,6 +11,9 @@ use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Sta
 pub struct Tables {
     pub(super) sandboxes: BTreeMap<SandboxId, Sandbox>,
     pub(super) claims: BTreeMap<ClaimKey, Claim>,
+    pub(super) tickets: BTreeMap<ClaimKey, Ticket>,
+    /// Grants without a live ticket (I11).
+    pub(super) unticketed_grants: u32,
     /// An intended error in the writes.
     pub flaw: Option<Flaw>,
 }
@@ -24,6 +27,8 @@ pub enum Flaw {
     ViewIgnored,
     /// A claim succeeds without a write.
     ClaimForgotten,
+    /// A grant does not check whether its ticket is still there.
+    TicketIgnored,
     /// A claim does not store the proof of its owner's secret, so no later call is compared with it.
     ProofForgotten,
 }
@@ -80,6 +85,62 @@ impl Tables {
         }
         self.claims.insert(claim.claim_key.clone(), claim);
         ClaimOutcome::Claimed
+    }
+
+    /// The ticket of this key.
+    pub fn ticket(&self, claim_key: &ClaimKey) -> Option<&Ticket> {
+        self.tickets.get(claim_key)
+    }
+
+    /// See [`crate::ports::Tickets::open_ticket`].
+    pub fn open_ticket(&mut self, ticket: &Ticket) -> Option<Ticket> {
+        let live = self.tickets.get(&ticket.claim_key).filter(|stored| stored.is_live(ticket.seen_at));
+        if live.is_some_and(|stored| !ticket.owner().proves(stored.owner_proof.as_ref())) {
+            return None;
+        }
+        let opened = match live {
+            Some(stored) => {
+                Ticket { enqueued_at: stored.enqueued_at, owner_proof: stored.owner_proof.clone(), ..ticket.clone() }
+            }
+            None => ticket.clone(),
+        };
+        self.tickets.insert(opened.claim_key.clone(), opened.clone());
+        Some(opened)
+    }
+
+    /// See [`crate::ports::Tickets::renew_ticket`].
+    pub fn renew_ticket(&mut self, ticket: &Ticket) -> bool {
+        let stored = self.tickets.get_mut(&ticket.claim_key).filter(|stored| stored.enqueued_at == ticket.enqueued_at);
+        let is_there = stored.is_some();
+        if let Some(stored) = stored {
+            (stored.open_until, stored.seen_at) = (ticket.open_until, ticket.seen_at);
+        }
+        is_there
+    }
+
+    /// See [`crate::ports::Tickets::withdraw_ticket`].
+    pub fn withdraw_ticket(&mut self, ticket: &Ticket) -> bool {
+        let is_same = |stored: &Ticket| stored.enqueued_at == ticket.enqueued_at;
+        let is_there = self.tickets.get(&ticket.claim_key).is_some_and(is_same);
+        if is_there {
+            self.tickets.remove(&ticket.claim_key);
+        }
+        is_there
+    }
+
+    /// See [`crate::ports::Tickets::grant`].
+    pub fn grant(&mut self, write: &ConditionalUpdate, claim: &Claim, ticket: &Ticket, now: Timestamp) -> GrantOutcome {
+        let is_same = |stored: &&Ticket| stored.enqueued_at == ticket.enqueued_at && stored.is_live(now);
+        let is_there = self.tickets.get(&ticket.claim_key).filter(is_same).is_some();
+        if !is_there && !self.claims.contains_key(&claim.claim_key) && self.flaw != Some(Flaw::TicketIgnored) {
+            return GrantOutcome::TicketGone;
+        }
+        let outcome = self.claim(write, claim);
+        if outcome == ClaimOutcome::Claimed {
+            self.unticketed_grants += u32::from(!is_there);
+            self.tickets.remove(&ticket.claim_key);
+        }
+        GrantOutcome::Claim(outcome)
     }
 
     /// See [`crate::ports::SandboxStore::end_claim`].
@@ -151,6 +212,9 @@ impl Tables {
             if sandbox.and_then(Claim::held).as_ref() != Some(claim) {
                 return Some(format!("I1/I3: a claim does not match its sandbox: {claim:?}, {sandbox:?}"));
             }
+        }
+        if self.unticketed_grants > 0 {
+            return Some("I11: a grant without a live ticket".to_owned());
         }
         let allocated = self.sandboxes().filter(|sandbox| sandbox.status == Status::Allocated).count();
         if allocated != self.claims.len() {

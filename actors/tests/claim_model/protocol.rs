@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use broker_actors::ports::ClaimOutcome;
 use broker_actors::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, Owner, Timestamp, TrackId,
+    Claim, ClaimKey, ConditionalUpdate, Event, Holding, IdempotencyKey, LabTime, Owner, Timestamp, TrackId,
 };
 use broker_actors::testing::{Flaw, Tables};
 use stateright::{Model, Property};
@@ -26,7 +26,13 @@ impl Protocol {
     fn claim_of(&self, state: &State, client: usize, sandbox: usize) -> Message {
         let now = state.now();
         let ClaimKey { track, key } = self.key(client);
-        let holding = Holding { owner: Owner::named(track), track_name: None, key, expires_at: now.plus(LAB_DURATION) };
+        let holding = Holding {
+            owner: Owner::named(track),
+            track_name: None,
+            key,
+            expires_at: now.plus(LAB_DURATION),
+            lab: LabTime::default(),
+        };
         // There is no sync, so an available sandbox is as it was at the start.
         let candidate = Tables::sandbox(sandbox as u32 + 1);
         let (update, claim) = candidate.claim(holding, now).expect("the candidate is available");

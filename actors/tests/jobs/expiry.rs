@@ -27,7 +27,7 @@ async fn a_renewed_or_released_holding_is_not_ended_by_the_old_timer() {
     let renewed = broker.allocate("renewed").await.unwrap().claim;
     let released = broker.allocate("released").await.unwrap().claim;
     sleep(HOUR).await;
-    broker.broker.allocator().renew(&renewed.sandbox_id, &Owner::named(TrackId::new("renewed"))).await.unwrap();
+    broker.broker.allocator().renew(&renewed.sandbox_id, &Owner::named(TrackId::new("renewed")), None).await.unwrap();
     release(&broker, &released).await;
     let requests = broker.store.requests()["end_claim"];
     sleep(LAB + GRACE - HOUR + MINUTE).await;
@@ -44,7 +44,7 @@ async fn a_renewal_on_another_replica_is_never_undone() {
     let other = broker.replica("replica-2").await;
     let claim = broker.allocate("t1").await.unwrap().claim;
     sleep(HOUR).await;
-    other.broker.allocator().renew(&claim.sandbox_id, &Owner::named(TrackId::new("t1"))).await.unwrap();
+    other.broker.allocator().renew(&claim.sandbox_id, &Owner::named(TrackId::new("t1")), None).await.unwrap();
     sleep(LAB + GRACE - HOUR + MINUTE).await;
     assert_eq!(broker.sandbox(&claim.sandbox_id).status, Status::Allocated);
     broker.store.assert_consistent();

@@ -180,7 +180,7 @@ async fn a_held_sandbox_whose_account_was_replaced_has_both_deleted() {
     let held = broker.sandbox(&claim.sandbox_id);
     assert_eq!((held.status, held.gone_at_provider), (Status::Allocated, true));
     assert_eq!(broker.allocate("t1").await.unwrap().claim.sandbox_id, claim.sandbox_id, "a replay as before");
-    broker.broker.allocator().renew(&claim.sandbox_id, &Owner::named(TrackId::new("t1"))).await.unwrap();
+    broker.broker.allocator().renew(&claim.sandbox_id, &Owner::named(TrackId::new("t1")), None).await.unwrap();
     release(&broker, &claim).await;
     // The CSP says that both are deleted and keeps the new one.
     broker.csp.set_every_deletion_fault(Some(DeletionFault::Answers(CspDeletion::Deleted)));

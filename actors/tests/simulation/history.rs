@@ -98,7 +98,7 @@ impl History {
                 }
                 self.check_refusal(store, key, started);
             }
-            Err(AllocateError::Paused) => self.check_refusal(store, key, started),
+            Err(AllocateError::Paused | AllocateError::Waiting(_)) => self.check_refusal(store, key, started),
             Err(AllocateError::Stopping) => {
                 self.report_violation(format!("{key:?} reached a replica with a dead actor"))
             }

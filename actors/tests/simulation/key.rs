@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use broker_actors::allocation::AllocateRequest;
-use broker_actors::sandbox::{IdempotencyKey, Owner, Sandbox, TrackId};
+use broker_actors::sandbox::{ClaimKey, IdempotencyKey, Owner, Sandbox, TrackId};
 
 /// The numbers of tracks that start after the faults are at least this.
 const FIRST_PROBE: u64 = 1000;
@@ -50,8 +52,21 @@ impl Key {
             track_name: None,
             key: self.name(),
             name_prefix: self.prefix().map(str::to_owned),
+            lab_duration: None,
+            standby: false,
+            // Some wait in the queue.
+            wait: Some(Duration::from_secs(if self.track < FIRST_PROBE && self.track % 2 == 0 { 4 } else { 0 })),
             quota: None,
         }
+    }
+
+    /// The request of a probe that waits.
+    pub(crate) fn waiting_request(&self) -> AllocateRequest {
+        AllocateRequest { wait: Some(Duration::from_secs(50)), ..self.request() }
+    }
+
+    pub(crate) fn claim_key(&self) -> ClaimKey {
+        ClaimKey { track: track_id(self.track), key: self.name() }
     }
 
     pub(crate) fn owns(&self, sandbox: &Sandbox) -> bool {

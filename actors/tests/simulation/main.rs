@@ -135,6 +135,7 @@ async fn run_case(seed: u64, flaw: Option<Flaw>, trace: Trace) -> Option<String>
         world.wait_until_settled().await;
         world.check_settled().await;
         tracks::check_pool(&world).await;
+        tracks::check_queue(&world).await;
         world.check();
     }
     world.history.borrow_mut().violation.take()

@@ -3,16 +3,21 @@
 use std::time::Duration;
 
 use broker_actors::allocation::{AllocateError, Allocation};
+use broker_actors::ports::{Coordination as _, SandboxStore as _};
 use broker_actors::sandbox::{Sandbox, Status};
+use broker_actors::testing::ModelStore;
 use broker_actors::update::SandboxError;
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::key::{Key, impostor, owner};
 use crate::world::{Replica, World};
 
 /// The number of keys of a track.
 const KEYS: u64 = 2;
+
+/// The first number of the sandboxes that appear for [`check_queue`].
+const SUPPLIED: u32 = 90_000;
 
 /// Sends random requests of one track until the end of the fault phase.
 pub(crate) async fn run(world: &World, track: u64, mut random: fastrand::Rng) {
@@ -21,7 +26,7 @@ pub(crate) async fn run(world: &World, track: u64, mut random: fastrand::Rng) {
         let key = Key::new(track, random.u64(0..KEYS));
         let (one, other) = (random.usize(0..world.slots()), random.usize(0..world.slots()));
         let Some(replica) = world.replica(one) else { continue };
-        match random.u8(0..11) {
+        match random.u8(0..12) {
             0..4 => {
                 if let Some(Err(AllocateError::NoneAvailable)) = allocate(world, &replica, &key).await {
                     sleep(Duration::from_secs(random.u64(0..3))).await;
@@ -38,6 +43,7 @@ pub(crate) async fn run(world: &World, track: u64, mut random: fastrand::Rng) {
             }
             6..8 => release(world, &replica, &key).await,
             8 => renew(world, &replica, &key).await,
+            10 => leave_queue(world, &replica, &key).await,
             9 => impersonate(world, &replica, &key, &mut random).await,
             _ => access_any(world, &replica, track, &mut random).await,
         }
@@ -73,13 +79,21 @@ async fn release(world: &World, replica: &Replica, key: &Key) {
     }
 }
 
+/// The key gives up its place, if it has one.
+async fn leave_queue(world: &World, replica: &Replica, key: &Key) {
+    let claim_key = key.claim_key();
+    let left = world.request(replica, "a withdrawal", replica.broker.queue().drop_ticket(&claim_key)).await;
+    world.trace.record(|| format!("{key:?} leaves the queue: {left:?}"));
+}
+
 async fn renew(world: &World, replica: &Replica, key: &Key) {
     let Some(sandbox_id) = world.history.borrow().held_by(key) else { return };
-    let answer =
-        world.request(replica, "a renewal", replica.broker.allocator().renew(&sandbox_id, &owner(key.track()))).await;
+    let answer = world
+        .request(replica, "a renewal", replica.broker.allocator().renew(&sandbox_id, &owner(key.track()), None))
+        .await;
     world.trace.record(|| format!("{key:?} renews {sandbox_id}: {answer:?}"));
     match answer {
-        Some(Ok(claim)) => world.history.borrow_mut().check_renewal(&world.store, &claim),
+        Some(Ok(renewed)) => world.history.borrow_mut().check_renewal(&world.store, &renewed.claim),
         Some(Err(error)) => check_denial(world, key.track(), &error),
         None => {}
     }
@@ -95,7 +109,7 @@ async fn impersonate(world: &World, replica: &Replica, key: &Key, random: &mut f
             world.request(replica, "a read", allocator.read(&sandbox_id, &impostor)).await.map(|answer| answer.is_ok())
         }
         1 => world
-            .request(replica, "a renewal", allocator.renew(&sandbox_id, &impostor))
+            .request(replica, "a renewal", allocator.renew(&sandbox_id, &impostor, None))
             .await
             .map(|answer| answer.is_ok()),
         _ => {
@@ -158,5 +172,39 @@ pub(crate) async fn check_pool(world: &World) {
     }
     if (allocated, refused) != (available, 3) {
         world.report_violation(format!("I4: of {available} available {allocated} were allocated, {refused} refused"));
+    }
+}
+
+/// The probes that wait at the end, and how many sandboxes appear for them.
+const WAITING: usize = 5;
+const SUPPLY: usize = 2;
+
+/// I11 after the last fault: those who came first get the sandboxes that appear, within two seconds, at whatever replica
+/// they wait.
+pub(crate) async fn check_queue(world: &World) {
+    let keys: Vec<_> = (0..WAITING as u64).map(|number| Key::of_probe(10_000 + number)).collect();
+    let waiting = keys.iter().enumerate().map(|(number, key)| async move {
+        sleep(Duration::from_secs(2) * number as u32).await;
+        let replica = world.replica(number % world.slots())?;
+        let answer = replica.broker.allocator().allocate(key.waiting_request()).await;
+        Some((Instant::now(), answer))
+    });
+    let supply = async {
+        sleep(Duration::from_secs(20)).await;
+        for number in 0..SUPPLY as u32 {
+            world.csp.add(SUPPLIED + number);
+            let _ = world.store.create(&ModelStore::sandbox(SUPPLIED + number)).await;
+        }
+        let _ = world.store.add_supply(SUPPLY as u64).await;
+        Instant::now()
+    };
+    let (answers, appeared) = tokio::join!(join_all(waiting), supply);
+    for (number, answer) in answers.into_iter().enumerate() {
+        let Some((at, answer)) = answer else { return };
+        let is_first = number < SUPPLY;
+        if answer.is_ok() != is_first || (is_first && at > appeared + Duration::from_secs(2)) {
+            let waited = at.duration_since(appeared);
+            world.report_violation(format!("I11: number {number} of the queue got {answer:?} after {waited:?}"));
+        }
     }
 }

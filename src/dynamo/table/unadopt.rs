@@ -32,7 +32,7 @@ const MAX_ROUNDS: u32 = 8;
 const ROUND_WAIT: Duration = Duration::from_millis(50);
 
 /// The sandbox attributes that the Python broker does not have.
-const OWN_ATTRIBUTES: [&str; 11] = [
+const OWN_ATTRIBUTES: [&str; 13] = [
     "epoch",
     "expires_at",
     "status_shard",
@@ -42,6 +42,8 @@ const OWN_ATTRIBUTES: [&str; 11] = [
     "ttl",
     "owner_proof",
     "standby",
+    "lab_seconds",
+    "activated_at",
     "history",
     ADOPTED,
 ];

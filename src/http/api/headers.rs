@@ -1,5 +1,7 @@
 //! The request headers of the API.
 
+use std::time::Duration;
+
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use broker_actors::sandbox::{IdempotencyKey, Owner, SandboxId, TrackId};
@@ -20,8 +22,17 @@ const INSTRUQT_SANDBOX: &str = "X-Instruqt-Sandbox-ID";
 const INSTRUQT_TRACK: &str = "X-Instruqt-Track-ID";
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 const NAME_PREFIX: &str = "X-Sandbox-Name-Prefix";
+const MINUTES: &str = "X-Sandbox-Minutes";
+const STANDBY: &str = "X-Sandbox-Standby";
+const PREFER: &str = "Prefer";
 const OPERATOR: &str = "X-Operator";
 const LAST_EVENT_ID: &str = "Last-Event-ID";
+
+/// The most minutes that `X-Sandbox-Minutes` takes: a year.
+const MAX_MINUTES: u64 = 365 * 24 * 60;
+
+/// The longest wait that a client may prefer. Proxies commonly close connections that are silent for a minute.
+const MAX_WAIT: Duration = Duration::from_secs(50);
 
 /// The longest name of an operator.
 const MAX_OPERATOR_LENGTH: usize = 64;
@@ -42,6 +53,10 @@ pub(crate) struct AllocateHeaders {
     /// The given key, or the track's id.
     pub(super) key: IdempotencyKey,
     pub(super) name_prefix: Option<String>,
+    pub(super) lab_duration: Option<Duration>,
+    pub(super) standby: bool,
+    /// How long the client wants to wait.
+    pub(super) wait: Option<Duration>,
 }
 
 impl FromHead for AllocateHeaders {
@@ -49,23 +64,59 @@ impl FromHead for AllocateHeaders {
         let [track_name, key, name_prefix] = read(request.headers(), [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX])?;
         let owner = owner_of(request)?;
         let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
-        Ok(Self { owner, track_name, key, name_prefix })
+        let (lab_duration, standby) = (minutes(request.headers())?, standby(request.headers())?);
+        let wait = preferred_wait(request.headers());
+        Ok(Self { owner, track_name, key, name_prefix, lab_duration, standby, wait })
     }
 
     fn document(parts: &mut OperationParts) {
         for (name, schema, description) in [
             (INSTRUQT_TRACK, text_schema(), "The lab's slug in UTF-8, kept for operators"),
-            (
-                IDEMPOTENCY_KEY,
-                name_schema(MAX_ID_LENGTH),
-                "Names this intent to allocate; the track's id if it is not sent. Keys belong to their track: equal keys \
-                 of two tracks are different keys",
-            ),
             (NAME_PREFIX, text_schema(), "Only a sandbox whose name starts with this text, in UTF-8"),
+            (MINUTES, minutes_schema(), "Minutes that the lab takes, instead of the configured duration"),
+            (
+                STANDBY,
+                ObjectBuilder::new().schema_type(Type::Boolean).build().into(),
+                "`true`: the sandbox waits for its learner, and the lab's time starts with `POST /v1/allocation/activate`",
+            ),
+            (PREFER, text_schema(), "`wait=N`: waits up to N seconds, at most 50, for a sandbox if none is free"),
         ] {
             parts.header(name, description, schema);
         }
-        document_track(parts);
+        document_key(parts);
+    }
+}
+
+/// The track that calls, and which of its holdings it means.
+pub(crate) struct OwnKey {
+    pub(super) owner: Owner,
+    /// The given key, or the track's id.
+    pub(super) key: IdempotencyKey,
+}
+
+impl FromHead for OwnKey {
+    fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
+        let [key] = read(request.headers(), [IDEMPOTENCY_KEY])?;
+        let owner = owner_of(request)?;
+        let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
+        Ok(Self { owner, key })
+    }
+
+    fn document(parts: &mut OperationParts) {
+        document_key(parts);
+    }
+}
+
+/// The duration of a renewal.
+pub(crate) struct Minutes(pub(super) Option<Duration>);
+
+impl FromHead for Minutes {
+    fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
+        minutes(request.headers()).map(Self)
+    }
+
+    fn document(parts: &mut OperationParts) {
+        parts.header(MINUTES, "Minutes from now, instead of the lab's duration", minutes_schema());
     }
 }
 
@@ -194,6 +245,54 @@ pub(crate) fn bad_headers(names: &[&str]) -> ApiError {
     let takes = |name: &&str| format!("{name} once, as {}", form_of(name).takes);
     let message = format!("send {}", names.iter().map(takes).collect::<Vec<_>>().join("; "));
     ApiError::new(ErrorCode::BadHeader, message).details(json!({ "headers": names }))
+}
+
+/// The `wait` of `Prefer` (RFC 7240), up to the longest one. A preference that cannot be read is ignored, as the standard
+/// asks.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let preferences =
+        headers.get_all(PREFER).filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let waits = preferences.filter_map(|preference| {
+        let (name, seconds) = preference.split_once('=')?;
+        let is_wait = name.trim().eq_ignore_ascii_case("wait");
+        seconds.trim().trim_matches('"').parse::<u64>().ok().filter(|_| is_wait)
+    });
+    waits.map(|seconds| Duration::from_secs(seconds).min(MAX_WAIT)).next()
+}
+
+fn bad_value(name: &str, takes: impl std::fmt::Display) -> ApiError {
+    let message = format!("send {name} once, as {takes}");
+    ApiError::new(ErrorCode::BadHeader, message).details(json!({ "headers": [name] }))
+}
+
+fn minutes(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let [minutes] = read(headers, [MINUTES])?;
+    let Some(minutes) = minutes else { return Ok(None) };
+    match minutes.parse() {
+        Ok(minutes @ 1..=MAX_MINUTES) => Ok(Some(Duration::from_secs(minutes * 60))),
+        _ => Err(bad_value(MINUTES, format!("a whole number from 1 to {MAX_MINUTES}"))),
+    }
+}
+
+fn standby(headers: &HeaderMap) -> Result<bool, ApiError> {
+    let [standby] = read(headers, [STANDBY])?;
+    match standby.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(bad_value(STANDBY, "true or false")),
+    }
+}
+
+fn document_key(parts: &mut OperationParts) {
+    let description = "Names this intent to allocate; the track's id if it is not sent. Keys belong to their track: equal \
+                       keys of two tracks are different keys";
+    parts.header(IDEMPOTENCY_KEY, description, name_schema(MAX_ID_LENGTH));
+    document_track(parts);
+}
+
+fn minutes_schema() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    object.maximum(Some(MAX_MINUTES as usize)).build().into()
 }
 
 fn document_track(parts: &mut OperationParts) {

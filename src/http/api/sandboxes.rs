@@ -1,5 +1,7 @@
 //! The track API: allocate, read, renew, give back.
 
+use std::time::Duration;
+
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Responder, web};
@@ -7,10 +9,11 @@ use broker_actors::allocation::{AllocateError, AllocateRequest, Allocation};
 use broker_actors::broker::Broker;
 use tokio::time::Instant;
 
-use super::body::{Claim, OwnSandbox, Released};
+use super::body::{Claim, OwnSandbox, Released, Renewed};
 use super::events::EventFeed;
-use super::headers::{AllocateHeaders, OwnPath};
+use super::headers::{AllocateHeaders, Minutes, OwnPath};
 use super::input::Head;
+use crate::http::connection::peer_closed;
 use crate::http::error::ApiError;
 use crate::http::middleware::auth;
 use crate::http::operation::{OperationParts, Output};
@@ -22,14 +25,15 @@ pub(crate) async fn allocate(
     request: HttpRequest,
     Head(headers): Head<AllocateHeaders>,
 ) -> Result<Allocated, ApiError> {
-    let AllocateHeaders { owner, track_name, key, name_prefix } = headers;
+    let AllocateHeaders { owner, track_name, key, name_prefix, lab_duration, standby, wait } = headers;
     let caller = auth::caller(&request);
     if let Some(caller) = &caller {
         caller.check_bounds(track_name.as_deref(), name_prefix.as_deref())?;
     }
     let quota = caller.and_then(|caller| caller.quota());
     let started = Instant::now();
-    let answer = broker.allocator().allocate(AllocateRequest { owner, track_name, key, name_prefix, quota }).await;
+    let wanted = AllocateRequest { owner, track_name, key, name_prefix, lab_duration, standby, wait, quota };
+    let answer = broker.allocator().allocate_while(wanted, peer_closed(&request)).await;
     let outcome = outcome_of(&answer);
     metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
     metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
@@ -43,18 +47,26 @@ pub(crate) async fn allocate(
     });
     let allocation = answer?;
     feed.record_allocation(started.elapsed());
-    Ok(Allocated(allocation))
+    Ok(Allocated { allocation, applied_wait: wait })
 }
 
 /// A new sandbox, or the one that the key already holds.
-pub(crate) struct Allocated(Allocation);
+pub(crate) struct Allocated {
+    allocation: Allocation,
+    /// The wait that the client preferred.
+    applied_wait: Option<Duration>,
+}
 
 impl Responder for Allocated {
     type Body = BoxBody;
 
     fn respond_to(self, _: &HttpRequest) -> HttpResponse {
-        let status = if self.0.replayed { StatusCode::OK } else { StatusCode::CREATED };
-        HttpResponseBuilder::new(status).json(Claim::from(self.0.claim))
+        let status = if self.allocation.replayed { StatusCode::OK } else { StatusCode::CREATED };
+        let mut answer = HttpResponseBuilder::new(status);
+        if let Some(wait) = self.applied_wait {
+            answer.insert_header(("Preference-Applied", format!("wait={}", wait.as_secs())));
+        }
+        answer.json(Claim::from(self.allocation.claim))
     }
 }
 
@@ -76,9 +88,10 @@ pub(crate) async fn read(
 pub(crate) async fn renew(
     broker: web::Data<Broker>,
     Head(OwnPath { sandbox_id, owner }): Head<OwnPath>,
-) -> Result<web::Json<Claim>, ApiError> {
-    let claim = broker.allocator().renew(&sandbox_id, &owner).await?;
-    Ok(web::Json(claim.into()))
+    Head(Minutes(duration)): Head<Minutes>,
+) -> Result<web::Json<Renewed>, ApiError> {
+    let renewed = broker.allocator().renew(&sandbox_id, &owner, duration).await?;
+    Ok(web::Json(renewed.into()))
 }
 
 pub(crate) async fn mark_for_deletion(
@@ -97,6 +110,10 @@ fn outcome_of(answer: &Result<Allocation, AllocateError>) -> &'static str {
         Ok(allocation) if allocation.replayed => "replayed",
         Ok(_) => "allocated",
         Err(AllocateError::NoneAvailable) => "none_available",
+        Err(AllocateError::Waiting(_)) => "waiting",
+        Err(AllocateError::QueueFull { .. }) => "queue_full",
+        Err(AllocateError::Withdrawn) => "withdrawn",
+        Err(AllocateError::TooLong { .. }) => "too_long",
         Err(AllocateError::NotOwner) => "not_owner",
         Err(AllocateError::QuotaExceeded(_)) => "quota_exceeded",
         Err(AllocateError::Paused) => "paused",

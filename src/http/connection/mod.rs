@@ -22,6 +22,7 @@ mod state;
 
 use std::io;
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::HttpService;
@@ -29,10 +30,11 @@ use actix_service::{ServiceFactory, ServiceFactoryExt as _, fn_service, map_conf
 use actix_web::body::MessageBody;
 use actix_web::dev::{AppConfig, Server, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
-use actix_web::{App, Error};
+use actix_web::{App, Error, HttpRequest};
 
 use self::limit::Connections;
 use self::socket::Connection;
+use self::state::ConnectionState;
 use super::error::ErrorForm;
 
 /// The part of an answer that is copied to be sent; one piece may come on top.
@@ -41,6 +43,14 @@ const SEND_BUFFER_BYTES: usize = 8 * 1024;
 /// Connections beyond the limit that each worker accepts at a time to answer that there are too many. The others wait in
 /// the kernel.
 const REFUSED_AT_ONCE: usize = 64;
+
+/// Waits until the client of this request has closed its side of the connection.
+pub(super) async fn peer_closed(request: &HttpRequest) {
+    match request.conn_data::<Rc<ConnectionState>>() {
+        Some(state) => state.peer_closed().await,
+        None => std::future::pending().await,
+    }
+}
 
 /// What all connections share.
 #[derive(Clone, Copy, Debug)]

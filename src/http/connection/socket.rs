@@ -185,6 +185,13 @@ impl AsyncRead for Connection {
             Phase::Handling | Phase::Answering => {
                 let is_more_there = !this.passed.is_empty() || this.socket.poll_read_ready(context).is_ready();
                 this.state.set_reader_waits(is_more_there);
+                if is_more_there {
+                    let mut byte = [0];
+                    let peeked = this.socket.poll_peek(context, &mut ReadBuf::new(&mut byte));
+                    if matches!(peeked, Poll::Ready(Ok(0) | Err(_))) {
+                        this.state.set_peer_closed();
+                    }
+                }
                 this.wait(context)
             }
             Phase::Draining => match this.read_body(context, buffer) {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(super) struct ConnectionState {
     has_unread_body: Cell<bool>,
     /// The task that reads from the socket. It is woken when it may read again.
     reader: RefCell<Option<Waker>>,
+    /// Tells the request in progress that the peer sends no more.
+    peer_closed: Notify,
     /// Whether bytes arrived that were not read, because a request is in progress.
     reader_waits: Cell<bool>,
 }
@@ -47,6 +50,7 @@ impl ConnectionState {
             head_bytes: Cell::new(0),
             head_since: Cell::new(None),
             has_unread_body: Cell::new(false),
+            peer_closed: Notify::new(),
             reader: RefCell::new(None),
             reader_waits: Cell::new(false),
         }
@@ -138,6 +142,15 @@ impl ConnectionState {
     /// Whether the reader is to be woken at the end of the request.
     pub(super) fn set_reader_waits(&self, waits: bool) {
         self.reader_waits.set(waits);
+    }
+
+    pub(super) fn set_peer_closed(&self) {
+        self.peer_closed.notify_one();
+    }
+
+    /// Waits until the peer has closed its side while a request is in progress.
+    pub(super) async fn peer_closed(&self) {
+        self.peer_closed.notified().await;
     }
 
     pub(super) fn wake_reader(&self) {

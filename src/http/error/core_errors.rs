@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use broker_actors::allocation::AllocateError;
+use broker_actors::allocation::held::HeldError;
 use broker_actors::jobs::JobError;
 use broker_actors::ports::{CspError, StoreError};
 use broker_actors::update::SandboxError;
@@ -32,7 +33,22 @@ impl From<StoreError> for ApiError {
 impl From<AllocateError> for ApiError {
     fn from(error: AllocateError) -> Self {
         match error {
-            AllocateError::NoneAvailable => ErrorCode::NoSandboxesAvailable.into(),
+            AllocateError::NoneAvailable => {
+                Self::from(ErrorCode::NoSandboxesAvailable).details(json!({ "reason": "POOL_EMPTY" }))
+            }
+            AllocateError::Waiting(standing) => {
+                Self::from(ErrorCode::Waiting).retry_after(standing.retry_after).details(json!({ "queue": {
+                    "position": standing.position,
+                    "of": standing.of,
+                    "eta_seconds": standing.eta.map(|eta| eta.as_secs()),
+                    "ticket_expires_at": standing.ticket_expires_at,
+                } }))
+            }
+            AllocateError::QueueFull { .. } => ErrorCode::QueueFull.into(),
+            AllocateError::Withdrawn => ErrorCode::WithdrawnFromQueue.into(),
+            AllocateError::TooLong { .. } => {
+                Self::new(ErrorCode::BadHeader, error.to_string()).details(json!({ "headers": ["X-Sandbox-Minutes"] }))
+            }
             AllocateError::NotOwner => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
             AllocateError::QuotaExceeded(quota) => Self::new(ErrorCode::QuotaExceeded, error.to_string())
                 .retry_after(quota.retry_in)
@@ -47,6 +63,16 @@ impl From<AllocateError> for ApiError {
     }
 }
 
+impl From<HeldError> for ApiError {
+    fn from(error: HeldError) -> Self {
+        match error {
+            HeldError::NothingHeld => ErrorCode::NothingHeld.into(),
+            HeldError::NotOwner => Self::new(ErrorCode::NotSandboxOwner, error.to_string()),
+            HeldError::Sandbox(error) => error.into(),
+        }
+    }
+}
+
 impl From<SandboxError> for ApiError {
     fn from(error: SandboxError) -> Self {
         match error {
@@ -55,6 +81,8 @@ impl From<SandboxError> for ApiError {
             SandboxError::MaxDurationReached(_) => Self::new(ErrorCode::MaxDurationReached, error.to_string()),
             SandboxError::Refused(refused) => Self::new(ErrorCode::WrongState, refused.to_string())
                 .details(json!({ "status": refused.status.as_str() })),
+            SandboxError::Standby(_) => Self::new(ErrorCode::WrongState, error.to_string())
+                .details(json!({ "status": "allocated", "standby": true })),
             SandboxError::Contended(_) => ErrorCode::Contended.into(),
             SandboxError::Store(error) => error.into(),
         }

@@ -25,7 +25,7 @@ pub(crate) async fn record<B: MessageBody>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    if role != Role::Admin || request.method() != Method::POST {
+    if role != Role::Admin || [Method::GET, Method::HEAD].contains(request.method()) {
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let log = request.app_data::<web::Data<AuditLog>>().expect("the server sets the audit log").clone();

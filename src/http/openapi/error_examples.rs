@@ -29,6 +29,9 @@ pub(super) fn of(code: ErrorCode) -> ApiError {
         ErrorCode::ActorNotFound => no_such_actor("clean-up"),
         ErrorCode::WrongState => ApiError::new(code, "a sandbox that is available cannot be released")
             .details(json!({ "status": "available" })),
+        ErrorCode::Waiting => ApiError::from(code).retry_after(Duration::from_secs(12)).details(json!({
+            "queue": { "position": 12, "of": 40, "eta_seconds": 90, "ticket_expires_at": 1_795_467_075 }
+        })),
         ErrorCode::JobBusy => JobError::Busy { holder: ReplicaId::new("broker-1") }.into(),
         ErrorCode::SyncRefused => {
             JobError::GuardRefused("40 of 50 available sandboxes would become stale".to_owned()).into()

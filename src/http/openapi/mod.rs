@@ -72,6 +72,7 @@ pub(super) fn document() -> OpenApi {
         let method = match endpoint.method {
             Method::Get => HttpMethod::Get,
             Method::Post => HttpMethod::Post,
+            Method::Delete => HttpMethod::Delete,
         };
         document.paths.add_path_operation(endpoint.path, vec![method], operation(endpoint, parts));
     }
@@ -106,7 +107,7 @@ fn operation(endpoint: &Endpoint, mut parts: OperationParts) -> Operation {
     if endpoint.role == Role::Public {
         parts.errors.insert(ErrorCode::RateLimited);
     }
-    if endpoint.method == Method::Post {
+    if endpoint.method != Method::Get {
         parts.errors.insert(ErrorCode::BodyTooLarge);
     }
     parts.responses.extend(error_responses(&parts.errors));

@@ -4,6 +4,7 @@
 mod claims;
 mod coordination;
 mod sandboxes;
+mod tickets;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,11 @@ use std::time::Duration;
 pub use self::claims::*;
 pub use self::coordination::*;
 pub use self::sandboxes::*;
+pub use self::tickets::*;
 use crate::ports::SandboxStore;
 use crate::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, Owner, Sandbox, SandboxId, Timestamp,
-    TrackId, UnixMillis,
+    Claim, ClaimKey, ConditionalUpdate, CspAccount, Holding, IdempotencyKey, LabTime, Owner, Sandbox, SandboxId,
+    Timestamp, TrackId, UnixMillis,
 };
 
 /// Makes one test of each clause. `$store` is a future of the store to test. Attributes apply to all of them.
@@ -55,6 +57,12 @@ macro_rules! store_contract {
                 one_of_many_concurrent_requests_gets_the_lease
                 the_newest_control_counts
                 counts_and_supply_are_kept_together
+                a_live_ticket_keeps_its_rank
+                a_ticket_is_continued_by_its_owner_alone
+                a_ticket_of_another_life_is_left_alone
+                a_grant_takes_the_ticket
+                nothing_is_granted_without_a_live_ticket
+                the_queue_is_announced_to_all
                 replicas_come_and_go
                 a_heartbeat_of_a_clock_that_was_ahead_lists_no_one
                 dead_heartbeats_hide_no_live_one
@@ -106,6 +114,7 @@ fn fresh_holding() -> Holding {
         track_name: Some("intro-lab".to_owned()),
         key: IdempotencyKey::new(unique("key")),
         expires_at: Timestamp(NOW.0 + 3600),
+        lab: LabTime::default(),
     }
 }
 

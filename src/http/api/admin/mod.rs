@@ -5,3 +5,4 @@ pub(crate) mod audit;
 pub(crate) mod caller;
 pub(crate) mod jobs;
 pub(crate) mod pool;
+pub(crate) mod queue;

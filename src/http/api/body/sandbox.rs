@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use broker_actors::allocation::held;
 use broker_actors::{sandbox, stats};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -71,6 +72,10 @@ pub(crate) struct Claim {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     sfdc_account_id: Option<String>,
+    /// True while the sandbox waits for its learner; absent otherwise
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    standby: Option<bool>,
 }
 
 impl From<sandbox::Claim> for Claim {
@@ -82,6 +87,7 @@ impl From<sandbox::Claim> for Claim {
             allocated_at: claim.allocated_at.into(),
             expires_at: Some(claim.expires_at.into()),
             sfdc_account_id: claim.sfdc_account_id,
+            standby: claim.lab.standby.then_some(true),
         }
     }
 }
@@ -96,8 +102,10 @@ pub(crate) struct OwnSandbox {
     allocated_to_track: Option<TrackId>,
     /// The lab's slug
     track_name: Option<String>,
-    /// Whether the account of an allocated sandbox is missing at the cloud provider
-    gone_at_provider: bool,
+    /// Whether the account of an allocated sandbox is missing at the cloud provider; absent if it was read by its key
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    gone_at_provider: Option<bool>,
 }
 
 impl From<sandbox::Sandbox> for OwnSandbox {
@@ -110,11 +118,64 @@ impl From<sandbox::Sandbox> for OwnSandbox {
                 allocated_at: sandbox.allocated_at.into(),
                 expires_at: sandbox.expires_at.map(Timestamp::from),
                 sfdc_account_id: sandbox.sfdc_account_id,
+                standby: sandbox.lab.standby.then_some(true),
             },
             status: sandbox.status.into(),
             allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
             track_name: sandbox.track_name,
-            gone_at_provider: sandbox.gone_at_provider,
+            gone_at_provider: Some(sandbox.gone_at_provider),
+        }
+    }
+}
+
+impl From<sandbox::Claim> for OwnSandbox {
+    fn from(claim: sandbox::Claim) -> Self {
+        Self {
+            status: Status::Allocated,
+            allocated_to_track: Some(claim.claim_key.track.clone().into()),
+            track_name: claim.track_name.clone(),
+            gone_at_provider: None,
+            claim: claim.into(),
+        }
+    }
+}
+
+/// A renewed holding
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Renewed {
+    #[serde(flatten)]
+    claim: Claim,
+    /// Whether the longest holding cut the renewal short
+    capped: bool,
+}
+
+impl From<held::Renewed> for Renewed {
+    fn from(renewed: held::Renewed) -> Self {
+        Self { claim: renewed.claim.into(), capped: renewed.capped }
+    }
+}
+
+/// What a key gave back
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReleasedHeld {
+    /// Whether this call gave something back: a sandbox, or a place in the queue
+    released: bool,
+    /// The sandbox that was given back
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sandbox_id: Option<SandboxId>,
+    /// Always `pending_deletion`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    status: Option<Status>,
+}
+
+impl From<held::ReleasedHeld> for ReleasedHeld {
+    fn from(answer: held::ReleasedHeld) -> Self {
+        Self {
+            released: answer.released,
+            status: answer.sandbox_id.as_ref().map(|_| Status::PendingDeletion),
+            sandbox_id: answer.sandbox_id.map(SandboxId::from),
         }
     }
 }
@@ -328,6 +389,18 @@ impl OwnSandbox {
     }
 }
 
+impl Renewed {
+    pub(crate) fn example() -> Self {
+        Self { claim: Claim::example(), capped: false }
+    }
+}
+
+impl ReleasedHeld {
+    pub(crate) fn example() -> Self {
+        held::ReleasedHeld { released: true, sandbox_id: Some(allocated_example().sandbox_id) }.into()
+    }
+}
+
 impl Released {
     pub(crate) fn example() -> Self {
         Self::new(allocated_example().sandbox_id, EXAMPLE_NOW)
@@ -374,6 +447,7 @@ fn allocated_example() -> sandbox::Sandbox {
         track_name: Some("first-steps".to_owned()),
         key: sandbox::IdempotencyKey::new("student-1"),
         expires_at: EXAMPLE_NOW.plus(Duration::from_secs(4 * 3600)),
+        lab: sandbox::LabTime::default(),
     };
     after(
         &sandbox::Sandbox::discovered(&account, Duration::ZERO, sandbox::UnixMillis(1_795_400_100_000)),

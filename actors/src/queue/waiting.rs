@@ -1,0 +1,527 @@
+//! The waiters of this replica, and the loop that gives them their turns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::try_join;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::order::{classes, turns};
+use super::supply::Supply;
+use crate::error::Chain;
+use crate::liveness::LivenessGuard;
+use crate::pool::Pool;
+use crate::ports::{Clock, ClusterState, SandboxStore, StoreError, StoredQueue, Ticket};
+use crate::sandbox::{ClaimKey, Owner, Timestamp, UnixMillis};
+
+/// How far ahead of now an open request keeps its ticket open.
+const OPEN_FOR: Duration = Duration::from_secs(15);
+
+/// The time from one renewal of an open ticket to the next.
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The time to the next renewal after one that failed.
+const RENEW_AGAIN: Duration = Duration::from_secs(2);
+
+/// The time from one read of the tickets to the next, while this replica has waiters.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The time from one announcement that the queue stands to the next, and how long one holds.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(5);
+const ANNOUNCED_FOR: Duration = Duration::from_secs(12);
+
+/// The shortest and the longest `Retry-After` of those who wait.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 2..=30;
+
+/// The parameters of the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSettings {
+    /// The most keys that wait, over all replicas.
+    pub max_waiting: usize,
+    /// After this time without a new sandbox nothing is coming.
+    pub no_supply_after: Duration,
+}
+
+/// The queue, as the last read of its tickets showed it.
+#[derive(Clone, Debug, Default)]
+pub struct QueueView {
+    /// The tickets with an open request, in the order of the queue.
+    pub open: Vec<Ticket>,
+    /// The live tickets without one.
+    pub absent: Vec<Ticket>,
+}
+
+/// The place of a waiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its position, from 1.
+    pub position: usize,
+    /// The number of those who wait.
+    pub of: usize,
+    /// When the supply of the last minutes reaches it; `None` rather than a guess.
+    pub eta: Option<Duration>,
+    /// When its ticket expires unless it asks again.
+    pub ticket_expires_at: Timestamp,
+    /// When to ask again.
+    pub retry_after: Duration,
+}
+
+/// Why a key was not queued.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The key's ticket belongs to an owner with another secret (I10).
+    #[error("this key waits for an owner with another secret")]
+    NotOwner,
+    /// As many wait as may.
+    #[error("{limit} wait already")]
+    Full {
+        /// The most that may wait.
+        limit: usize,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a waiter is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// A sandbox that fits should be free: claim it.
+    Claim,
+    /// The ticket is gone: its key holds a sandbox, or it was withdrawn.
+    Gone,
+    /// This replica is stopping. The ticket stays.
+    Stopping,
+}
+
+/// The queue.
+#[derive(Clone)]
+pub struct Queue(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn SandboxStore>,
+    clock: Arc<dyn Clock>,
+    pool: Pool,
+    settings: QueueSettings,
+    /// The keys that wait on this replica. An entry exists as long as a request of its key is open here.
+    local: Mutex<BTreeMap<ClaimKey, Local>>,
+    /// The last read of the tickets, and when it started.
+    view: Mutex<(Option<Instant>, Arc<QueueView>)>,
+    /// What other replicas announced last.
+    announced: Mutex<StoredQueue>,
+    supply: Mutex<Supply>,
+    pending_deletion: AtomicU64,
+    /// Allocations past the queue since the last look at what other replicas announced.
+    unqueued: AtomicU64,
+    /// Wakes the loop: a waiter came, or one that had its turn waits again.
+    joined: Notify,
+    closing: CancellationToken,
+}
+
+struct Local {
+    ticket: Ticket,
+    signal: watch::Sender<Signal>,
+    requests: usize,
+    /// It has its turn. It gets no other one before this one has ended.
+    is_claiming: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Signal {
+    turns: u64,
+    is_gone: bool,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        store: Arc<dyn SandboxStore>,
+        clock: Arc<dyn Clock>,
+        pool: Pool,
+        settings: QueueSettings,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            clock,
+            pool,
+            settings,
+            local: Mutex::default(),
+            view: Mutex::default(),
+            announced: Mutex::default(),
+            supply: Mutex::new(Supply::new(Instant::now())),
+            pending_deletion: AtomicU64::new(0),
+            unqueued: AtomicU64::new(0),
+            joined: Notify::new(),
+            closing: CancellationToken::new(),
+        }))
+    }
+
+    /// Takes over what all replicas read every few seconds. Returns whether sandboxes came since the last look.
+    pub(crate) fn apply(&self, state: &ClusterState) -> bool {
+        let was_standing = self.stands();
+        *self.0.announced.lock() = state.queue;
+        self.0.pending_deletion.store(state.stats.stats.pending_deletion, Ordering::Relaxed);
+        let unqueued = self.0.unqueued.swap(0, Ordering::Relaxed);
+        if !was_standing && self.stands() {
+            // Some of these may have come before the first waiter: the number is an upper bound.
+            metrics::counter!("broker_queue_overtakes_total").increment(unqueued);
+        }
+        self.0.supply.lock().look(state.stats.supply, Instant::now())
+    }
+
+    /// Whether some wait, as far as this replica knows.
+    pub fn stands(&self) -> bool {
+        self.0.announced.lock().until > self.0.clock.now() || !self.0.local.lock().is_empty()
+    }
+
+    /// Whether a newcomer has to wait behind others: unless more is free than they need.
+    pub(crate) async fn is_ahead_of_newcomers(&self) -> bool {
+        if !self.stands() {
+            return false;
+        }
+        let free = self.0.pool.snapshot().await.map_or(0, |snapshot| snapshot.cached);
+        free <= self.waiting()
+    }
+
+    /// An allocation was made past the queue.
+    pub(crate) fn count_unqueued(&self) {
+        self.0.unqueued.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of those who wait, as far as this replica knows.
+    pub fn waiting(&self) -> usize {
+        let seen = self.0.view.lock().1.open.len().max(self.0.local.lock().len());
+        let announced = *self.0.announced.lock();
+        let is_announced = announced.until > self.0.clock.now();
+        seen.max(if is_announced { usize::try_from(announced.waiting).unwrap_or(usize::MAX) } else { 0 })
+    }
+
+    /// Whether nothing is coming: no new sandbox for a long time, and none that the CSP replaces after its deletion.
+    pub fn is_hopeless(&self) -> bool {
+        let is_dry = self.0.supply.lock().is_dry(self.0.settings.no_supply_after, Instant::now());
+        is_dry && self.0.pending_deletion.load(Ordering::Relaxed) == 0
+    }
+
+    /// When the supply of the last minutes reaches this position.
+    pub fn eta(&self, position: usize) -> Option<Duration> {
+        self.0.supply.lock().eta(position, Instant::now())
+    }
+
+    /// Queues a key, or continues at the rank that it has.
+    ///
+    /// # Errors
+    ///
+    /// See [`JoinError`].
+    pub async fn join(
+        &self,
+        claim_key: ClaimKey,
+        owner: &Owner,
+        name_prefix: Option<String>,
+    ) -> Result<Place, JoinError> {
+        let limit = self.0.settings.max_waiting;
+        if self.waiting() >= limit {
+            return Err(JoinError::Full { limit });
+        }
+        let now = self.0.clock.now();
+        let ticket = Ticket {
+            claim_key: claim_key.clone(),
+            owner_proof: owner.proof.clone(),
+            enqueued_at: self.0.clock.now_millis(),
+            name_prefix,
+            open_until: now.plus(OPEN_FOR),
+            seen_at: now,
+        };
+        let ticket = self.0.store.open_ticket(&ticket).await?.ok_or(JoinError::NotOwner)?;
+        let signal = {
+            let mut local = self.0.local.lock();
+            let entry = local.entry(claim_key).or_insert_with(|| Local {
+                ticket: ticket.clone(),
+                signal: watch::Sender::default(),
+                requests: 0,
+                is_claiming: false,
+            });
+            entry.requests += 1;
+            entry.ticket = ticket.clone();
+            let signal = entry.signal.subscribe();
+            set_waiting(&local);
+            signal
+        };
+        self.0.joined.notify_one();
+        let renew_at = Instant::now() + RENEW_INTERVAL;
+        Ok(Place { shared: Arc::clone(&self.0), ticket, signal, renew_at, is_served: false })
+    }
+
+    /// The place of a ticket.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn standing(&self, ticket: &Ticket) -> Result<Standing, StoreError> {
+        let view = self.view().await?;
+        let ahead = view.open.iter().filter(|other| other.rank() < ticket.rank()).count();
+        let position = ahead + 1;
+        Ok(Standing {
+            position,
+            of: view.open.len().max(position),
+            eta: self.eta(position),
+            ticket_expires_at: ticket.expires_at(),
+            retry_after: retry_after(&ticket.claim_key),
+        })
+    }
+
+    /// The queue now, at most a second old.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn view(&self) -> Result<Arc<QueueView>, StoreError> {
+        let (read_at, view) = self.0.view.lock().clone();
+        if read_at.is_some_and(|read_at| read_at.elapsed() <= READ_INTERVAL) {
+            return Ok(view);
+        }
+        let started = Instant::now();
+        let tickets = self.0.store.tickets().await?;
+        Ok(self.set_view(started, tickets))
+    }
+
+    /// Removes a key's ticket, if it has one.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn drop_ticket(&self, claim_key: &ClaimKey) -> Result<bool, StoreError> {
+        match self.0.store.find_held(claim_key).await?.1 {
+            Some(ticket) => self.0.store.withdraw_ticket(&ticket).await,
+            None => Ok(false),
+        }
+    }
+
+    /// All who wait are told that this replica is stopping. Their tickets stay.
+    pub fn close(&self) {
+        self.0.closing.cancel();
+    }
+
+    fn set_view(&self, started: Instant, mut tickets: Vec<Ticket>) -> Arc<QueueView> {
+        let now = self.0.clock.now();
+        tickets.sort_unstable_by(|one, other| one.rank().cmp(&other.rank()));
+        let local = self.0.local.lock();
+        let is_open = |ticket: &Ticket| ticket.is_open(now) || local.contains_key(&ticket.claim_key);
+        let (open, absent): (Vec<_>, Vec<_>) =
+            tickets.into_iter().filter(|ticket| ticket.is_live(now)).partition(is_open);
+        let view = Arc::new(QueueView { open, absent });
+        *self.0.view.lock() = (Some(started), Arc::clone(&view));
+        view
+    }
+
+    /// Gives turns while some wait here, until the broker stops.
+    pub(crate) async fn run(
+        self,
+        mut refreshes: watch::Receiver<u64>,
+        stop: CancellationToken,
+        _liveness: LivenessGuard,
+    ) {
+        let mut announce_at = Instant::now();
+        loop {
+            if self.0.local.lock().is_empty() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = self.0.joined.notified() => continue,
+                }
+            }
+            let read_at = Instant::now();
+            if let Err(error) = self.read().await {
+                tracing::warn!(event = "queue_unreadable", error = %Chain(&error), "the queue was not read");
+            } else if read_at >= announce_at {
+                self.announce().await;
+                announce_at = read_at + ANNOUNCE_INTERVAL;
+            }
+            let next_read = read_at + READ_INTERVAL.max(read_at.elapsed() * 2);
+            loop {
+                self.give_turns().await;
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = sleep_until(next_read) => break,
+                    () = self.0.joined.notified() => {}
+                    // The pool manager is gone if there are no more refreshes. The broker ends then.
+                    changed = refreshes.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+
+    /// Reads tickets and supply. A waiter whose ticket is gone is told; a pool that has nothing is read again.
+    async fn read(&self) -> Result<(), StoreError> {
+        let started = Instant::now();
+        let waiting: Vec<(ClaimKey, UnixMillis)> =
+            self.0.local.lock().iter().map(|(key, local)| (key.clone(), local.ticket.enqueued_at)).collect();
+        let (tickets, state) = try_join(self.0.store.tickets(), self.0.store.cluster_state()).await?;
+        self.tell_gone(&waiting, &tickets);
+        self.set_view(started, tickets);
+        let came = self.apply(&state);
+        let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
+        if came || is_empty {
+            self.0.pool.request_refresh();
+        }
+        Ok(())
+    }
+
+    /// Tells those of `waiting` whose ticket is not among `tickets`, which were read later.
+    fn tell_gone(&self, waiting: &[(ClaimKey, UnixMillis)], tickets: &[Ticket]) {
+        let stored: BTreeMap<_, _> = tickets.iter().map(|ticket| (&ticket.claim_key, ticket.enqueued_at)).collect();
+        let mut local = self.0.local.lock();
+        for (key, enqueued_at) in waiting.iter().filter(|(key, enqueued_at)| stored.get(key) != Some(enqueued_at)) {
+            if let Some(local) = local.get_mut(key).filter(|local| local.ticket.enqueued_at == *enqueued_at) {
+                local.signal.send_modify(|signal| signal.is_gone = true);
+            }
+        }
+    }
+
+    async fn announce(&self) {
+        let waiting = self.0.view.lock().1.open.len() as u64;
+        let until = self.0.clock.now().plus(ANNOUNCED_FOR);
+        if let Err(error) = self.0.store.announce_queue(until, waiting).await {
+            tracing::warn!(event = "queue_unannounced", error = %Chain(&error), "other replicas do not know the queue");
+        }
+    }
+
+    /// Lets those claim who are next in the order of all tickets.
+    async fn give_turns(&self) {
+        let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
+        if is_empty {
+            return;
+        }
+        let view = Arc::clone(&self.0.view.lock().1);
+        let mut tickets: Vec<Ticket> = {
+            let local = self.0.local.lock();
+            let remote = view.open.iter().filter(|ticket| !local.contains_key(&ticket.claim_key));
+            remote.chain(local.values().map(|local| &local.ticket)).cloned().collect()
+        };
+        tickets.sort_unstable_by(|one, other| one.rank().cmp(&other.rank()));
+        let free = self.0.pool.free_names(classes(&tickets)).await;
+        let mut local = self.0.local.lock();
+        for key in turns(&tickets, free) {
+            if let Some(local) = local.get_mut(key).filter(|local| !local.is_claiming) {
+                local.is_claiming = true;
+                local.signal.send_modify(|signal| signal.turns += 1);
+            }
+        }
+    }
+}
+
+fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
+    metrics::gauge!("broker_queue_waiting").set(local.len() as f64);
+}
+
+/// When to ask again: spread, so that a class does not come back together.
+pub(crate) fn retry_after(claim_key: &ClaimKey) -> Duration {
+    let (first, last) = RETRY_AFTER_SECONDS.into_inner();
+    Duration::from_secs(first + claim_key.hash() % (last - first + 1))
+}
+
+/// The place of one open request in the queue. When it is dropped, the ticket stays, and is granted no more.
+pub struct Place {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+    signal: watch::Receiver<Signal>,
+    renew_at: Instant,
+    is_served: bool,
+}
+
+impl Place {
+    /// The ticket.
+    pub fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Waits for the next turn. Keeps the ticket open meanwhile.
+    pub async fn turn(&mut self) -> Turn {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.closing.cancelled() => return Turn::Stopping,
+                changed = self.signal.changed() => {
+                    let is_gone = changed.is_err() || self.signal.borrow_and_update().is_gone;
+                    return if is_gone { Turn::Gone } else { Turn::Claim };
+                }
+                () = sleep_until(self.renew_at) => {
+                    if !self.renew().await {
+                        return Turn::Gone;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The turn brought nothing: it waits for the next one.
+    pub fn missed(&self) {
+        if let Some(local) = self.shared.local.lock().get_mut(&self.ticket.claim_key) {
+            local.is_claiming = false;
+        }
+        self.shared.joined.notify_one();
+    }
+
+    /// The key holds a sandbox, so that the ticket is gone.
+    pub fn served(mut self) {
+        self.is_served = true;
+    }
+
+    /// Whether the ticket is still there.
+    async fn renew(&mut self) -> bool {
+        let now = self.shared.clock.now();
+        let renewed = Ticket { open_until: now.plus(OPEN_FOR), seen_at: now, ..self.ticket.clone() };
+        match self.shared.store.renew_ticket(&renewed).await {
+            Ok(true) => {
+                self.renew_at = Instant::now() + RENEW_INTERVAL;
+                self.ticket = renewed;
+                true
+            }
+            Ok(false) => false,
+            Err(_) => {
+                self.renew_at = Instant::now() + RENEW_AGAIN;
+                true
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut local = self.shared.local.lock();
+        let key = &self.ticket.claim_key;
+        let is_last = local.get_mut(key).is_none_or(|local| {
+            local.requests -= 1;
+            local.is_claiming = false;
+            local.requests == 0
+        });
+        if !is_last {
+            return;
+        }
+        local.remove(key);
+        set_waiting(&local);
+        drop(local);
+        if self.is_served {
+            return;
+        }
+        // Others pass the ticket over at once, not only when its time has passed.
+        if let Ok(runtime) = Handle::try_current() {
+            let (shared, mut ticket) = (Arc::clone(&self.shared), self.ticket.clone());
+            let now = shared.clock.now();
+            (ticket.seen_at, ticket.open_until) = (now, now);
+            runtime.spawn(async move { shared.store.renew_ticket(&ticket).await });
+        }
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Queue").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,207 @@
+//! The queue over HTTP: one broker, and several on one table.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker_actors::ports::{Coordination as _, SandboxStore as _};
+use broker_actors::testing::ModelStore;
+use futures_util::future::join_all;
+use reqwest::{Client, Method};
+use serde_json::json;
+use test_support::{
+    Answer, ApiClient, Broker, CspSim, DynamoServer, TRACK_TOKEN, TestApp, assert_error, dynamo_store, eventually,
+    read_answer, send,
+};
+use tokio::time::sleep;
+
+/// An allocation that waits for this long.
+async fn wait(app: &ApiClient, track: &str, seconds: u64) -> Answer {
+    send(app.track(Method::POST, "/v1/allocate", track).header("Prefer", format!("wait={seconds}"))).await
+}
+
+async fn waiting(app: &ApiClient) -> u64 {
+    app.get_admin("/v1/admin/queue").await.body["waiting"].as_u64().unwrap()
+}
+
+#[actix_web::test]
+async fn a_request_that_waits_is_told_its_place_and_leaves_the_queue_by_its_key() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=0"]).await;
+    assert_error(&app.allocate("student-1").await, 409, "NO_SANDBOXES_AVAILABLE");
+    let answer = wait(&app, "student-1", 2).await;
+    assert_error(&answer, 503, "WAITING");
+    let queue = &answer.body["error"]["details"]["queue"];
+    assert_eq!((&queue["position"], &queue["of"], &queue["eta_seconds"]), (&1.into(), &1.into(), &json!(null)));
+    assert!((2..=30).contains(&answer.body["error"]["retry_after"].as_u64().unwrap()), "{answer:?}");
+
+    let place = send(app.track(Method::GET, "/v1/allocation", "student-1")).await;
+    assert_eq!((place.status.as_u16(), &place.body["state"]), (200, &"waiting".into()), "{place:?}");
+    let left = send(app.track(Method::DELETE, "/v1/allocation", "student-1")).await;
+    assert_eq!(left.body, json!({ "released": true }));
+    assert_error(&send(app.track(Method::GET, "/v1/allocation", "student-1")).await, 404, "NOTHING_HELD");
+}
+
+#[actix_web::test]
+async fn a_client_that_prefers_to_wait_is_told_so_and_a_bad_preference_is_ignored() {
+    let app = TestApp::start(&[]).await;
+    for (preference, applied) in
+        [("wait=7", Some("wait=7")), ("respond-async, WAIT=\"99\"", Some("wait=50")), ("wait=x", None)]
+    {
+        let request =
+            app.track(Method::POST, "/v1/allocate", preference.split('=').next_back().unwrap().trim_matches('"'));
+        let answer = send(request.header("Prefer", preference)).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let header = answer.headers.get("preference-applied").map(|value| value.to_str().unwrap());
+        assert_eq!(header, applied, "{preference}");
+    }
+}
+
+#[actix_web::test]
+async fn operators_see_the_queue_and_drop_a_ticket() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=0", "--allocate-wait-sec=30"]).await;
+    let request = app.track(Method::POST, "/v1/allocate", "student-1").header("X-Sandbox-Name-Prefix", "lab-");
+    let (answer, ()) = tokio::join!(send(request), async {
+        eventually("it waits", async || (waiting(&app).await == 1).then_some(())).await;
+        let queue = app.get_admin("/v1/admin/queue").await;
+        let ticket = &queue.body["tickets"][0];
+        assert_eq!((&ticket["position"], &ticket["track_id"]), (&1.into(), &"student-1".into()));
+        assert_eq!(ticket["name_prefix"], "lab-");
+        let path = "/v1/admin/queue?track_id=student-1&reason=left%20the%20class";
+        assert_eq!(send(app.admin(Method::DELETE, path)).await.body, json!({ "dropped": true }));
+        assert_eq!(send(app.admin(Method::DELETE, path)).await.body, json!({ "dropped": false }));
+    });
+    assert_error(&answer, 409, "WITHDRAWN");
+    let orders = app.get_admin("/v1/admin/audit?action=drop-ticket").await.body;
+    assert_eq!(orders["entries"].as_array().unwrap().len(), 2, "{orders}");
+    assert!(orders["entries"][0]["parameters"].as_str().unwrap().contains("student-1"), "{orders}");
+}
+
+#[actix_web::test]
+async fn a_preflight_tells_what_a_class_would_get_and_allocates_nothing() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=20"]).await;
+    let preflight = async |query: &str| send(app.track(Method::GET, &format!("/v1/preflight?{query}"), "x")).await.body;
+    for (query, would, available) in [
+        ("count=20&prefix=lab-&minutes=240", "allocate", 20),
+        ("count=21", "wait", 20),
+        ("count=1&prefix=gpu-", "wait", 0),
+        ("count=1&minutes=961", "fail", 20),
+    ] {
+        let body = preflight(query).await;
+        assert_eq!((&body["would"], &body["available"]), (&would.into(), &available.into()), "{query}: {body}");
+        assert_eq!(body["reasons"].as_array().unwrap().is_empty(), would == "allocate", "{query}: {body}");
+    }
+    assert_eq!(app.stats().await.body["available"], 20);
+    let bad = send(app.track(Method::GET, "/v1/preflight?count=0", "x")).await;
+    assert_error(&bad, 400, "BAD_QUERY");
+}
+
+#[actix_web::test]
+async fn at_sigterm_those_who_wait_are_sent_to_another_replica() {
+    let mut broker = Broker::start(&[("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "0")]).await;
+    let request = broker.track(Method::POST, "/v1/allocate", "student-1").header("Prefer", "wait=50").send();
+    let waiting_request = actix_web::rt::spawn(request);
+    eventually("it waits", async || (waiting(&broker).await == 1).then_some(())).await;
+    assert!(broker.process.terminate().await.success());
+    assert_error(&read_answer(waiting_request.await.unwrap().unwrap()).await, 503, "SHUTTING_DOWN");
+}
+
+/// A student whose client asks again, at another replica, until it has a sandbox.
+async fn student(http: Client, replicas: Arc<Vec<String>>, number: usize) -> String {
+    let track = format!("student-{number}");
+    for attempt in 0.. {
+        let url = &replicas[(number + attempt) % replicas.len()];
+        let request = http.post(format!("{url}/v1/allocate")).bearer_auth(TRACK_TOKEN);
+        let sent = request.header("X-Track-ID", &track).header("Prefer", "wait=50").send().await;
+        let answer = match sent {
+            Ok(response) => read_answer(response).await,
+            Err(_) => {
+                sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+        };
+        match answer.status.as_u16() {
+            200 | 201 => return answer.sandbox_id().to_owned(),
+            503 => sleep(Duration::from_millis(200)).await,
+            _ => panic!("{answer:?}"),
+        }
+    }
+    unreachable!("a student asks for ever")
+}
+
+#[actix_web::test]
+async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
+    const FIRST: usize = 300;
+    const ALL: usize = 1000;
+    let (server, csp) = (DynamoServer::start().await, CspSim::start(0).await);
+    let store = dynamo_store(server.dynamo_client()).await;
+    let csp_settings = csp.settings();
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Broker::on_server(&server, &csp_settings).await);
+    }
+    let urls = Arc::new(replicas.iter().map(|replica| format!("http://{}", replica.address)).collect::<Vec<_>>());
+    let http = test_support::http_client();
+    let join = |number| actix_web::rt::spawn(student(http.clone(), Arc::clone(&urls), number));
+    let mut students: Vec<_> = (0..FIRST).map(join).collect();
+    let all_wait = async |count: usize| {
+        for _ in 0..4 {
+            let found = tokio::time::timeout(Duration::from_secs(30), async {
+                while waiting(&replicas_alive(&urls).await).await != count as u64 {
+                    sleep(Duration::from_millis(200)).await;
+                }
+            });
+            if found.await.is_ok() {
+                return;
+            }
+        }
+        panic!("{count} do not wait");
+    };
+    all_wait(FIRST).await;
+    students.extend((FIRST..ALL).map(join));
+    all_wait(ALL).await;
+    replicas[0].process.kill();
+    // Those of the dead replica are passed over until they are back, and have their old ranks then.
+    sleep(Duration::from_secs(16)).await;
+    all_wait(ALL).await;
+
+    let supply = async |numbers: std::ops::RangeInclusive<u32>| {
+        let count = numbers.clone().count() as u64;
+        for number in numbers {
+            assert!(store.create(&ModelStore::sandbox(number)).await.unwrap());
+        }
+        store.add_supply(count).await.unwrap();
+    };
+    supply(1..=FIRST as u32).await;
+    let first = join_all(students.drain(..FIRST)).await;
+    assert!(students.iter().all(|student| !student.is_finished()), "I11: no one else was served");
+    supply(FIRST as u32 + 1..=ALL as u32).await;
+    let rest = join_all(students).await;
+    let sandboxes: BTreeSet<_> = first.into_iter().chain(rest).map(Result::unwrap).collect();
+    assert_eq!(sandboxes.len(), ALL, "I1: no two have one sandbox, and no ticket is lost");
+}
+
+/// A client of the first replica that answers.
+async fn replicas_alive(urls: &[String]) -> ApiClient {
+    for url in urls.iter().rev() {
+        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+        let client = ApiClient::new(address, TRACK_TOKEN, test_support::ADMIN_TOKEN);
+        if test_support::http_client().get(format!("{url}/healthz")).send().await.is_ok() {
+            return client;
+        }
+    }
+    panic!("no replica answers");
+}
+
+#[actix_web::test]
+async fn a_client_that_closes_its_connection_is_granted_nothing_and_keeps_its_place() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=0"]).await;
+    let request = app.track(Method::POST, "/v1/allocate", "student-1").header("Prefer", "wait=50");
+    let client = actix_web::rt::spawn(request.send());
+    eventually("it waits", async || (waiting(&app).await == 1).then_some(())).await;
+    client.abort();
+    eventually("it is absent", async || {
+        let queue = app.get_admin("/v1/admin/queue").await.body;
+        ((&queue["waiting"], &queue["absent"]) == (&0.into(), &1.into())).then_some(())
+    })
+    .await;
+}
