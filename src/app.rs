@@ -162,13 +162,14 @@ impl Application {
             .map(Niosxaas::new)
             .transpose();
         let pre_delete = niosxaas.map_err(CspConfigError::Client)?.map(|step| Arc::new(step) as Arc<dyn PreDelete>);
-        let ports = Ports { store: Arc::new(store), csp, pre_delete, clock: Arc::clone(&clock) };
+        let store = Arc::new(store);
+        let ports = Ports { store: store.clone(), csp, pre_delete, clock: Arc::clone(&clock) };
 
         let arbiters = [Arbiter::new(), Arbiter::new()];
         let [pool, background] = [arbiters[0].handle(), arbiters[1].handle()];
         let broker = Broker::start(ports, broker_settings(&settings), &pool, &background).await?;
 
-        let state = AppState::new(broker, clock, entries);
+        let state = AppState::new(broker, clock, entries, store, &settings);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         let server =
             http::server(Listeners { public, operators }, &state, &settings, workers).map_err(cannot_listen)?;
@@ -199,6 +200,8 @@ impl Application {
         let mut loops = JoinSet::new();
         let feed = Arc::clone(&self.state.feed);
         loops.spawn_local(async move { feed.run().await });
+        let (history, watched) = (Arc::clone(&self.state.history), broker.clone());
+        loops.spawn_local(async move { history.run(&watched).await });
         loops.spawn_local(metrics::upkeep());
         loops.spawn_local(token_reload::run(self.tokens, Arc::clone(&self.state.tokens)));
         if let Some(engine) = self.engine {

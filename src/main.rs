@@ -2,13 +2,16 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the command line writes to the terminal")]
 
 use std::error::Error;
+use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use broker_actors::error::Chain;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap_complete::Shell;
 use sandbox_broker::app::{Application, StartError};
 use sandbox_broker::config::environment::{Environment, drop_empty_variables};
 use sandbox_broker::config::{BadSettings, DEVELOPMENT_ADMIN_TOKEN, DEVELOPMENT_TOKEN, SecretSettings, Settings};
@@ -20,6 +23,7 @@ use sandbox_broker::table_command::{self, TableCommand};
 use sandbox_broker::telemetry::Telemetry;
 use sandbox_broker::token_command::TokenCommand;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 /// Leases pre-created cloud sandboxes to lab tracks, each to one student at a time
 ///
@@ -55,6 +59,18 @@ enum Command {
         #[arg(long, env = "BROKER_PORT", default_value_t = 8080)]
         broker_port: u16,
     },
+    /// Print the version
+    Version,
+    /// Print the completions for a shell, to be sourced or put where the shell looks for them
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual pages of all commands into a directory
+    Man {
+        /// The directory; it is made if it is missing
+        directory: PathBuf,
+    },
     /// Print a generated page of the reference
     Reference {
         /// The page
@@ -85,6 +101,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The token of a simulated CSP that is given none.
 const DEVELOPMENT_CSP_TOKEN: &str = "development-csp-token";
+/// The jobs' first runs write their log lines in this time, so that the welcome stands below them.
+const WELCOME_DELAY: Duration = Duration::from_secs(2);
 
 /// The exit code for settings that cannot be used.
 const BAD_SETTINGS: u8 = 2;
@@ -110,6 +128,18 @@ async fn run() -> ExitCode {
             healthcheck::check(broker_host, broker_port).await.map_err(Failure::from)
         }
         Some(Command::Token(command)) => command.run().map_err(Failure::settings).map(|text| print!("{text}")),
+        Some(Command::Version) => {
+            println!("sandbox-broker {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sandbox-broker", &mut script);
+            // A reader that ends early, such as `head`, is no failure.
+            let _ = std::io::stdout().write_all(&script);
+            Ok(())
+        }
+        Some(Command::Man { directory }) => write_man_pages(&directory).map_err(Failure::from),
         Some(Command::Reference { page }) => {
             print!("{}", page.render());
             Ok(())
@@ -178,7 +208,10 @@ async fn serve(settings: Settings, environment: &Environment, unknown: &[String]
         eprintln!("Rate limiting is off. RATE_LIMIT_RPS turns it on.");
     }
     if uses_development_tokens {
-        welcome(address);
+        actix_web::rt::spawn(async move {
+            sleep(WELCOME_DELAY).await;
+            welcome(address);
+        });
     }
     let ended = application.run_until_stopped(stop).await;
     telemetry.flush();
@@ -205,9 +238,15 @@ fn welcome(address: SocketAddr) {
          Set BROKER_API_TOKEN and BROKER_ADMIN_TOKEN, except for a trial.\n\n\
          Allocate a sandbox:\n  \
          curl -i -X POST {url}/v1/allocate -H 'Authorization: Bearer {DEVELOPMENT_TOKEN}' -H 'X-Track-ID: student-1'\n\
-         Count the pool:\n  \
-         curl {url}/v1/admin/stats -H 'Authorization: Bearer {DEVELOPMENT_ADMIN_TOKEN}'\n"
+         Console (token {DEVELOPMENT_ADMIN_TOKEN}): {url}/console\n\
+         API, to read and to try: {url}/v1/docs\n"
     );
+}
+
+/// One page for each command, named after it: `sandbox-broker-ctl-show.1`.
+fn write_man_pages(directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(Cli::command(), directory)
 }
 
 /// Completes at SIGTERM or Ctrl-C.

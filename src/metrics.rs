@@ -6,9 +6,13 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ::metrics::Unit;
+use ::metrics::{Label as Series, Unit};
+use broker_actors::actor::ActorName;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 use tokio::time::interval;
+
+use crate::http::error::ErrorCode;
 
 /// Bounds of latencies in seconds. Allocations take milliseconds.
 const LATENCY: &[f64] = &[0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -29,10 +33,21 @@ pub struct Metric {
     pub name: &'static str,
     /// Its type.
     pub kind: Kind,
+    /// Whether it has a value from the start. A gauge that is not known at the start is absent, because 0 would be wrong.
+    starts: Starts,
     /// Its labels.
     pub labels: &'static [Label],
     /// What it counts or measures.
     pub meaning: &'static str,
+}
+
+/// When a metric gets its first value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Starts {
+    /// At the start, as 0 in every series that its labels allow, so that rates and alerts see the first event.
+    AsZero,
+    /// When it is measured.
+    Measured,
 }
 
 /// The type of a metric.
@@ -62,20 +77,38 @@ impl Kind {
 pub struct Label {
     /// Its name.
     pub name: &'static str,
-    /// Its values, as Markdown.
-    pub values: &'static str,
+    /// Its values.
+    pub values: Values,
 }
 
-const fn label(name: &'static str, values: &'static str) -> Label {
-    Label { name, values }
+/// The values of a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Values {
+    /// These.
+    Known(fn() -> Vec<&'static str>),
+    /// Those that this text describes.
+    Described(&'static str),
+}
+
+const fn known(name: &'static str, values: fn() -> Vec<&'static str>) -> Label {
+    Label { name, values: Values::Known(values) }
+}
+
+const fn described(name: &'static str, values: &'static str) -> Label {
+    Label { name, values: Values::Described(values) }
 }
 
 const fn counter(name: &'static str, labels: &'static [Label], meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels, meaning }
+    Metric { name, kind: Kind::Counter, starts: Starts::AsZero, labels, meaning }
 }
 
 const fn gauge(name: &'static str, labels: &'static [Label], meaning: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels, meaning }
+    Metric { name, kind: Kind::Gauge, starts: Starts::AsZero, labels, meaning }
+}
+
+/// A gauge that is absent until it is measured.
+const fn measured(name: &'static str, labels: &'static [Label], meaning: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, starts: Starts::Measured, labels, meaning }
 }
 
 const fn histogram(
@@ -84,33 +117,64 @@ const fn histogram(
     labels: &'static [Label],
     meaning: &'static str,
 ) -> Metric {
-    Metric { name, kind: Kind::Histogram(bounds), labels, meaning }
+    Metric { name, kind: Kind::Histogram(bounds), starts: Starts::Measured, labels, meaning }
 }
 
-const ALLOCATION: Label = label(
-    "outcome",
-    "`allocated`, `replayed`, `none_available`, `not_owner`, `quota_exceeded`, `paused`, `overloaded`, `timed_out`, `not_read_in_full`, \
-     `stopping`, `store_error`",
-);
-const RELEASE: Label = label("outcome", "`ok`, `error`");
-const NIOSXAAS: Label = label("outcome", "`cleaned`, `reported` (shadow mode), `failed`");
-const AUTH: Label = label("outcome", "`ok`, `error`");
-const EXPIRY: Label = label("outcome", "`expired`, `superseded`, `error`");
-const RUN: Label = label(
-    "outcome",
-    "`completed`, `paused`, `busy`, `lease_lost`, `cut_off`, `refused`, `panicked`, `stopping`, `breaker_open`, \
-     `silenced`, `csp_error`, `store_error`",
-);
-const JOB: Label = label("job", "`csp-sync`, `expiry-reaper`, `cleanup`, `stale-collector`");
-const METHOD: Label = label("method", "the HTTP method");
-const ENDPOINT: Label = label("endpoint", "the path of the endpoint, or `unmatched`");
-const STATUS: Label = label("status", "the HTTP status");
+const ALLOCATION: Label = known("outcome", || {
+    vec![
+        "allocated",
+        "replayed",
+        "none_available",
+        "not_owner",
+        "quota_exceeded",
+        "paused",
+        "overloaded",
+        "timed_out",
+        "not_read_in_full",
+        "stopping",
+        "store_error",
+    ]
+});
+const RELEASE: Label = known("outcome", || vec!["ok", "error"]);
+/// `reported` is the outcome in shadow mode.
+const NIOSXAAS: Label = known("outcome", || vec!["cleaned", "reported", "failed"]);
+const AUTH: Label = known("outcome", || vec!["ok", "error"]);
+const EXPIRY: Label = known("outcome", || vec!["expired", "superseded", "error"]);
+const RUN: Label = known("outcome", || {
+    vec![
+        "completed",
+        "paused",
+        "busy",
+        "lease_lost",
+        "cut_off",
+        "refused",
+        "panicked",
+        "stopping",
+        "breaker_open",
+        "silenced",
+        "csp_error",
+        "store_error",
+    ]
+});
+const ACTOR: Label = known("actor", || ActorName::ALL.iter().map(|actor| actor.as_str()).collect());
+const JOB: Label = known("actor", || {
+    let jobs = ActorName::ALL.iter().filter(|actor| **actor != ActorName::PoolManager);
+    jobs.map(|actor| actor.as_str()).collect()
+});
+const METHOD: Label = described("method", "the HTTP method");
+const ENDPOINT: Label = described("endpoint", "the path of the endpoint, or `unmatched`");
+const STATUS: Label = described("status", "the HTTP status");
+const FAILURE: Label = known("code", || {
+    let failures = ErrorCode::ALL.iter().filter(|code| code.status().is_server_error());
+    failures.map(|code| code.as_str()).collect()
+});
 const CUT: Label =
-    label("reason", "`too_many`, `slow_head`, `large_head`, `malformed`, `slow_body`, `idle`, `not_reading`");
+    known("reason", || vec!["too_many", "slow_head", "large_head", "malformed", "slow_body", "idle", "not_reading"]);
 const TOKEN: Label =
-    label("token", "the name of a token: `default`, `admin`, `viewer`, or of an entry of `BROKER_TRACK_TOKENS`");
-const TOKEN_OUTCOME: Label = label("outcome", "`ok`, `forbidden`, `limited`, `refused`, `failed`");
-const OPERATION: Label = label("operation", "the name of the DynamoDB operation, such as `TransactWriteItems`");
+    described("token", "the name of a token: `default`, `admin`, `viewer`, or of an entry of `BROKER_TRACK_TOKENS`");
+const TOKEN_OUTCOME: Label = known("outcome", || vec!["ok", "forbidden", "limited", "refused", "failed"]);
+const OPERATION: Label = described("operation", "the name of the DynamoDB operation, such as `TransactWriteItems`");
+const VERSION: Label = described("version", "the version of the program");
 
 /// All metrics.
 pub const METRICS: &[Metric] = &[
@@ -120,32 +184,33 @@ pub const METRICS: &[Metric] = &[
     histogram("broker_allocation_latency_seconds", LATENCY, &[ALLOCATION], "Latency of allocations"),
     gauge("broker_allocations_in_flight", &[], "Allocations in flight"),
     counter("broker_deletion_marked_total", &[RELEASE], "Releases by owners"),
+    counter("broker_track_failures_total", &[FAILURE], "Answers to tracks with a status of 5xx"),
     histogram("broker_request_latency_seconds", LATENCY, &[METHOD, ENDPOINT, STATUS], "Latency of HTTP requests"),
     counter("broker_log_lines_dropped_total", &[], "Log lines dropped because standard output was not read"),
     gauge("broker_connections", &[], "Open connections"),
     counter("broker_connections_cut_total", &[CUT], "Connections closed because of what the peer did"),
     counter("broker_token_requests_total", &[TOKEN, TOKEN_OUTCOME], "HTTP requests with a known token"),
     gauge("broker_rate_limit_clients", &[], "Clients with a remembered request rate"),
-    gauge("broker_pool_available", &[], "Available sandboxes"),
-    gauge("broker_pool_allocated", &[], "Allocated sandboxes"),
-    gauge("broker_pool_pending_deletion", &[], "Sandboxes that wait for their deletion"),
-    gauge("broker_pool_stale", &[], "Sandboxes that are missing from the CSP's listing"),
-    gauge("broker_pool_deletion_failed", &[], "Sandboxes whose deletion was given up"),
-    gauge("broker_pool_warming", &[], "Available sandboxes that are not old enough to be allocated"),
-    gauge("broker_pool_quarantined", &[], "Sandboxes that an operator has set aside"),
-    gauge("broker_pool_total", &[], "All sandboxes, without tombstones"),
+    measured("broker_pool_available", &[], "Available sandboxes"),
+    measured("broker_pool_allocated", &[], "Allocated sandboxes"),
+    measured("broker_pool_pending_deletion", &[], "Sandboxes that wait for their deletion"),
+    measured("broker_pool_stale", &[], "Sandboxes that are missing from the CSP's listing"),
+    measured("broker_pool_deletion_failed", &[], "Sandboxes whose deletion was given up"),
+    measured("broker_pool_warming", &[], "Available sandboxes that are not old enough to be allocated"),
+    measured("broker_pool_quarantined", &[], "Sandboxes that an operator has set aside"),
+    measured("broker_pool_sandboxes", &[], "All sandboxes, without tombstones"),
     gauge("broker_pool_cached", &[], "Candidates in the cache of this replica"),
-    gauge("broker_pool_cache_age_seconds", &[], "Time since the last refresh of the cache"),
+    measured("broker_pool_cache_age_seconds", &[], "Time since the last refresh of the cache"),
     counter("broker_pool_refresh_failed_total", &[], "Failed refreshes of the cache"),
     counter("broker_sync_total", &[RUN], "Runs of csp-sync"),
     histogram("broker_sync_duration_seconds", DURATION, &[], "Duration of the runs of csp-sync"),
     counter("broker_sync_sandboxes_synced_total", &[], "Sandboxes in the CSP's listings"),
     counter("broker_sync_sandboxes_stale_total", &[], "Sandboxes that syncs marked stale"),
-    gauge("broker_sync_allocated_missing", &[], "Allocated sandboxes that the CSP's last listing did not have"),
-    gauge("broker_sync_undead", &[], "Deleted sandboxes that the CSP's last listing still had"),
-    gauge("broker_sync_duplicates", &[], "Records of the last listing whose account has another id too"),
-    gauge("broker_sync_skipped", &[], "Records of the last listing that could not be read"),
-    gauge("broker_sync_incomplete", &[], "1 if the last listing was incomplete"),
+    measured("broker_sync_allocated_missing", &[], "Allocated sandboxes that the CSP's last listing did not have"),
+    measured("broker_sync_undead", &[], "Deleted sandboxes that the CSP's last listing still had"),
+    measured("broker_sync_duplicates", &[], "Records of the last listing whose account has another id too"),
+    measured("broker_sync_skipped", &[], "Records of the last listing that could not be read"),
+    measured("broker_sync_incomplete", &[], "1 if the last listing was incomplete"),
     counter("broker_cleanup_total", &[RUN], "Runs of cleanup"),
     histogram("broker_cleanup_duration_seconds", DURATION, &[], "Duration of the runs of cleanup"),
     counter("broker_cleanup_deleted_total", &[], "Sandboxes deleted at the CSP"),
@@ -159,9 +224,15 @@ pub const METRICS: &[Metric] = &[
     counter("broker_expiry_orphaned_total", &[], "Holdings that expired because their owners did not release them"),
     counter("broker_expiry_timers_left_out_total", &[], "Holdings beyond the limit of timers, left to the sweep"),
     gauge("broker_circuit_breaker_state", &[], "Circuit breaker in front of the CSP: 0 closed, 1 half-open, 2 open"),
-    gauge("broker_job_leader", &[JOB], "1 while this replica runs the job"),
+    gauge("broker_actor_paused", &[ACTOR], "1 while operators have paused the actor"),
+    gauge("broker_job_leader", &[JOB], "1 if this replica runs the job or ran it last"),
     counter("broker_job_runs_total", &[JOB, RUN], "Runs of background jobs on this replica"),
-    gauge("broker_job_last_success_timestamp_seconds", &[JOB], "Unix time of the job's last success on this replica"),
+    gauge(
+        "broker_job_last_success_timestamp_seconds",
+        &[JOB],
+        "Unix time of the job's last success, as far as this replica knows; 0 before the first",
+    ),
+    gauge("broker_job_interval_seconds", &[JOB], "The time from one run of the job to the next"),
     counter("broker_dynamodb_requests_total", &[OPERATION], "Requests to DynamoDB, including retries"),
     histogram(
         "broker_dynamodb_consumed_capacity_units",
@@ -169,8 +240,31 @@ pub const METRICS: &[Metric] = &[
         &[OPERATION],
         "Capacity units that requests to DynamoDB consumed",
     ),
+    measured(
+        "broker_dynamodb_requests_limit",
+        &[],
+        "Concurrent requests to DynamoDB that are allowed; absent until DynamoDB throttles",
+    ),
     counter("broker_unreadable_items_total", &[], "Table items that could not be read and were skipped"),
+    measured("broker_build_info", &[VERSION], "Always 1; its label names the program that runs"),
+    counter("process_cpu_seconds_total", &[], "Processor time that the process used"),
+    measured("process_start_time_seconds", &[], "Unix time at which the process started"),
+    measured("process_resident_memory_bytes", &[], "Resident memory of the process"),
+    measured("process_virtual_memory_bytes", &[], "Virtual memory of the process"),
+    measured("process_virtual_memory_max_bytes", &[], "The limit of virtual memory"),
+    measured("process_open_fds", &[], "Open file descriptors"),
+    measured("process_max_fds", &[], "The limit of open file descriptors"),
+    measured("process_threads", &[], "Threads of the process"),
 ];
+
+/// The former name of a metric, which is scraped beside the new one for a version.
+struct FormerName {
+    former: &'static str,
+    current: &'static str,
+}
+
+/// A gauge must not end in `_total`, so its former name has no type.
+const FORMER_NAMES: &[FormerName] = &[FormerName { former: "broker_pool_total", current: "broker_pool_sandboxes" }];
 
 /// The recorder of this process. Brokers that share a process, as in tests, share the recorder.
 pub fn recorder() -> &'static PrometheusHandle {
@@ -184,8 +278,23 @@ pub fn recorder() -> &'static PrometheusHandle {
         });
         let handle = builder.install_recorder().expect("the program installs no other recorder");
         METRICS.iter().for_each(register);
+        ::metrics::gauge!("broker_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         handle
     })
+}
+
+/// What a scrape returns, in Prometheus's text format.
+pub fn scrape() -> String {
+    Collector::default().collect();
+    let mut text = recorder().render();
+    for FormerName { former, current } in FORMER_NAMES {
+        let start = format!("{current} ");
+        if let Some(value) = text.lines().find_map(|line| line.strip_prefix(&start)) {
+            let help = format!("# HELP {former} Former name of {current}\n# TYPE {former} untyped\n");
+            text = format!("{text}{help}{former} {value}\n");
+        }
+    }
+    text
 }
 
 /// Compacts the values of histograms at an interval. Without it they are kept one by one until the next scrape (I8).
@@ -197,17 +306,39 @@ pub async fn upkeep() {
     }
 }
 
-/// Describes a metric. One without labels starts as zero, so that rates and alerts see the first event.
+/// Describes a metric, and starts its series.
 fn register(metric: &Metric) {
-    let Metric { name, kind, labels, meaning } = *metric;
+    let Metric { name, kind, starts, meaning, .. } = *metric;
     match kind {
         Kind::Counter => ::metrics::describe_counter!(name, Unit::Count, meaning),
         Kind::Gauge => ::metrics::describe_gauge!(name, meaning),
         Kind::Histogram(_) => ::metrics::describe_histogram!(name, meaning),
     }
-    match kind {
-        Kind::Counter if labels.is_empty() => ::metrics::counter!(name).absolute(0),
-        Kind::Gauge if labels.is_empty() => ::metrics::gauge!(name).set(0.0),
-        _ => {}
+    if starts == Starts::Measured {
+        return;
+    }
+    for labels in metric.known_series() {
+        match kind {
+            Kind::Counter => ::metrics::counter!(name, labels).absolute(0),
+            Kind::Gauge => ::metrics::gauge!(name, labels).set(0.0),
+            Kind::Histogram(_) => {}
+        }
+    }
+}
+
+impl Metric {
+    /// The labels of every series, if all values of all labels are known; else none.
+    fn known_series(&self) -> Vec<Vec<Series>> {
+        self.labels.iter().fold(vec![Vec::new()], |series, label| {
+            let values = match label.values {
+                Values::Known(values) => values(),
+                Values::Described(_) => Vec::new(),
+            };
+            let with_value = |labels: &Vec<Series>| {
+                let with = |value| [&labels[..], &[Series::new(label.name, value)]].concat();
+                values.iter().copied().map(with).collect::<Vec<_>>()
+            };
+            series.iter().flat_map(with_value).collect()
+        })
     }
 }

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::jobs::concurrency::{for_each, listed};
 use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
-use crate::ports::{Clock, Cursor, Listing, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
+use crate::ports::{Clock, Cursor, Listing, Lookup, Page, PageRequest, SandboxStore, StoreError, WriteOutcome};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::sandbox::{Claim, Event, Sandbox, SandboxId, Shard, Status, TrackId};
+use crate::sandbox::{Claim, Event, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId};
 use crate::update::{ClaimChange, SandboxError, Step, existing, update_sandbox};
 
 /// The most pages that one search reads.
@@ -29,14 +29,96 @@ pub struct SandboxAdmin {
     pub(crate) jitter: Jitter,
 }
 
+/// Which sandboxes to list.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxFilter {
+    /// Only those in this status.
+    pub status: Option<Status>,
+    /// Only those with exactly this id, owner or key; else those that contain this.
+    pub text: Option<String>,
+    /// Only those whose name starts with this.
+    pub name_prefix: Option<String>,
+    /// Only those of this lab.
+    pub lab: Option<String>,
+    /// Only holdings that end at this moment or before.
+    pub ended_by: Option<Timestamp>,
+    /// Only holdings that started at this moment or before.
+    pub held_since: Option<Timestamp>,
+}
+
 impl SandboxAdmin {
-    /// Lists one page of sandboxes of one status, or of all but tombstones.
+    /// Reads one sandbox, also a tombstone.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn get(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
+        self.store.get(sandbox_id).await?.ok_or_else(|| SandboxError::NotFound(sandbox_id.clone()))
+    }
+
+    /// Lists one page of the sandboxes that match, without tombstones unless their status is asked for. Those that need
+    /// attention come first. A page that is filtered by more than a status may be short and still have a next one: it
+    /// ends with the first page of the store that has any match, or after as many pages as one request may read (I8).
+    ///
+    /// A text that is exactly an id, an owner or a key is looked up. Only if nothing has it, all sandboxes are searched.
     ///
     /// # Errors
     ///
     /// [`StoreError::BadCursor`] if `after` is not from this listing; else as [`SandboxStore::list`].
-    pub async fn list(&self, status: Option<Status>, limit: u32, after: Option<Cursor>) -> Result<Page, StoreError> {
-        let statuses = status.map_or(Status::LIVE.to_vec(), |status| vec![status]);
+    pub async fn list(
+        &self,
+        filter: &SandboxFilter,
+        limit: u32,
+        mut after: Option<Cursor>,
+    ) -> Result<Page, StoreError> {
+        if let (Some(text), None) = (&filter.text, &after) {
+            let found = self.look_up(text, limit).await?;
+            let found: Vec<_> = found.into_iter().filter(|sandbox| filter.accepts_state_of(sandbox)).collect();
+            if !found.is_empty() {
+                return Ok(Page { sandboxes: found, next: None });
+            }
+        }
+        if filter.is_listing() {
+            return self.list_page(filter, limit, after).await;
+        }
+        let filter = &SandboxFilter { text: filter.text.as_ref().map(|text| text.to_lowercase()), ..filter.clone() };
+        for _ in 0..MAX_SEARCHED_PAGES {
+            let Page { mut sandboxes, next } = self.list_page(filter, limit, after.take()).await?;
+            sandboxes.retain(|sandbox| filter.accepts(sandbox));
+            if !sandboxes.is_empty() || next.is_none() {
+                return Ok(Page { sandboxes, next });
+            }
+            after = next;
+        }
+        Ok(Page { sandboxes: Vec::new(), next: after })
+    }
+
+    /// The sandboxes with exactly this id, owner or key.
+    async fn look_up(&self, text: &str, limit: u32) -> Result<Vec<Sandbox>, StoreError> {
+        let (id, track, key) = (SandboxId::new(text), Lookup::Track(TrackId::new(text)), IdempotencyKey::new(text));
+        let key = Lookup::Key(key);
+        let (by_id, by_track, by_key) = futures_util::join!(
+            self.store.get(&id),
+            self.store.find(&track, limit, None),
+            self.store.find(&key, limit, None),
+        );
+        let mut found: Vec<Sandbox> = by_id?.into_iter().collect();
+        for page in [by_track, by_key] {
+            match page {
+                Ok(page) => found.extend(page.sandboxes),
+                // A table of another program may lack the index. The search reads on then.
+                Err(StoreError::NoIndex(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.sort_by(|one, other| one.sandbox_id.cmp(&other.sandbox_id));
+        found.dedup_by(|one, other| one.sandbox_id == other.sandbox_id);
+        Ok(found)
+    }
+
+    /// One page of the statuses that the filter leaves, and of the part of them that the index finds.
+    async fn list_page(&self, filter: &SandboxFilter, limit: u32, after: Option<Cursor>) -> Result<Page, StoreError> {
+        let statuses = filter.statuses();
         let parts = statuses.into_iter().flat_map(|status| self.store.shards().all().map(move |shard| (status, shard)));
         let parts: Vec<_> = parts.collect();
         let (mut index, mut inner) = match after {
@@ -49,7 +131,7 @@ impl SandboxAdmin {
             if missing == 0 {
                 return Ok(Page { sandboxes, next: Some(write_cursor(status, shard, inner)) });
             }
-            let listing = Listing::of(status);
+            let listing = Listing { until: filter.ended_by, ..Listing::of(status) };
             let request = PageRequest { listing, shard, limit: Some(missing), after: inner.take() };
             let page = self.store.list(&request).await?;
             sandboxes.extend(page.sandboxes);
@@ -61,38 +143,13 @@ impl SandboxAdmin {
         Ok(Page { sandboxes, next: None })
     }
 
-    /// Lists sandboxes that contain `text`. It ends with the first page that has any, or after as many pages as one
-    /// request may read (I8); the page's cursor continues from there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::list`].
-    pub async fn search(
-        &self,
-        status: Option<Status>,
-        text: &str,
-        limit: u32,
-        mut after: Option<Cursor>,
-    ) -> Result<Page, StoreError> {
-        let text = text.to_lowercase();
-        for _ in 0..MAX_SEARCHED_PAGES {
-            let Page { mut sandboxes, next } = self.list(status, limit, after.take()).await?;
-            sandboxes.retain(|sandbox| contains(sandbox, &text));
-            if !sandboxes.is_empty() || next.is_none() {
-                return Ok(Page { sandboxes, next });
-            }
-            after = next;
-        }
-        Ok(Page { sandboxes: Vec::new(), next: after })
-    }
-
     /// Ends a holding on its owner's behalf.
     ///
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn force_release(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
-        self.apply(sandbox_id, &Event::Release).await
+    pub async fn force_release(&self, sandbox_id: &SandboxId, operator: &str) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::Release, operator).await
     }
 
     /// Moves a deletion_failed sandbox back to pending_deletion.
@@ -100,8 +157,8 @@ impl SandboxAdmin {
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn retry_deletion(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
-        self.apply(sandbox_id, &Event::RetryDeletion).await
+    pub async fn retry_deletion(&self, sandbox_id: &SandboxId, operator: &str) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::RetryDeletion, operator).await
     }
 
     /// Moves all deletion_failed sandboxes, or those whose last error contains `error`, back to pending_deletion. Returns
@@ -110,7 +167,7 @@ impl SandboxAdmin {
     /// # Errors
     ///
     /// As [`SandboxStore::list`] and [`SandboxStore::update`].
-    pub async fn retry_deletions(&self, error: Option<&str>) -> Result<u64, StoreError> {
+    pub async fn retry_deletions(&self, error: Option<&str>, operator: &str) -> Result<u64, StoreError> {
         let error = error.map(str::to_lowercase);
         let retry = |sandbox: Sandbox| {
             let last_error = sandbox.last_error.as_deref().unwrap_or_default().to_lowercase();
@@ -118,6 +175,7 @@ impl SandboxAdmin {
             async move {
                 let update = sandbox.update(Event::RetryDeletion, self.clock.now()).ok().filter(|_| is_wanted);
                 let Some(update) = update else { return Ok(false) };
+                let update = update.made_by(operator);
                 Ok(self.store.update(&update).await? == WriteOutcome::Done)
             }
         };
@@ -137,10 +195,10 @@ impl SandboxAdmin {
         &self,
         sandbox_id: &SandboxId,
         reason: &str,
-        requested_by: &str,
+        operator: &str,
     ) -> Result<Sandbox, SandboxError> {
-        let (reason, requested_by) = (reason.to_owned(), requested_by.to_owned());
-        self.apply(sandbox_id, &Event::Quarantine { reason, requested_by }).await
+        let (reason, requested_by) = (reason.to_owned(), operator.to_owned());
+        self.apply(sandbox_id, &Event::Quarantine { reason, requested_by }, operator).await
     }
 
     /// Ends the quarantine of a sandbox: it is deleted if a track had it, else it is available.
@@ -148,9 +206,9 @@ impl SandboxAdmin {
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn unquarantine(&self, sandbox_id: &SandboxId) -> Result<Sandbox, SandboxError> {
+    pub async fn unquarantine(&self, sandbox_id: &SandboxId, operator: &str) -> Result<Sandbox, SandboxError> {
         let event = |sandbox: &Sandbox| Event::Unquarantine { was_held: sandbox.was_held() };
-        self.apply_with(sandbox_id, event).await
+        self.apply_with(sandbox_id, event, operator).await
     }
 
     /// Keeps an allocated or released sandbox from being deleted for this long.
@@ -158,8 +216,13 @@ impl SandboxAdmin {
     /// # Errors
     ///
     /// See [`SandboxError`].
-    pub async fn freeze(&self, sandbox_id: &SandboxId, duration: Duration) -> Result<Sandbox, SandboxError> {
-        self.apply(sandbox_id, &Event::Freeze { until: self.clock.now().plus(duration) }).await
+    pub async fn freeze(
+        &self,
+        sandbox_id: &SandboxId,
+        duration: Duration,
+        operator: &str,
+    ) -> Result<Sandbox, SandboxError> {
+        self.apply(sandbox_id, &Event::Freeze { until: self.clock.now().plus(duration) }, operator).await
     }
 
     /// Turns all sandboxes of a status into tombstones, without a call to the CSP. The transition function allows it
@@ -172,18 +235,19 @@ impl SandboxAdmin {
         self.stale_collector.discard(Listing::of(status), &CancellationToken::new()).await
     }
 
-    async fn apply(&self, sandbox_id: &SandboxId, event: &Event) -> Result<Sandbox, SandboxError> {
-        self.apply_with(sandbox_id, |_| event.clone()).await
+    async fn apply(&self, sandbox_id: &SandboxId, event: &Event, operator: &str) -> Result<Sandbox, SandboxError> {
+        self.apply_with(sandbox_id, |_| event.clone(), operator).await
     }
 
     async fn apply_with(
         &self,
         sandbox_id: &SandboxId,
         event: impl Fn(&Sandbox) -> Event,
+        operator: &str,
     ) -> Result<Sandbox, SandboxError> {
         let next = |current| {
             let sandbox = existing(current, sandbox_id)?;
-            let update = sandbox.update(event(&sandbox), self.clock.now())?;
+            let update = sandbox.update(event(&sandbox), self.clock.now())?.made_by(operator);
             let answer = sandbox.after(&update.mutation);
             let claim = match (Claim::held(&sandbox), Claim::held(&answer)) {
                 // The claim carries the sandbox's epoch.
@@ -195,6 +259,47 @@ impl SandboxAdmin {
         };
         let first = next(self.store.get(sandbox_id).await?)?;
         update_sandbox(&*self.store, sandbox_id, self.retry.waits(&self.jitter), first, next).await
+    }
+}
+
+impl SandboxFilter {
+    /// The statuses to list, those that need attention first.
+    fn statuses(&self) -> Vec<Status> {
+        if self.ended_by.is_some() || self.held_since.is_some() {
+            let is_wanted = self.status.is_none_or(|status| status == Status::Allocated);
+            return if is_wanted { vec![Status::Allocated] } else { Vec::new() };
+        }
+        let Some(status) = self.status else {
+            let mut statuses = Status::LIVE.to_vec();
+            // Within a status, the index has the earliest end, or the longest wait, first.
+            statuses.sort_by_key(|status| match status {
+                Status::DeletionFailed => 0,
+                Status::Allocated => 1,
+                Status::Available => 3,
+                _ => 2,
+            });
+            return statuses;
+        };
+        vec![status]
+    }
+
+    /// Whether statuses and index alone find what matches.
+    fn is_listing(&self) -> bool {
+        self.text.is_none() && self.name_prefix.is_none() && self.lab.is_none() && self.held_since.is_none()
+    }
+
+    fn accepts(&self, sandbox: &Sandbox) -> bool {
+        self.accepts_state_of(sandbox) && self.text.as_ref().is_none_or(|text| contains(sandbox, text))
+    }
+
+    /// Whether everything but the text matches.
+    fn accepts_state_of(&self, sandbox: &Sandbox) -> bool {
+        let is_held = sandbox.status == Status::Allocated;
+        self.status.is_none_or(|status| sandbox.status == status)
+            && self.name_prefix.as_ref().is_none_or(|prefix| sandbox.name.starts_with(prefix))
+            && self.lab.as_ref().is_none_or(|lab| sandbox.track_name.as_ref() == Some(lab))
+            && self.ended_by.is_none_or(|now| is_held && sandbox.expires_at.is_some_and(|end| end <= now))
+            && self.held_since.is_none_or(|since| is_held && sandbox.allocated_at <= since)
     }
 }
 

@@ -65,6 +65,7 @@ impl Actors {
 
     fn apply_control(&self, name: ActorName, control: Option<Control>) {
         let is_paused = control.as_ref().is_some_and(|control| control.desired_state == DesiredState::Paused);
+        metrics::gauge!("broker_actor_paused", "actor" => name.as_str()).set(f64::from(u8::from(is_paused)));
         match self.job(name) {
             Some(job) => {
                 if name == ActorName::ExpiryReaper {

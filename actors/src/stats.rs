@@ -57,7 +57,7 @@ fn log(stats: &Stats, csp: &GuardedCsp) {
 }
 
 fn set_gauges(stats: &Stats) {
-    metrics::gauge!("broker_pool_total").set(stats.total as f64);
+    metrics::gauge!("broker_pool_sandboxes").set(stats.total as f64);
     metrics::gauge!("broker_pool_available").set(stats.available as f64);
     metrics::gauge!("broker_pool_allocated").set(stats.allocated as f64);
     metrics::gauge!("broker_pool_pending_deletion").set(stats.pending_deletion as f64);

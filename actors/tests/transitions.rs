@@ -171,10 +171,13 @@ fn every_status_accepts_its_events_and_no_others() {
     for status in Status::ALL {
         for event in events() {
             let decided =
-                transition(status, event.clone(), NOW).map(|Mutation { to, at, fields, .. }| (to, at, fields));
+                transition(status, event.clone(), NOW).map(|Mutation { to, at, fields, by, .. }| (to, at, fields, by));
             let expected = allowed.iter().find(|(from, on, ..)| *from == status && *on == event);
             match expected {
-                Some((_, _, to, fields)) => assert_eq!(decided, Ok((*to, NOW, fields.clone())), "{status}, {event:?}"),
+                Some((_, _, to, fields)) => {
+                    let expected = (*to, NOW, fields.clone(), event.made_by().into());
+                    assert_eq!(decided, Ok(expected), "{status}, {event:?}");
+                }
                 None => assert_eq!(decided, Err(Refused { status, event: event.name() }), "{status}, {event:?}"),
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{YEAR_HOURS, fractional_seconds, hours, number, seconds};
+use super::values::{YEAR_HOURS, days, fractional_seconds, hours, number, seconds};
 
 /// A week in seconds: the longest interval of a job.
 const WEEK: u64 = 7 * 86_400;
@@ -95,6 +95,14 @@ pub struct JobSettings {
         value_parser = hours(0.0..=YEAR_HOURS),
     )]
     pub deleted_retention: Duration,
+    /// Days that operators' orders are kept in the audit log
+    #[arg(
+        long = "audit-retention-days",
+        env = "AUDIT_RETENTION_DAYS",
+        default_value = "90",
+        value_parser = days(1..=3650),
+    )]
+    pub audit_retention: Duration,
     /// Seconds that a job's lease lasts without extension
     #[arg(long = "job-lease-sec", env = "JOB_LEASE_SEC", default_value = "30", value_parser = seconds(3..=3600))]
     pub job_lease: Duration,

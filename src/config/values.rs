@@ -143,6 +143,11 @@ pub(super) fn minutes(range: RangeInclusive<f64>) -> Ranged<Duration> {
     Ranged::fractional(range, "a number of minutes", |number| Duration::try_from_secs_f64(number * 60.0).ok())
 }
 
+/// Whole days.
+pub(super) fn days(range: RangeInclusive<u64>) -> Ranged<Duration> {
+    Ranged::whole(range, "a whole number of days", |days| Some(Duration::from_secs(days as u64 * 86_400)))
+}
+
 /// Hours, also fractions of one.
 pub(super) fn hours(range: RangeInclusive<f64>) -> Ranged<Duration> {
     Ranged::fractional(range, "a number of hours", |number| Duration::try_from_secs_f64(number * 3600.0).ok())

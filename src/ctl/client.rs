@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use url::Url;
 
+use super::error::CtlError;
 use crate::http::error::ErrorCode;
 use crate::tls;
 
@@ -23,61 +25,6 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The largest page that the API returns.
 const PAGE: u32 = 100;
-
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CtlError {
-    /// The command or the environment is not valid.
-    #[error("{0}")]
-    Usage(String),
-    /// The HTTP client cannot be built.
-    #[error("the HTTP client cannot be built")]
-    Client(#[source] reqwest::Error),
-    /// The broker did not answer.
-    #[error("the broker does not answer")]
-    Unreachable(#[source] reqwest::Error),
-    /// The answer is not from a broker.
-    #[error("HTTP {0} without JSON: is this the broker's address?")]
-    NotABroker(StatusCode),
-    /// The broker answered with an error.
-    #[error("{}", message(body))]
-    Refused {
-        status: StatusCode,
-        /// The API's error body.
-        body: Value,
-    },
-    /// Some of several requests failed.
-    #[error("{failed} of {total} failed; the first: {first}")]
-    Partial {
-        failed: usize,
-        total: usize,
-        /// The first failure with its sandbox.
-        first: String,
-    },
-}
-
-impl CtlError {
-    /// The documented exit code.
-    pub(super) fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) | Self::Client(_) => 2,
-            Self::Unreachable(_) | Self::NotABroker(_) => 6,
-            Self::Partial { .. } => 1,
-            Self::Refused { status, .. } => match *status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => 3,
-                StatusCode::NOT_FOUND => 4,
-                StatusCode::CONFLICT => 5,
-                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => 6,
-                _ => 1,
-            },
-        }
-    }
-}
-
-fn message(body: &Value) -> String {
-    let part = |name: &str| body["error"][name].as_str().unwrap_or("?").to_owned();
-    format!("{}: {} (request {})", part("code"), part("message"), part("request_id"))
-}
 
 /// A client for the admin API.
 pub(super) struct AdminClient {
@@ -95,15 +42,12 @@ impl AdminClient {
             .map_err(|_| usage("BROKER_ADMIN_TOKEN holds characters that an HTTP header cannot carry"))?;
         authorization.set_sensitive(true);
         let mut headers = HeaderMap::from_iter([(AUTHORIZATION, authorization)]);
-        // A name that the API would refuse is omitted. The broker then records only the address.
-        let is_fit = |name: &&str| (1..=64).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
-        if let Some(Ok(operator)) = operator.filter(is_fit).map(HeaderValue::from_str) {
+        if let Some(Ok(operator)) = operator.map(|name| HeaderValue::try_from(encode(name))) {
             headers.insert(HeaderName::from_static("x-operator"), operator);
         }
         let http = tls::client_builder(&url)
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
             .build()
             .map_err(CtlError::Client)?;
         Ok(Self { http, url })
@@ -120,13 +64,13 @@ impl AdminClient {
     /// Sends a request to the admin API. It is repeated while the broker answers that it was not carried out and when to
     /// try again.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CtlError> {
-        let url = format!("{}/v1/admin/{path}", self.url.as_str().trim_end_matches('/'));
         for attempt in 1.. {
-            let mut request = self.http.request(method.clone(), &url);
+            let mut request = self.http.request(method.clone(), self.url_of(path)).timeout(TIMEOUT);
             if let Some(body) = &body {
                 request = request.json(body);
             }
-            let answer = read(request.send().await.map_err(CtlError::Unreachable)?).await;
+            let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+            let answer = self.read(answer).await;
             match answer.as_ref().err().and_then(|error| requested_wait(error, &method)) {
                 Some(wait) if attempt < MAX_ATTEMPTS => tokio::time::sleep(wait).await,
                 _ => return answer,
@@ -135,23 +79,65 @@ impl AdminClient {
         unreachable!("the last attempt returns")
     }
 
-    /// The sandboxes of all pages, filtered by status and search text.
-    pub(super) async fn sandboxes(&self, status: Option<&str>, search: Option<&str>) -> Result<Vec<Value>, CtlError> {
-        let parameter =
-            |name, value: Option<&str>| value.map_or(String::new(), |value| format!("&{name}={}", encode(value)));
-        let filter = parameter("status", status) + &parameter("search", search);
-        let mut sandboxes = Vec::new();
+    /// Opens an answer that does not end by itself.
+    pub(super) async fn open(&self, path: &str) -> Result<Response, CtlError> {
+        let answer = self.http.get(self.url_of(path)).send().await.map_err(|error| self.unreachable(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        Err(self.read(answer).await.err().unwrap_or(CtlError::NotABroker(StatusCode::OK)))
+    }
+
+    /// The sandboxes of all pages, or the first ones, filtered by these parameters.
+    pub(super) async fn sandboxes(&self, query: &str, limit: Option<u32>) -> Result<Vec<Value>, CtlError> {
+        self.pages("sandboxes", "sandboxes", query, limit).await
+    }
+
+    /// The operators' last orders that match.
+    pub(super) async fn audit(
+        &self,
+        by: Option<&str>,
+        action: Option<&str>,
+        target: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Value>, CtlError> {
+        let filter = [("by", by), ("action", action), ("target", target)];
+        let filter = filter.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", encode(value?))));
+        self.pages("audit", "entries", &filter.collect::<String>(), Some(limit)).await
+    }
+
+    /// The rows of all pages of a listing, or the first ones.
+    async fn pages(&self, path: &str, list: &str, query: &str, limit: Option<u32>) -> Result<Vec<Value>, CtlError> {
+        let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+        let mut rows = Vec::new();
         let mut cursor = String::new();
         loop {
-            let mut page = self.get(&format!("sandboxes?limit={PAGE}{filter}{cursor}")).await?;
-            if let Value::Array(listed) = page["sandboxes"].take() {
-                sandboxes.extend(listed);
+            let size = (PAGE as usize).min(limit - rows.len());
+            let mut page = self.get(&format!("{path}?limit={size}{query}{cursor}")).await?;
+            if let Value::Array(listed) = page[list].take() {
+                rows.extend(listed);
             }
             match page["cursor"].as_str() {
-                Some(next) => cursor = format!("&cursor={}", encode(next)),
-                None => return Ok(sandboxes),
+                Some(next) if rows.len() < limit => cursor = format!("&cursor={}", encode(next)),
+                _ => return Ok(rows),
             }
         }
+    }
+
+    /// The error for a request without an answer.
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> CtlError {
+        CtlError::unreachable(&self.url, error)
+    }
+
+    fn url_of(&self, path: &str) -> String {
+        format!("{}/v1/admin/{path}", self.url.as_str().trim_end_matches('/'))
+    }
+
+    async fn read(&self, answer: Response) -> Result<Value, CtlError> {
+        let status = answer.status();
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        let body: Value = serde_json::from_str(&text).map_err(|_| CtlError::NotABroker(status))?;
+        if status.is_success() { Ok(body) } else { Err(CtlError::Refused { status, body }) }
     }
 }
 
@@ -167,14 +153,17 @@ fn requested_wait(error: &CtlError, method: &Method) -> Option<Duration> {
     (is_temporary && is_safe).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
-async fn read(answer: Response) -> Result<Value, CtlError> {
-    let status = answer.status();
-    let text = answer.text().await.map_err(CtlError::Unreachable)?;
-    let body: Value = serde_json::from_str(&text).map_err(|_| CtlError::NotABroker(status))?;
-    if status.is_success() { Ok(body) } else { Err(CtlError::Refused { status, body }) }
+/// Encodes a text for a path, a query or a header.
+pub(super) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// Encodes a text for a path or a query.
-pub(super) fn encode(text: &str) -> String {
-    url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
+/// The path of an actor, with what follows its name.
+pub(super) fn actor_path(name: &str, rest: &str) -> String {
+    format!("actors/{}{rest}", encode(name))
+}
+
+/// The path of a sandbox, with what follows its id.
+pub(super) fn sandbox_path(id: &str, rest: &str) -> String {
+    format!("sandboxes/{}{rest}", encode(id))
 }

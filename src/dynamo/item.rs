@@ -10,6 +10,17 @@ use broker_actors::sandbox::{
     SandboxId, Shard, ShardCount, Status, Timestamp, TrackId,
 };
 
+/// A move of a sandbox to another status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: Timestamp,
+    /// The status that it entered.
+    pub to: Status,
+    /// Who moved it: an actor, `owner`, or an operator.
+    pub by: String,
+}
+
 /// A table item, as the SDK has it.
 pub type Item = HashMap<String, AttributeValue>;
 
@@ -43,7 +54,7 @@ fn flag(value: bool) -> Option<AttributeValue> {
     value.then_some(AttributeValue::Bool(true))
 }
 
-fn key(partition: String, sort: String) -> Item {
+pub(super) fn key(partition: String, sort: String) -> Item {
     HashMap::from([(PK.to_owned(), text(partition)), (SK.to_owned(), text(sort))])
 }
 
@@ -313,6 +324,9 @@ pub fn update_of(update: &ConditionalUpdate, shards: ShardCount) -> UpdateParts 
         parts.assign("shard_at", time(mutation.shard_at)),
         parts.assign("updated_at", time(mutation.at)),
     ];
+    if update.changes_status() {
+        sets.push(parts.assign(&entered(mutation.to), text(entry(mutation.at, &mutation.by))));
+    }
     let mut removals = Vec::new();
     for field in &mutation.fields {
         match field_value(field) {
@@ -346,6 +360,34 @@ pub fn update_of(update: &ConditionalUpdate, shards: ShardCount) -> UpdateParts 
     };
     parts.condition = conditions.join(" AND ");
     parts
+}
+
+/// The attribute that tells when a sandbox last entered a status, and who moved it there. One attribute for each status
+/// bounds the history without a read before the write.
+fn entered(status: Status) -> String {
+    format!("in_{status}")
+}
+
+/// The most bytes of the name in a history entry.
+const MAX_BY_BYTES: usize = 24;
+
+fn entry(at: Timestamp, by: &str) -> String {
+    let end = (0..=MAX_BY_BYTES.min(by.len())).rev().find(|end| by.is_char_boundary(*end)).unwrap_or_default();
+    format!("{} {}", at.0, &by[..end])
+}
+
+/// The last move of a sandbox to each status, in the order of time.
+pub(super) fn read_changes(item: &Item) -> Result<Vec<Change>, StoreError> {
+    let reader = Reader(item);
+    let mut changes = Vec::new();
+    for to in Status::ALL {
+        let Some(entry) = reader.optional_text(&entered(to))? else { continue };
+        let (at, by) = entry.split_once(' ').ok_or_else(|| reader.corrupt("a change has no time"))?;
+        let at = at.parse().map_err(|_| reader.corrupt("a change has no time"))?;
+        changes.push(Change { at: Timestamp(at), to, by: by.to_owned() });
+    }
+    changes.sort_by_key(|change| change.at);
+    Ok(changes)
 }
 
 impl UpdateParts {
@@ -405,39 +447,39 @@ fn field_value(field: &Field) -> (&'static str, Option<AttributeValue>) {
 }
 
 /// Reads attributes, and names the item in what it finds wrong.
-struct Reader<'a>(&'a Item);
+pub(super) struct Reader<'a>(pub(super) &'a Item);
 
 impl Reader<'_> {
-    fn corrupt(&self, reason: &str) -> StoreError {
+    pub(super) fn corrupt(&self, reason: &str) -> StoreError {
         let part = |name| self.0.get(name).and_then(|value| value.as_s().ok()).map_or("?", String::as_str);
         StoreError::Corrupt { key: format!("{}/{}", part(PK), part(SK)), reason: reason.to_owned() }
     }
 
-    fn optional_text(&self, name: &str) -> Result<Option<String>, StoreError> {
+    pub(super) fn optional_text(&self, name: &str) -> Result<Option<String>, StoreError> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let text = value.as_s().map_err(|_| self.corrupt(&format!("{name} is not a string")))?;
         Ok(Some(text.clone()))
     }
 
-    fn text(&self, name: &str) -> Result<String, StoreError> {
+    pub(super) fn text(&self, name: &str) -> Result<String, StoreError> {
         self.optional_text(name)?.ok_or_else(|| self.corrupt(&format!("{name} is missing")))
     }
 
-    fn optional_number(&self, name: &str) -> Result<Option<u64>, StoreError> {
+    pub(super) fn optional_number(&self, name: &str) -> Result<Option<u64>, StoreError> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let number = value.as_n().ok().and_then(|number| number.parse().ok());
         number.map(Some).ok_or_else(|| self.corrupt(&format!("{name} is not a whole number")))
     }
 
-    fn number(&self, name: &str) -> Result<u64, StoreError> {
+    pub(super) fn number(&self, name: &str) -> Result<u64, StoreError> {
         self.optional_number(name)?.ok_or_else(|| self.corrupt(&format!("{name} is missing")))
     }
 
-    fn optional_time(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
+    pub(super) fn optional_time(&self, name: &str) -> Result<Option<Timestamp>, StoreError> {
         Ok(self.optional_number(name)?.map(Timestamp))
     }
 
-    fn time(&self, name: &str) -> Result<Timestamp, StoreError> {
+    pub(super) fn time(&self, name: &str) -> Result<Timestamp, StoreError> {
         self.number(name).map(Timestamp)
     }
 

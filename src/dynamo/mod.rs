@@ -1,6 +1,7 @@
 //! DynamoDB: the adapter of [`broker_actors::ports::SandboxStore`], on the service itself, on a server that speaks its
 //! protocol (`DDB_ENDPOINT_URL`), or on an engine inside the process ([`embedded`]).
 
+pub mod audit;
 mod call;
 pub mod client;
 mod coordination;
@@ -10,6 +11,7 @@ mod errors;
 pub mod item;
 mod limit;
 mod request_metrics;
+pub mod stats_history;
 mod store;
 pub mod table;
 

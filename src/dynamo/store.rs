@@ -23,8 +23,8 @@ use super::client::DynamoClient;
 use super::cursor;
 use super::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use super::item::{
-    Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, pre_delete_record, read_claim, read_sandbox,
-    replica_key, sandbox_item, sandbox_key, status_shard, text, time, update_of,
+    Change, Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, pre_delete_record, read_changes,
+    read_claim, read_sandbox, replica_key, sandbox_item, sandbox_key, status_shard, text, time, update_of,
 };
 use super::table::TableForm;
 
@@ -61,6 +61,16 @@ impl DynamoStore {
         let reads = (0..WARM_CONNECTIONS).map(|_| self.get_item(control_key(ActorName::PoolManager)));
         // A store that does not answer shows in the readiness check.
         let _ = futures_util::future::join_all(reads).await;
+    }
+
+    /// The last move of a sandbox to each status, in the order of time; none if there is no such sandbox.
+    ///
+    /// # Errors
+    ///
+    /// As every read of the store.
+    pub async fn changes(&self, sandbox_id: &SandboxId) -> Result<Vec<Change>, StoreError> {
+        let item = self.get_item(sandbox_key(sandbox_id)).await?;
+        item.map_or(Ok(Vec::new()), |item| read_changes(&item))
     }
 
     fn sandbox_update(&self, update: &ConditionalUpdate) -> Update {

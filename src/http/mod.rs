@@ -39,8 +39,11 @@ use self::middleware::{access_log, body, canonical_path, error_format, request_i
 use self::routes::Surface;
 pub use self::routes::{ENDPOINTS, Endpoint, Method};
 use self::ui::docs::Document;
+use crate::audit::AuditLog;
 use crate::config::tokens::TokenEntry;
 use crate::config::{ANY_ORIGIN, Settings};
+use crate::dynamo::DynamoStore;
+use crate::stats_history::StatsHistory;
 
 /// What the handlers share with the application around the server.
 pub struct AppState {
@@ -48,6 +51,10 @@ pub struct AppState {
     pub broker: Broker,
     /// What consoles follow. It must be run beside the server.
     pub feed: Arc<EventFeed>,
+    /// The operators' orders.
+    pub audit: Arc<AuditLog>,
+    /// What charts are drawn of. It must be run beside the server.
+    pub history: Arc<StatsHistory>,
     /// Cancelled when the broker starts to stop: readiness fails from then on, and event streams end.
     pub stopping: CancellationToken,
     /// The tokens that are accepted.
@@ -56,12 +63,21 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// The state around this broker.
-    pub fn new(broker: Broker, clock: Arc<dyn Clock>, tokens: Vec<TokenEntry>) -> Self {
+    /// The state around this broker, which uses this table.
+    pub fn new(
+        broker: Broker,
+        clock: Arc<dyn Clock>,
+        tokens: Vec<TokenEntry>,
+        store: Arc<DynamoStore>,
+        settings: &Settings,
+    ) -> Self {
         let tokens = Arc::new(Tokens::new(tokens));
         let stopping = CancellationToken::new();
         let feed = Arc::new(EventFeed::new(broker.clone(), Arc::clone(&clock), stopping.clone()));
-        Self { broker, feed, stopping, tokens, clock }
+        let (replica, retention) = (broker.replica().clone(), settings.jobs.audit_retention);
+        let audit = Arc::new(AuditLog::new(Arc::clone(&store), Arc::clone(&clock), replica, retention));
+        let history = Arc::new(StatsHistory::new(store, Arc::clone(&clock)));
+        Self { broker, feed, audit, history, stopping, tokens, clock }
     }
 }
 
@@ -78,6 +94,8 @@ pub struct Listeners {
 pub fn server(listeners: Listeners, state: &AppState, settings: &Settings, workers: usize) -> io::Result<Server> {
     let broker = web::Data::new(state.broker.clone());
     let feed = web::Data::from(Arc::clone(&state.feed));
+    let audit = web::Data::from(Arc::clone(&state.audit));
+    let history = web::Data::from(Arc::clone(&state.history));
     let clock = web::Data::from(Arc::clone(&state.clock));
     let stopping = web::Data::new(state.stopping.clone());
     let tokens = web::Data::from(Arc::clone(&state.tokens));
@@ -103,6 +121,8 @@ pub fn server(listeners: Listeners, state: &AppState, settings: &Settings, worke
             .app_data(rate_limit.clone())
             .app_data(broker.clone())
             .app_data(feed.clone())
+            .app_data(audit.clone())
+            .app_data(history.clone())
             .app_data(clock.clone())
             .app_data(stopping.clone())
             .app_data(tokens.clone())

@@ -10,13 +10,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::api::body::{
-    ActorList, ActorStatus, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport,
-    OwnSandbox, Released, RetryReport, Sandbox, SandboxPage, Stats, SyncReport,
+    ActorList, ActorStatus, AuditPage, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport,
+    ExpiryReport, OwnSandbox, Released, RetryReport, Sandbox, SandboxDetails, SandboxPage, Stats, StatsHistory,
+    SyncReport,
 };
 use super::api::{admin, events, probes, sandboxes};
 use super::error::ErrorCode::{self, *};
 use super::middleware::auth::Role::{self, Admin, Probe, Public, Track};
-use super::middleware::{auth, body, rate_limit};
+use super::middleware::{audit, auth, body, rate_limit};
 use super::operation::{Handler, OperationParts, handler};
 use super::ui::{console, docs};
 
@@ -260,10 +261,24 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .description("The counts are exact. Deleted sandboxes are not counted.")
         .errors(&[STORE])
         .example(|| json(Stats::example())),
+    get("/v1/admin/stats/history", "stats-history", Admin, || handler(admin::pool::history))
+        .summary("Returns the counts of the last hours, for charts")
+        .description("One point for each minute, or for several minutes; all replicas together. A week is kept.")
+        .errors(&[STORE])
+        .example(|| json(StatsHistory::example())),
     get("/v1/admin/sandboxes", "list", Admin, || handler(admin::pool::list))
         .summary("Lists sandboxes, page by page")
+        .description(
+            "Without `status`, those that need attention come first: `deletion_failed`, then `allocated` by the end of \
+             their holding, then the others; `available` ones last.",
+        )
         .errors(&[STORE, &[BadCursor, NoIndex]])
         .example(|| json(SandboxPage::example())),
+    get("/v1/admin/sandboxes/{id}", "show", Admin, || handler(admin::pool::show))
+        .summary("Reads one sandbox, with its last changes")
+        .description("Deleted sandboxes too, as long as their record is kept.")
+        .errors(&[STORE, &[SandboxNotFound]])
+        .example(|| json(SandboxDetails::example())),
     post("/v1/admin/sandboxes/{id}/release", "force-release", Admin, || handler(admin::pool::release))
         .audited()
         .identified_as("release")
@@ -348,6 +363,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .description("The job of `pool-manager` is a refresh of its cache.")
         .errors(&[STORE, RUN, CSP, &[SyncRefused]])
         .example(|| json(ActorStatus::running_example())),
+    get("/v1/admin/audit", "audit", Admin, || handler(admin::audit::audit))
+        .summary("Lists the operators' orders, the last first")
+        .description(
+            "An order is every request of an operator that changes something. It is recorded before it is carried out, \
+             and refused with `503` if it cannot be recorded. Orders are kept for `AUDIT_RETENTION_DAYS`.",
+        )
+        .errors(&[STORE, &[BadCursor]])
+        .example(|| json(AuditPage::example())),
     get("/v1/admin/events", "events", Admin, || handler(events::stream::events))
         .summary("Streams what happens, as server-sent events")
         .description(
@@ -359,7 +382,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(events::example())),
 ];
 
-/// The endpoint of this method at this path of the table.
+/// The endpoint of this method at this path of the table. `HEAD` is served wherever `GET` is.
 pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'static Endpoint> {
     let method = if *method == HEAD { Method::Get.as_str() } else { method.as_str() };
     ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method)
@@ -371,9 +394,16 @@ pub(super) fn is_probe(path: &str) -> bool {
     ENDPOINTS.iter().any(|endpoint| endpoint.role == Probe && endpoint.path == path)
 }
 
+/// Addresses that people type, and the pages that they mean.
+const REDIRECTS: [(&str, &str); 3] =
+    [("/docs", "/v1/docs"), ("/docs/", "/v1/docs"), ("/openapi.json", "/v1/openapi.json")];
+
 /// Registers the table's endpoints that this surface has, each with and without a slash at its end, and HEAD with each
 /// GET.
 pub(super) fn register(services: &mut web::ServiceConfig, surface: Surface) {
+    for (from, to) in REDIRECTS {
+        services.service(web::redirect(from, to).permanent());
+    }
     let mut by_path: BTreeMap<&str, Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.is_on(surface)) {
         by_path.entry(endpoint.path).or_default().push(endpoint);
@@ -403,6 +433,7 @@ pub(super) fn register(services: &mut web::ServiceConfig, surface: Surface) {
             // before the caller is known.
             Track | Admin => services.service(
                 resource
+                    .wrap(from_fn(move |request, next| audit::record(role, request, next)))
                     .wrap(from_fn(body::read))
                     .wrap(from_fn(move |request, next| auth::authorize(role, request, next)))
                     .wrap(from_fn(move |request, next| rate_limit::limit(role, request, next)))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import boto3
 from account import REGION, expect, step
-from emulated_apply import CSP_TOKEN, Replica, table_command
-from harness import Terraform, call, emulated_account, free_port, start, until
+from emulated_apply import Replica, table_command
+from harness import Terraform, emulated_account, free_port, repeat
 
 FIXTURE = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "python-broker-table.jsonl"
 OLD_TRACK_TOKEN = "track-token-of-the-old-service-0001"
@@ -162,8 +162,8 @@ def migrate(cleanup, work: Path, environment: dict[str, str], broker: str) -> No
     replica = Replica(cleanup, outputs, broker, environment, work / "migrated.log", csp)
     expect(replica.settings["SYNC_INTERVAL_SEC"], "600")
     track = {"Authorization": f"Bearer {OLD_TRACK_TOKEN}"}
-    until(lambda: call("POST", f"{replica.url}/v1/allocate", {**track, "X-Track-ID": "a-new-student"})[0] in (200, 201), "a sandbox is allocated")
-    _, sandbox = call("POST", f"{replica.url}/v1/allocate", {**track, "X-Track-ID": "a-new-student"})
+    status, sandbox = repeat("POST", f"{replica.url}/v1/allocate", {**track, "X-Track-ID": "a-new-student"})
+    expect(status, 201)
     expect(sandbox["sandbox_id"] in {item["sandbox_id"] for item in old_items()}, True)
     replica.stop()
 

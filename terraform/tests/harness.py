@@ -76,7 +76,7 @@ class Terraform:
         return done.stdout
 
     def attempt(self, command: str, *arguments: str) -> subprocess.CompletedProcess:
-        line = ["terraform", command, "-no-color", *(["-input=false"] if command in ("init", "plan", "apply") else []), *arguments]
+        line = ["terraform", command, *(["-no-color"] if command != "state" else []), *(["-input=false"] if command in ("init", "plan", "apply") else []), *arguments]
         return subprocess.run(line, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=TERRAFORM_TIMEOUT)
 
     def apply(self) -> dict:
@@ -134,6 +134,18 @@ def call(method: str, url: str, headers: dict[str, str], body: dict | None = Non
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as answer:
         return answer.code, json.load(answer)
+
+
+def repeat(method: str, url: str, headers: dict[str, str], body: dict | None = None) -> tuple[int, dict]:
+    """Calls again while the answer is 503, as callers do: a slow emulator lets requests time out."""
+    answers = []
+
+    def is_final() -> bool:
+        answers.append(call(method, url, headers, body))
+        return answers[-1][0] != 503
+
+    until(is_final, f"{method} {url} is answered")
+    return answers[-1]
 
 
 def until_answers(url: str) -> None:

@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
 use reqwest::Method;
-use serde_json::json;
-use test_support::{CspSim, TestApp, assert_error, send};
+use serde_json::{Value, json};
+use test_support::{CspSim, TestApp, assert_error, eventually, send};
 
 #[actix_web::test]
 async fn stats_and_listings_are_exact_over_any_number_of_pages() {
@@ -199,4 +199,74 @@ async fn services_go_before_their_accounts_and_never_keep_them() {
         let stats = csp.stats().await;
         assert_eq!(stats["services_orphaned"], orphaned, "{password}, shadow {shadow}: {stats}");
     }
+}
+
+#[actix_web::test]
+async fn an_id_a_student_and_a_key_are_found_in_one_request() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=3000"]).await;
+    let request = app.track(Method::POST, "/v1/allocate", "Student-7").header("Idempotency-Key", "Key-7");
+    let id = send(request.header("X-Instruqt-Track-ID", "first-steps")).await.sandbox_id().to_owned();
+    app.allocate("Student-77").await;
+    for text in [id.as_str(), "Student-7", "Key-7"] {
+        let page = app.get_admin(&format!("/v1/admin/sandboxes?search={text}")).await.body;
+        assert_eq!((&page["count"], &page["cursor"]), (&json!(1), &Value::Null), "{text}: {page}");
+        assert_eq!(page["sandboxes"][0]["sandbox_id"], *id, "{text}");
+    }
+    assert_eq!(app.list_all("search=student-7").await.len(), 2, "no exact match: both contain it");
+    assert_eq!(app.list_all("lab=first-steps").await, [id.as_str()]);
+    assert_eq!(app.list_all("search=Key-7&status=stale").await, [""; 0]);
+
+    let shown = app.get_admin(&format!("/v1/admin/sandboxes/{id}")).await;
+    assert_eq!((shown.status.as_u16(), &shown.body["idempotency_key"]), (200, &json!("Key-7")));
+    assert_error(&app.get_admin("/v1/admin/sandboxes/404").await, 404, "SANDBOX_NOT_FOUND");
+}
+
+#[actix_web::test]
+async fn sandboxes_that_need_attention_are_listed_first() {
+    let flags = ["--csp-sim-sandboxes=40", "--lab-duration-hours=0.0003", "--grace-period-minutes=60"];
+    let app = TestApp::start(&flags).await;
+    let overdue = app.allocate("student-1").await.sandbox_id().to_owned();
+    let released = app.allocate("student-2").await.sandbox_id().to_owned();
+    app.mark_for_deletion(&released, "student-2").await;
+    let all = app.list_all("limit=100").await;
+    assert_eq!((&all[0], &all[1], all.len()), (&overdue, &released, 40));
+    eventually("the holding is over", async || {
+        (app.list_all("overdue=true").await == [overdue.as_str()]).then_some(())
+    })
+    .await;
+    assert_eq!(app.list_all("held_longer_than_hours=1").await, [""; 0]);
+    assert_eq!(app.list_all("held_longer_than_hours=0").await, [overdue.as_str()]);
+    let prefix =
+        app.get_admin(&format!("/v1/admin/sandboxes/{overdue}")).await.body["name"].as_str().unwrap().to_owned();
+    assert_eq!(app.list_all(&format!("name_prefix={prefix}")).await, [overdue.as_str()]);
+    for query in ["name_prefix=", "held_longer_than_hours=-1", "overdue=maybe"] {
+        assert_error(&app.get_admin(&format!("/v1/admin/sandboxes?{query}")).await, 400, "BAD_QUERY");
+    }
+}
+
+#[actix_web::test]
+async fn the_stats_of_the_last_hours_are_kept_for_charts() {
+    let app = TestApp::start(&[]).await;
+    let history = app.get_admin("/v1/admin/stats/history?hours=168").await;
+    assert_eq!((history.status.as_u16(), &history.body["step_seconds"]), (200, &json!(3360)));
+    eventually("the first minute is kept", async || {
+        let history = app.get_admin("/v1/admin/stats/history").await.body;
+        (!history["points"].as_array().unwrap().is_empty()).then_some(())
+    })
+    .await;
+    assert_error(&app.get_admin("/v1/admin/stats/history?hours=169").await, 400, "BAD_QUERY");
+}
+
+#[actix_web::test]
+async fn a_sandbox_tells_who_moved_it_to_each_state() {
+    let app = TestApp::start(&["--csp-sim-sandboxes=3"]).await;
+    let id = app.allocate("student-1").await.sandbox_id().to_owned();
+    app.mark_for_deletion(&id, "student-1").await;
+    app.post_admin("/v1/admin/cleanup").await;
+    let shown = app.get_admin(&format!("/v1/admin/sandboxes/{id}")).await.body;
+    let history = shown["history"].as_array().unwrap();
+    let told: Vec<_> =
+        history.iter().map(|change| format!("{} {}", change["to"], change["by"]).replace('"', "")).collect();
+    assert_eq!(told, ["allocated owner", "pending_deletion owner", "deleted cleanup"]);
+    assert_eq!(history[0]["at"], shown["allocated_at"]);
 }

@@ -1,9 +1,11 @@
 //! The output and the exit codes of `sandbox-broker ctl` against a running broker.
 
-use std::process::Output;
+use std::io::Read as _;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use test_support::{ADMIN_TOKEN, Broker, TRACK_TOKEN, output_of, program};
+use tempfile::NamedTempFile;
+use test_support::{ADMIN_TOKEN, Broker, Process, TRACK_TOKEN, eventually, output_of, program};
 
 struct Ctl {
     url: String,
@@ -32,6 +34,13 @@ impl Ctl {
         serde_json::from_str(&self.ok(&[arguments, &["--json"]].concat()).await).unwrap()
     }
 
+    /// Runs a command that prints a table and fails with this exit code, and returns its message.
+    async fn fails_with_output(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.run(arguments).await;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// Runs a command that fails with this exit code and returns its message.
     async fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.run(arguments).await;
@@ -53,7 +62,7 @@ async fn output_is_tables_by_default_and_json_on_request() {
     let (broker, ctl) = broker().await;
     let id = broker.allocate("student-1").await.sandbox_id().to_owned();
     let stats = ctl.ok(&["stats"]).await;
-    let line = |name: &str| stats.lines().find(|line| line.trim_start().starts_with(name)).unwrap().to_owned();
+    let line = |name: &str| stats.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
     assert!(line("available").ends_with("229") && line("total").ends_with("230"), "{stats}");
     assert_eq!(ctl.json(&["stats"]).await["allocated"], 1);
 
@@ -131,7 +140,8 @@ async fn exit_codes_distinguish_the_kinds_of_failure() {
     let (mut broker, mut ctl) = broker().await;
     ctl.fails(2, &["pause", "cleanup"]).await;
     ctl.fails(2, &["drain", "--status", "available"]).await;
-    assert!(ctl.fails(1, &["sandboxes", "--status", "lost"]).await.contains("BAD_QUERY"));
+    let unknown = ctl.fails(2, &["sandboxes", "--status", "lost"]).await;
+    assert!(unknown.contains("deletion_failed"), "the known ones are named: {unknown}");
     assert!(ctl.fails(4, &["run", "no-such-actor"]).await.contains("ACTOR_NOT_FOUND"));
     assert!(ctl.fails(4, &["release", "4040404"]).await.contains("SANDBOX_NOT_FOUND"));
     let error: Value = serde_json::from_str(&ctl.fails(4, &["release", "4040404", "--json"]).await).unwrap();
@@ -144,5 +154,112 @@ async fn exit_codes_distinguish_the_kinds_of_failure() {
     assert!(ctl.fails(2, &["stats"]).await.contains("BROKER_ADMIN_TOKEN"));
     ctl.token = ADMIN_TOKEN;
     broker.process.kill();
-    assert!(ctl.fails(6, &["stats"]).await.contains("does not answer"));
+    let unreachable = ctl.fails(6, &["stats"]).await;
+    assert!(unreachable.contains("Connection refused") && unreachable.contains(&ctl.url), "{unreachable}");
+}
+
+#[actix_web::test]
+async fn one_sandbox_is_found_and_shown_and_its_orders_are_listed() {
+    let (broker, ctl) = broker().await;
+    let id = broker.allocate("student-1").await.sandbox_id().to_owned();
+    broker.allocate("student-2").await;
+    for text in [id.as_str(), "student-1"] {
+        assert_eq!(ctl.ok(&["find", text, "-o", "name"]).await.trim(), id, "{text}");
+    }
+    assert!(ctl.fails_with_output(4, &["find", "no-such-student"]).await.contains("no-such-student"));
+    let shown = ctl.ok(&["show", &id]).await;
+    assert!(shown.contains("allocated_to_track") && shown.contains("student-1"), "{shown}");
+    assert!(ctl.fails(4, &["show", "4040404"]).await.contains("SANDBOX_NOT_FOUND"));
+
+    let both = ctl.ok(&["sandboxes", "--status", "allocated", "-o", "name"]).await;
+    let ids: Vec<_> = both.lines().collect();
+    assert_eq!(ids.len(), 2);
+    let released = ctl.ok(&["release", ids[0], ids[1], "--operator", "Ana López"]).await;
+    assert_eq!(released.matches("pending_deletion").count(), 2, "{released}");
+    let history = ctl.ok(&["history", &id]).await;
+    let lines: Vec<_> = history.lines().skip(1).collect();
+    assert!(lines.len() == 2 && lines[0].contains("allocated") && lines[0].ends_with("owner"), "{history}");
+    assert!(lines[1].contains("pending_deletion") && lines[1].ends_with("Ana López@127.0.0.1"), "{history}");
+    let again = ctl.fails(1, &["release", ids[0], "4040404"]).await;
+    assert!(again.contains("2 of 2 failed"), "{again}");
+    let orders = ctl.ok(&["audit", "--by", "lópez"]).await;
+    assert!(orders.contains("Ana López@127.0.0.1") && orders.lines().count() == 3, "{orders}");
+}
+
+#[actix_web::test]
+async fn each_form_of_output_suits_its_reader() {
+    let (broker, ctl) = broker().await;
+    broker.allocate("=1+1").await;
+    let csv = ctl.ok(&["sandboxes", "--status", "allocated", "-o", "csv"]).await;
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("id,name,status,track,lab,"), "{csv}");
+    assert!(lines[1].contains(",'=1+1,"), "no formula: {csv}");
+    let wide = ctl.ok(&["actors", "-o", "wide", "--no-headers"]).await;
+    assert!(wide.lines().count() == 6 && !wide.contains("LEADER"), "{wide}");
+    assert_eq!(ctl.ok(&["sandboxes", "--limit", "7", "-o", "name"]).await.lines().count(), 7);
+    assert!(!ctl.ok(&["sandboxes", "--limit", "7"]).await.contains('\u{1b}'), "no colours in a pipe");
+}
+
+#[actix_web::test]
+async fn every_command_ends_when_no_one_reads_its_output() {
+    let (broker, ctl) = broker().await;
+    broker.allocate("student-1").await;
+    let commands: &[&[&str]] = &[
+        &["stats", "--watch", "--interval", "1"],
+        &["sandboxes", "--watch", "--interval", "1"],
+        &["sandboxes", "-o", "json"],
+        &["sandboxes", "-o", "csv"],
+        &["actors"],
+        &["actors", "cleanup"],
+        &["audit"],
+        &["events", "--follow"],
+        &["--help"],
+    ];
+    for arguments in commands {
+        let mut command = program(&["ctl", "--url", &ctl.url]);
+        command.args(*arguments).env("BROKER_ADMIN_TOKEN", ADMIN_TOKEN);
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(process.stdout.take());
+        // Something happens, so that each command has something to print.
+        broker.allocate("student-2").await;
+        let status = eventually("the command ends", async || process.try_wait().unwrap()).await;
+        let mut errors = String::new();
+        process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert!(status.success() && errors.is_empty(), "{arguments:?}: {status}, {errors}");
+    }
+}
+
+#[actix_web::test]
+async fn a_watch_goes_on_after_a_restart_of_the_broker() {
+    let (mut broker, ctl) = broker().await;
+    let output = NamedTempFile::new().unwrap();
+    let mut command = program(&["ctl", "--url", &ctl.url, "stats", "--watch", "--interval", "1"]);
+    let mut watch = Process::spawn(command.env("BROKER_ADMIN_TOKEN", ADMIN_TOKEN), output.path());
+    let printed = async |text: &str| {
+        let read = || std::fs::read_to_string(output.path()).unwrap();
+        eventually("the watch prints", async || read().contains(text).then_some(())).await;
+    };
+    printed("230").await;
+    broker.process.kill();
+    printed("trying again").await;
+    let port = broker.address.port().to_string();
+    let settings = [("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "77"), ("BROKER_PORT", &port)];
+    let restarted = Broker::start(&settings).await;
+    restarted.sync("").await;
+    printed("77").await;
+    assert!(watch.exit_status().is_none());
+}
+
+#[actix_web::test]
+async fn completions_man_pages_and_the_version_need_no_broker() {
+    let completions = output_of(program(&["completions", "bash"])).await;
+    assert!(String::from_utf8_lossy(&completions.stdout).contains("retry-deletion"));
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man");
+    assert!(output_of(program(&["man", pages.to_str().unwrap()])).await.status.success());
+    for page in ["sandbox-broker.1", "sandbox-broker-ctl.1", "sandbox-broker-ctl-show.1"] {
+        assert!(pages.join(page).exists(), "{page}");
+    }
+    let version = output_of(program(&["version"])).await;
+    assert_eq!(String::from_utf8_lossy(&version.stdout).trim(), concat!("sandbox-broker ", env!("CARGO_PKG_VERSION")));
 }

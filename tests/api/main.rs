@@ -3,6 +3,7 @@
 
 mod admin;
 mod assets;
+mod audit;
 mod bad_input;
 mod clients;
 mod ctl;

@@ -53,10 +53,33 @@ async fn a_scrape_has_exactly_the_metrics_of_the_table() {
     })
     .await;
     send(app.track(Method::DELETE, "/v1/no/such/route", "student-1")).await;
-    let (scraped, known) = (scraped(&app).await, known());
+    let (mut scraped, mut known) = (scraped(&app).await, known());
+    let former = scraped.remove("broker_pool_total").map(|(kind, _)| kind);
+    assert_eq!(former.as_deref(), Some("untyped"), "the former name of broker_pool_sandboxes");
+    known.remove("broker_dynamodb_requests_limit").expect("it is absent until DynamoDB throttles");
     let missing: Vec<_> = known.keys().filter(|name| !scraped.contains_key(*name)).collect();
     assert!(missing.is_empty(), "in the table, but not scraped: {missing:?}");
     assert_eq!(scraped, known);
+}
+
+#[actix_web::test]
+async fn what_is_not_known_yet_is_absent_and_every_counter_starts_as_0() {
+    let settings = [("BROKER_STORE", "memory"), ("POOL_STATS_INTERVAL_SEC", "3600"), ("CSP_SIM_SANDBOXES", "0")];
+    let broker = Broker::start(&settings).await;
+    let text = broker.request(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    let starts = |start: &str| text.lines().any(|line| line.starts_with(start));
+    for series in [
+        "broker_allocate_total{outcome=\"none_available\"} 0",
+        "broker_track_failures_total{code=\"STORE_UNAVAILABLE\"} 0",
+        "broker_job_runs_total{actor=\"cleanup\",outcome=\"csp_error\"} 0",
+        "broker_actor_paused{actor=\"pool-manager\"} 0",
+        "broker_build_info{version=",
+        "process_resident_memory_bytes ",
+    ] {
+        assert!(starts(series), "{series} is missing: {text}");
+    }
+    assert!(!starts("broker_sync_allocated_missing ") || broker.metric("broker_sync_total", "completed").await > 0.0);
+    assert!(!starts("broker_dynamodb_requests_limit "), "nothing was throttled");
 }
 
 #[actix_web::test]

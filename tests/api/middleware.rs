@@ -217,3 +217,33 @@ async fn allocations_beyond_the_limit_are_refused() {
     }
     panic!("of 800 allocations, sent eight at a time, no two overlapped");
 }
+
+#[actix_web::test]
+async fn browsers_get_a_page_of_links_and_programs_get_json() {
+    let app = TestApp::start_empty(&[]).await;
+    let page = send(app.request(Method::GET, "/").header("Accept", "text/html,application/xhtml+xml")).await;
+    let text = page.body.as_str().unwrap();
+    for address in ["/console", "/v1/docs", "/healthz"] {
+        assert!(text.contains(&format!("href=\"{address}\"")), "{address}: {text}");
+    }
+    assert_eq!(app.get("/").await.body["links"]["console"], "/console");
+}
+
+#[actix_web::test]
+async fn head_works_wherever_get_does() {
+    let app = TestApp::start_empty(&[]).await;
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/console", "/console/console.css", "/v1/docs"] {
+        let head = send(app.request(Method::HEAD, path)).await;
+        assert_eq!((head.status.as_u16(), &head.body), (200, &Value::String(String::new())), "{path}");
+    }
+    assert_eq!(send(app.admin(Method::HEAD, "/v1/admin/stats")).await.status, 200);
+    assert_eq!(send(app.track(Method::HEAD, "/v1/allocate", "student-1")).await.status, 405);
+}
+
+#[actix_web::test]
+async fn addresses_that_people_type_lead_to_the_pages_they_mean() {
+    let app = TestApp::start_empty(&[]).await;
+    for path in ["/console/", "/v1/docs/", "/docs", "/docs/", "/openapi.json"] {
+        assert_eq!(app.get(path).await.status, 200, "{path}");
+    }
+}

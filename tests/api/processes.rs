@@ -156,7 +156,7 @@ async fn stale_sandboxes_become_tombstones_when_an_operator_deletes_them() {
 fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
     type Setting = (&'static str, &'static str);
     let http = ("CSP_MODE", "http");
-    let cases: [(&[Setting], &[&str]); 13] = [
+    let cases: [(&[Setting], &[&str]); 14] = [
         (&[("BROKER_PORT", "http")], &["BROKER_PORT", "http"]),
         (&[("BROKER_STORE", "dynamodb"), ("BROKER_API_TOKEN", "short")], &["BROKER_API_TOKEN", "32"]),
         (&[("BROKER_STORE", "dynamodb")], &["CSP_BASE_URL", "CSP_API_TOKEN"]),
@@ -170,6 +170,7 @@ fn a_bad_setting_is_named_and_ends_the_program_with_exit_code_2() {
         (&[http, ("CSP_BASE_URL", "http://csp"), ("CSP_API_TOKEN", "t")], &["CSP_BASE_URL", "https", "CSP_ALLOW_HTTP"]),
         (&[http, ("CSP_BASE_URL", "https://user:short@csp")], &["CSP_BASE_URL", "without a user name"]),
         (&[("CSP_API_TOKEN_FILE", "/no/such/file"), http], &["CSP_API_TOKEN_FILE", "/no/such/file"]),
+        (&[("LOG_LEVEL", "verbose")], &["LOG_LEVEL", "verbose"]),
     ];
     for (settings, words) in cases {
         let output = program(&[]).env("BROKER_STORE", "memory").envs(settings.iter().copied()).output().unwrap();

@@ -4,6 +4,8 @@ import { join } from "node:path";
 
 import { ADMIN_TOKEN, Broker, CspSim, browser, open } from "./broker.mjs";
 
+// The charts show what happens in this time.
+const SECONDS = 600;
 const LABS = ["first-steps", "dns-deep-dive", "zero-trust", "load-balancing"];
 
 const [chrome, csp] = await Promise.all([browser(), CspSim.start(400)]);
@@ -17,8 +19,7 @@ async function signIn(options) {
   await page.getByLabel("Your name").fill("anna");
   await page.keyboard.press("Enter");
   await page.locator("#connection.live").waitFor();
-  await page.locator("#actors tr").nth(4).waitFor();
-  await page.locator("#rows tr").first().waitFor();
+  await page.locator("#stats dd").first().waitFor();
   return page;
 }
 
@@ -39,25 +40,26 @@ await broker.call("POST", "/v1/admin/cleanup", ADMIN_TOKEN);
 const dark = await signIn({ colorScheme: "dark", viewport: { width: 1280, height: 860 } });
 const held = [];
 let number = 100;
-for (let second = 0; second < 75; second += 1) {
-  const students = Math.round(2 + 2 * Math.sin(second / 6));
-  for (let student = 0; student < students; student += 1) held.push(await allocate((number += 1)));
-  if (second > 30) await Promise.all(held.splice(second % 9, 2).map(({ id, student }) => broker.giveBack(id, student)));
+for (let second = 0; second < SECONDS; second += 1) {
+  const students = Math.round(2 + 2 * Math.sin(second / 60));
+  if (second % 4 === 0) for (let student = 0; student < students; student += 1) held.push(await allocate((number += 1)));
+  if (second % 9 === 8) await Promise.all(held.splice(0, 3).map(({ id, student }) => broker.giveBack(id, student)));
   await dark.waitForTimeout(1000);
 }
+await dark.getByRole("link", { name: "Actors" }).click();
 await dark.getByRole("button", { name: "Pause stale-collector" }).click();
 await dark.getByLabel("Reason").fill("comparing with the tenant");
 await dark.keyboard.press("Enter");
 await dark.locator("#actors .badge.paused").waitFor();
+await dark.getByRole("link", { name: "Overview" }).click();
 await dark.mouse.move(0, 0);
 await dark.evaluate(() => document.activeElement.blur());
-await dark.locator("header").scrollIntoViewIfNeeded();
+await dark.waitForTimeout(1500);
 await picture(dark, "console-dark");
 
-const light = await signIn({ colorScheme: "light", viewport: { width: 1280, height: 1100 } });
-await light.getByLabel("Search").fill("student-18");
+const light = await signIn({ colorScheme: "light", viewport: { width: 1280, height: 860 } });
+await light.getByRole("link", { name: "Sandboxes" }).click();
 await light.locator("#rows tr", { hasText: "deletion failed" }).waitFor();
-await light.locator("#sandboxes-title").evaluate((place) => place.closest("section").scrollIntoView());
 await picture(light, "console-light");
 
 await chrome.close();

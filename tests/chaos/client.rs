@@ -211,7 +211,7 @@ impl Client {
         let secret = match (caller, op) {
             (Caller::Owner, _) => self.secret.as_deref(),
             (Caller::Impostor, Op::Allocate { .. } | Op::Read(_)) => Some(IMPOSTORS_SECRET),
-            // Those without any secret are no less impostors.
+            // Renewals and releases of impostors come without any secret, which must not help them either.
             (Caller::Open, _) | (Caller::Impostor, _) => None,
         };
         if let Some(secret) = secret {

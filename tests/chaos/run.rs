@@ -155,15 +155,18 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
         client.probe(replica, healed + SETTLE_TIMEOUT)
     });
     history.extend(join_all(probes).await.into_iter().flatten());
-    let (table, accounts) = loop {
-        let (table, accounts) = (journal::scan(engine).await, csp.accounts().await);
+    let (table, journal, accounts) = loop {
+        let table = journal::scan(engine).await;
+        // Taken at once, because the table must be the result of these commits.
+        let commits = journal.commits();
+        let accounts = csp.accounts().await;
         if has_settled(&table, &accounts, &csp.omitted) || healed.elapsed() > SETTLE_TIMEOUT {
-            break (table, accounts);
+            break (table, commits, accounts);
         }
         retry_deletions(&table, &endpoints[0]).await;
         sleep(Duration::from_millis(250)).await;
     };
-    let (journal, busiest) = (journal.commits(), origin.counts.busiest());
+    let busiest = origin.counts.busiest();
     let figures = Figures {
         completions: count(history.iter().map(label)),
         network_faults: sum(nemeses.iter().map(|nemesis| nemesis.injected())),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lease::{Activation, Attempt, Observed, extension_interval, run_under_lease};
 use super::{Job, JobContext, JobError};
-use crate::actor::{Activity, ActorStatus, Control, DesiredState, RunRecord};
+use crate::actor::{Activity, ActorName, ActorStatus, Control, DesiredState, RunRecord};
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
 use crate::ports::{CspError, JobLease};
@@ -46,6 +46,7 @@ impl<J: Job> JobHandle<J> {
         job_context: Arc<JobContext>,
         liveness: LivenessGuard,
     ) -> Self {
+        metrics::gauge!("broker_job_interval_seconds", "actor" => J::NAME.as_str()).set(interval.as_secs_f64());
         let driver = move |_: &mut Context<Driver<J>>| Driver {
             job: Arc::new(job),
             interval,
@@ -274,12 +275,16 @@ impl<J: Job> Driver<J> {
     /// Learns from a refused lease what another replica did.
     fn see_lease(&mut self, lease: &JobLease) {
         self.set_leader(lease.holder.clone());
-        self.last_run = lease.record().or(self.last_run.take());
+        let Some(record) = lease.record() else { return };
+        if record.error.is_none() {
+            set_last_success(J::NAME, &record);
+        }
+        self.last_run = Some(record);
     }
 
     fn set_leader(&mut self, leader: ReplicaId) {
         let is_leader = leader == self.job_context.replica;
-        metrics::gauge!("broker_job_leader", "job" => J::NAME.as_str()).set(f64::from(u8::from(is_leader)));
+        metrics::gauge!("broker_job_leader", "actor" => J::NAME.as_str()).set(f64::from(u8::from(is_leader)));
         self.leader = Some(leader);
     }
 
@@ -434,13 +439,17 @@ fn report_run<J: Job>(job: &J, record: &RunRecord, result: &Result<J::Report, Jo
     let RunRecord { duration_ms, report, error, .. } = record;
     job.measure(outcome, Duration::from_millis(*duration_ms));
     let name = J::NAME.as_str();
-    metrics::counter!("broker_job_runs_total", "job" => name, "outcome" => outcome).increment(1);
+    metrics::counter!("broker_job_runs_total", "actor" => name, "outcome" => outcome).increment(1);
     if let Some(error) = error {
         tracing::warn!(event = "job_run", job = name, outcome, duration_ms, error, "job run failed");
         return;
     }
-    metrics::gauge!("broker_job_last_success_timestamp_seconds", "job" => name)
-        .set(record.started_at.0 as f64 + *duration_ms as f64 / 1000.0);
+    set_last_success(J::NAME, record);
     let report = report.as_ref().map(ToString::to_string).unwrap_or_default();
     tracing::info!(event = "job_run", job = name, outcome, duration_ms, report, "job run completed");
+}
+
+fn set_last_success(job: ActorName, run: &RunRecord) {
+    metrics::gauge!("broker_job_last_success_timestamp_seconds", "actor" => job.as_str())
+        .set(run.started_at.0 as f64 + run.duration_ms as f64 / 1000.0);
 }

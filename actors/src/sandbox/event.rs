@@ -1,6 +1,10 @@
 //! What happens to a sandbox.
 
 use super::{Holding, Timestamp};
+use crate::actor::ActorName;
+
+/// Who changes a sandbox when its owner does.
+pub(super) const OWNER: &str = "owner";
 
 /// What a listing changes of an account that no one holds. `None` changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,6 +135,27 @@ impl Event {
             Self::Freeze { .. } => "freeze",
             Self::RetryDeletion => "retry deletion",
             Self::Discard { .. } => "discard",
+        }
+    }
+
+    /// Who makes this happen, unless an operator does.
+    pub fn made_by(&self) -> &'static str {
+        match self {
+            Self::Claim(_) | Self::Renew { .. } | Self::Release => OWNER,
+            Self::Expire { .. } => ActorName::ExpiryReaper.as_str(),
+            Self::Listed(_)
+            | Self::Observed { .. }
+            | Self::ListedAfterDeletion { .. }
+            | Self::KeepTombstone { .. }
+            | Self::Missing { .. } => ActorName::CspSync.as_str(),
+            Self::Prepared
+            | Self::DeletedAtCsp { .. }
+            | Self::DeletionAttemptFailed { .. }
+            | Self::DeletionAccepted { .. } => ActorName::Cleanup.as_str(),
+            Self::RetryDeletion | Self::Quarantine { .. } | Self::Unquarantine { .. } | Self::Freeze { .. } => {
+                "operator"
+            }
+            Self::Discard { .. } => ActorName::StaleCollector.as_str(),
         }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! [`transition`] decides; a store only executes a [`ConditionalUpdate`] of named attributes (I5, I7).
 
-use super::event::Event;
+use std::borrow::Cow;
+
+use super::event::{Event, OWNER};
 use super::{
     Claim, ClaimKey, Epoch, Holding, IdempotencyKey, Owner, OwnerProof, Sandbox, SandboxId, Status, Timestamp, TrackId,
 };
@@ -50,6 +52,8 @@ pub struct Mutation {
     pub shard_at: Timestamp,
     /// The other attributes that change.
     pub fields: Vec<Field>,
+    /// Who changes it: an actor's name, `owner`, or an operator. A store keeps who changed the status last, to each.
+    pub by: Cow<'static, str>,
 }
 
 /// The condition of an update: what the writer knows about the sandbox (I5).
@@ -87,7 +91,23 @@ impl ConditionalUpdate {
     /// The release by an owner who knows only itself and its key.
     pub fn release_by_holder(sandbox_id: SandboxId, owner: Owner, key: IdempotencyKey, now: Timestamp) -> Self {
         let precondition = Precondition::HeldBy { owner, key };
-        Self { sandbox_id, precondition, mutation: released(now) }
+        Self { sandbox_id, precondition, mutation: released(now, OWNER) }
+    }
+
+    /// The same update, made by an operator.
+    #[must_use]
+    pub fn made_by(mut self, operator: &str) -> Self {
+        self.mutation.by = Cow::Owned(operator.to_owned());
+        self
+    }
+
+    /// Whether the update moves the sandbox to another status.
+    pub fn changes_status(&self) -> bool {
+        let from = match &self.precondition {
+            Precondition::Unchanged { status, .. } => *status,
+            Precondition::HeldBy { .. } => Status::Allocated,
+        };
+        from != self.mutation.to
     }
 
     /// Applies `event` to the sandbox of a holding, fenced by the claim's epoch.
@@ -222,8 +242,8 @@ pub struct Refused {
 ///
 /// [`Refused`] if the event does not apply to that state.
 pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutation, Refused> {
-    let name = event.name();
-    let to = |to: Status, fields: Vec<Field>| Ok(mutation(to, now, fields));
+    let (name, by) = (event.name(), event.made_by());
+    let to = |to: Status, fields: Vec<Field>| Ok(mutation(to, now, fields, by));
     match (status, event) {
         (Status::Available, Event::Claim(holding)) => {
             let mut fields = vec![
@@ -237,8 +257,8 @@ pub fn transition(status: Status, event: Event, now: Timestamp) -> Result<Mutati
             to(Status::Allocated, fields)
         }
         (Status::Allocated, Event::Renew { expires_at }) => to(Status::Allocated, vec![Field::ExpiresAt(expires_at)]),
-        (Status::Allocated, Event::Release) => Ok(released(now)),
-        (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now)),
+        (Status::Allocated, Event::Release) => Ok(released(now, by)),
+        (Status::Allocated, Event::Expire { due }) if due <= now => Ok(released(now, by)),
         (Status::Available | Status::Stale, Event::Listed(changes)) => {
             let mut fields = vec![Field::LastSynced(now)];
             fields.extend(changes.name.map(Field::Name));
@@ -332,11 +352,11 @@ fn fresh_deletion() -> Vec<Field> {
     ]
 }
 
-fn released(now: Timestamp) -> Mutation {
-    mutation(Status::PendingDeletion, now, vec![Field::DeletionRequestedAt(now)])
+fn released(now: Timestamp, by: &'static str) -> Mutation {
+    mutation(Status::PendingDeletion, now, vec![Field::DeletionRequestedAt(now)], by)
 }
 
-fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
+fn mutation(to: Status, at: Timestamp, fields: Vec<Field>, by: &'static str) -> Mutation {
     let mut times = PositionTimes { updated_at: at, ..PositionTimes::default() };
     for field in &fields {
         match field {
@@ -347,7 +367,7 @@ fn mutation(to: Status, at: Timestamp, fields: Vec<Field>) -> Mutation {
             _ => {}
         }
     }
-    Mutation { to, at, shard_at: times.position(to), fields }
+    Mutation { to, at, shard_at: times.position(to), fields, by: Cow::Borrowed(by) }
 }
 
 /// The times of a record that place it in the status index.

@@ -81,7 +81,7 @@ async fn an_operator_has_a_given_up_deletion_retried_at_once() {
     assert_eq!(broker.broker.cleanup().await.unwrap().gave_up, 1);
     assert_eq!(broker.sandbox(&sandbox.sandbox_id).status, Status::DeletionFailed, "the upper bound of attempts");
     broker.csp.set_deletion_error(1, None);
-    let retried = broker.broker.admin().retry_deletion(&sandbox.sandbox_id).await.unwrap();
+    let retried = broker.broker.admin().retry_deletion(&sandbox.sandbox_id, "ops").await.unwrap();
     assert_eq!((retried.status, retried.deletion_retry_count), (Status::PendingDeletion, 0));
     broker.broker.cleanup().await.unwrap();
     assert_eq!(broker.sandbox(&sandbox.sandbox_id).status, Status::Deleted);

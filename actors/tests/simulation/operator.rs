@@ -50,10 +50,10 @@ async fn act_on_one(world: &World, replica: &Replica, random: &mut fastrand::Rng
     let sandbox = &sandboxes[random.usize(0..sandboxes.len())];
     let admin = replica.broker.admin();
     match sandbox.status {
-        Status::DeletionFailed => _ = admin.retry_deletion(&sandbox.sandbox_id).await,
+        Status::DeletionFailed => _ = admin.retry_deletion(&sandbox.sandbox_id, "ops").await,
         _ => {
             world.history.borrow_mut().request_end(&sandbox.sandbox_id);
-            _ = admin.force_release(&sandbox.sandbox_id).await;
+            _ = admin.force_release(&sandbox.sandbox_id, "ops").await;
         }
     }
 }

@@ -3,6 +3,7 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use broker_actors::sandbox::{IdempotencyKey, Owner, SandboxId, TrackId};
+use percent_encoding::percent_decode;
 use serde_json::json;
 use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -91,25 +92,42 @@ impl FromHead for OwnPath {
 /// The operator that calls: the name in `X-Operator` and the client's address.
 pub(crate) struct Operator(pub(super) String);
 
-impl FromHead for Operator {
-    fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        let is_name = |name: &&str| (1..=MAX_OPERATOR_LENGTH).contains(&name.len()) && !name.contains('\t');
+impl Operator {
+    /// Who calls, without adding it to the request's context.
+    pub(crate) fn of(request: &HttpRequest) -> Result<String, ApiError> {
         let name = match request.headers().get(OPERATOR).filter(|name| !name.is_empty()) {
-            None => "admin",
-            Some(name) => name.to_str().ok().filter(is_name).ok_or_else(|| {
-                let message =
-                    format!("{OPERATOR} takes 1 to {MAX_OPERATOR_LENGTH} visible ASCII characters and spaces");
+            None => "admin".to_owned(),
+            Some(name) => operator_name(name.as_bytes()).ok_or_else(|| {
+                let message = format!(
+                    "{OPERATOR} takes a name of 1 to {MAX_OPERATOR_LENGTH} printable characters, in UTF-8 and percent-encoded"
+                );
                 ApiError::new(ErrorCode::BadHeader, message)
             })?,
         };
-        let operator = format!("{name}@{}", client_address(request));
+        Ok(format!("{name}@{}", client_address(request)))
+    }
+}
+
+/// A name of an operator. It is percent-encoded, because browsers send no other characters than those of Latin 1. What
+/// cannot be printed becomes a replacement character.
+fn operator_name(value: &[u8]) -> Option<String> {
+    let name = percent_decode(value).decode_utf8_lossy();
+    let printable = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    let name: String = name.trim().chars().map(printable).collect();
+    (1..=MAX_OPERATOR_LENGTH).contains(&name.chars().count()).then_some(name)
+}
+
+impl FromHead for Operator {
+    fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
+        let operator = Self::of(request)?;
         RequestContext::add(request, |context| context.operator = Some(operator.clone()));
         Ok(Self(operator))
     }
 
     fn document(parts: &mut OperationParts) {
-        let description = "The name of the operator, for the broker's records";
-        parts.header(OPERATOR, description, name_schema(MAX_OPERATOR_LENGTH));
+        let description = "The name of the operator, for the broker's records; percent-encoded if it has other characters \
+                           than those of ASCII";
+        parts.header(OPERATOR, description, operator_schema());
         parts.errors.insert(ErrorCode::BadHeader);
     }
 }
@@ -249,6 +267,11 @@ fn secret_schema() -> Schema {
 }
 
 /// The schema of a name in visible ASCII characters, with spaces inside.
+fn operator_schema() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
+    object.max_length(Some(MAX_OPERATOR_LENGTH)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
+}
+
 fn name_schema(max_length: usize) -> Schema {
     let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
     object.max_length(Some(max_length)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()

@@ -70,6 +70,18 @@ impl<T: DeserializeOwned + IntoParams + 'static> Input for Query<T> {
     }
 }
 
+const DEFAULT_PAGE: u32 = 50;
+const MAX_PAGE: u32 = 100;
+
+/// The size of a page of a listing.
+pub(super) fn page_limit(limit: Option<u32>) -> Result<u32, ApiError> {
+    let limit = limit.unwrap_or(DEFAULT_PAGE);
+    if (1..=MAX_PAGE).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(ApiError::new(ErrorCode::BadQuery, format!("limit takes a number from 1 to {MAX_PAGE}")))
+}
+
 /// The query of an endpoint that takes no parameters.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
+use actix_web::http::header::{ACCEPT, HeaderValue, VARY};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, Responder, web};
 use broker_actors::broker::Broker;
 use broker_actors::ports::Clock;
@@ -15,7 +16,8 @@ use utoipa::openapi::schema::Type;
 use super::body::Timestamp;
 use crate::http::middleware::rate_limit::RateLimit;
 use crate::http::operation::{OperationParts, Output};
-use crate::metrics::recorder;
+use crate::http::ui::assets::Page;
+use crate::metrics::scrape;
 use crate::telemetry;
 
 const READY: &str = "ready";
@@ -126,9 +128,11 @@ pub(crate) async fn metrics(limit: web::Data<RateLimit>, broker: web::Data<Broke
     metrics::gauge!("broker_allocations_in_flight").set(broker.allocator().in_flight() as f64);
     if let Some(pool) = broker.pool_snapshot().await {
         metrics::gauge!("broker_pool_cached").set(pool.cached as f64);
-        metrics::gauge!("broker_pool_cache_age_seconds").set(pool.age_seconds.unwrap_or_default() as f64);
+        if let Some(age) = pool.age_seconds {
+            metrics::gauge!("broker_pool_cache_age_seconds").set(age as f64);
+        }
     }
-    MetricsText(recorder().render())
+    MetricsText(scrape())
 }
 
 /// The service
@@ -158,6 +162,32 @@ impl Service {
     }
 }
 
-pub(crate) async fn root() -> web::Json<Service> {
-    web::Json(Service::this())
+/// The links of the service: a page for browsers, JSON for programs.
+pub(crate) struct Root {
+    is_page: bool,
+}
+
+impl Responder for Root {
+    type Body = BoxBody;
+
+    fn respond_to(self, request: &HttpRequest) -> HttpResponse {
+        let mut answer = if self.is_page {
+            Page::new(include_str!("../ui/root.html").to_owned()).respond_to(request)
+        } else {
+            web::Json(Service::this()).respond_to(request).map_into_boxed_body()
+        };
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        answer
+    }
+}
+
+impl Output for Root {
+    fn document(parts: &mut OperationParts) {
+        web::Json::<Service>::document(parts);
+    }
+}
+
+pub(crate) async fn root(request: HttpRequest) -> Root {
+    let accepted = request.headers().get(ACCEPT).and_then(|accepted| accepted.to_str().ok());
+    Root { is_page: accepted.is_some_and(|accepted| accepted.contains("text/html")) }
 }

@@ -20,9 +20,6 @@ pub(super) enum Cutoff {
 }
 
 impl Cutoff {
-    const ALL: [Self; 7] =
-        [Self::TooMany, Self::SlowHead, Self::LargeHead, Self::Malformed, Self::SlowBody, Self::Idle, Self::NotReading];
-
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::TooMany => "too_many",
@@ -37,11 +34,6 @@ impl Cutoff {
 
     pub(super) fn count(self, times: u64) {
         metrics::counter!("broker_connections_cut_total", "reason" => self.label()).increment(times);
-    }
-
-    /// Creates all counters: a rate needs a zero to start from.
-    pub(super) fn create_counters() {
-        Self::ALL.iter().for_each(|reason| reason.count(0));
     }
 
     /// Answers the client if it is owed an answer, as far as the socket takes it at once.
@@ -65,7 +57,7 @@ impl Cutoff {
             body.len(),
             retry_after.unwrap_or_default(),
         );
-        if let Self::Malformed = self {
+        if matches!(self, Self::Malformed | Self::LargeHead) {
             // The access log has no line of it, because it never becomes a request.
             tracing::info!(
                 event = "request",

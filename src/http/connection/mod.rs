@@ -31,7 +31,6 @@ use actix_web::dev::{AppConfig, Server, ServiceRequest, ServiceResponse};
 use actix_web::middleware::from_fn;
 use actix_web::{App, Error};
 
-use self::cutoff::Cutoff;
 use self::limit::Connections;
 use self::socket::Connection;
 use super::error::ErrorForm;
@@ -68,7 +67,6 @@ where
         + 'static,
     B: MessageBody + 'static,
 {
-    Cutoff::create_counters();
     let connections = Connections::new(limits);
     let mut server = Server::build()
         .workers(workers)

@@ -200,8 +200,10 @@ impl AsyncWrite for Connection {
         let this = self.get_mut();
         let bytes = match refusal_in(bytes) {
             Some(0) => {
-                Cutoff::Malformed.count(1);
-                Cutoff::Malformed.answer(&this.socket, this.slot.error_form());
+                // Too many headers are the only refusal with another status.
+                let reason = if bytes[8..].starts_with(b" 431 ") { Cutoff::LargeHead } else { Cutoff::Malformed };
+                reason.count(1);
+                reason.answer(&this.socket, this.slot.error_form());
                 return Poll::Ready(Ok(bytes.len()));
             }
             Some(start) => &bytes[..start],

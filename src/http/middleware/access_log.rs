@@ -7,7 +7,7 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, web};
+use actix_web::{Error, HttpRequest, web};
 use broker_actors::error::Chain;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
@@ -19,6 +19,7 @@ use crate::http::api::events::EventFeed;
 use crate::http::error::ApiError;
 use crate::http::request_context::RequestContext;
 use crate::http::routes;
+use crate::stats_history::StatsHistory;
 use crate::telemetry;
 
 /// The endpoint and the action of a request that no endpoint answers.
@@ -62,6 +63,9 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
         let outcome = outcome_by_token(status);
         metrics::counter!("broker_token_requests_total", "token" => token.to_owned(), "outcome" => outcome)
             .increment(1);
+    }
+    if row.is_some_and(|row| row.role == Role::Track) {
+        count_for_track(request, action, status, code);
     }
     let context = RequestContext::of(request);
     let outcome = context.as_ref().and_then(|context| context.outcome);
@@ -124,6 +128,17 @@ fn outcome_by_token(status: StatusCode) -> &'static str {
         status if status.is_server_error() => "failed",
         status if status.is_client_error() => "refused",
         _ => "ok",
+    }
+}
+
+/// Counts the answers to tracks that alerts and charts show.
+fn count_for_track(request: &HttpRequest, action: &str, status: StatusCode, code: Option<&'static str>) {
+    let Some(history) = request.app_data::<web::Data<StatsHistory>>() else { return };
+    if status.is_server_error() {
+        metrics::counter!("broker_track_failures_total", "code" => code.unwrap_or("none")).increment(1);
+        history.counters.count_error();
+    } else if action == "allocate" && status.is_success() {
+        history.counters.count_allocation();
     }
 }
 

@@ -165,7 +165,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(html: String) -> Self {
+    pub(crate) fn new(html: String) -> Self {
         Self { html, policy: POLICY }
     }
 

@@ -1,5 +1,5 @@
 //! What browsers get: the operators' console and the API documentation.
 
-mod assets;
+pub(super) mod assets;
 pub(super) mod console;
 pub(super) mod docs;

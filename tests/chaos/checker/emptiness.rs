@@ -25,7 +25,7 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     violations
 }
 
-/// The periods in which the index showed no available sandbox with this prefix for certain.
+/// The periods in which the index may have shown no available sandbox with this prefix, at their longest.
 fn empty_periods(journal: &[Commit], prefix: &str) -> Vec<(Timestamp, Timestamp)> {
     let mut listed_at: BTreeMap<&str, Timestamp> = BTreeMap::new();
     // How the number of sandboxes changes, and when.

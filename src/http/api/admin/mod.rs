@@ -1,6 +1,7 @@
 //! The admin API.
 
 pub(crate) mod actors;
+pub(crate) mod audit;
 pub(crate) mod caller;
 pub(crate) mod jobs;
 pub(crate) mod pool;

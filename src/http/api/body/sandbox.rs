@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::values::{EXAMPLE_NOW, Epoch, IdempotencyKey, SandboxId, Timestamp, TrackId};
+use crate::audit;
 
 /// The state of a sandbox
 ///
@@ -227,6 +228,37 @@ impl From<sandbox::Sandbox> for Sandbox {
             last_synced: sandbox.last_synced.into(),
             epoch: sandbox.epoch.into(),
         }
+    }
+}
+
+/// A sandbox, with its last changes
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SandboxDetails {
+    #[serde(flatten)]
+    sandbox: Sandbox,
+    /// The last move to each state, in the order of time. Who moved it: an actor, `owner`, or an operator
+    history: Vec<Change>,
+}
+
+/// A move of a sandbox to another state
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Change {
+    at: Timestamp,
+    to: Status,
+    /// The first 24 bytes of the name
+    by: String,
+}
+
+impl SandboxDetails {
+    pub(crate) fn new(sandbox: sandbox::Sandbox, history: Vec<audit::Change>) -> Self {
+        let change = |audit::Change { at, to, by }| Change { at: at.into(), to: to.into(), by };
+        Self { sandbox: sandbox.into(), history: history.into_iter().map(change).collect() }
+    }
+
+    pub(crate) fn example() -> Self {
+        let sandbox = allocated_example();
+        let claimed = audit::Change { at: sandbox.allocated_at, to: sandbox.status, by: "owner".to_owned() };
+        Self::new(sandbox, vec![claimed])
     }
 }
 

@@ -38,8 +38,8 @@ function newRow(name) {
   cells[1].append(element("span", null, "badge"), element("span", null, "control"));
   const command = (what, verb, body) =>
     attempt(what, async () => fill(row, await post(`actors/${name}/${verb}`, body)));
-  const toggle = button("", "", () => (row.dataset.isPaused ? command(`Resuming ${name}`, "resume") : pause(name, command)));
-  const runNow = button("Run now", `Run ${name} now`, async () => {
+  const toggle = button("", "", () => (row.dataset.isPaused ? resume(name, row, command) : pause(name, row, command)));
+  const runNow = button("Run now", `Run now: ${name}`, async () => {
     const what = `Run ${name} now`;
     if (!RUNS[name] || (await ask({ title: `${what}?`, text: RUNS[name], yes: what }))) await command(`Running ${name}`, "run");
   });
@@ -52,13 +52,30 @@ function newRow(name) {
   return row;
 }
 
-async function pause(name, command) {
+/** The button that an operator has just pressed now undoes it, so the focus leaves it. */
+function leave(row) {
+  const place = row.querySelector("th");
+  place.tabIndex = -1;
+  place.focus();
+}
+
+async function resume(name, row, command) {
+  const { reason, by, at } = JSON.parse(row.dataset.control ?? "{}");
+  const text = reason ? `It was paused by ${by}, ${moment(at)}: ${reason}` : "It is paused.";
+  if (!(await ask({ title: `Resume ${name}?`, text, yes: `Resume ${name}` }))) return;
+  await command(`Resuming ${name}`, "resume");
+  leave(row);
+}
+
+async function pause(name, row, command) {
   const text =
     name === "pool-manager"
       ? "No replica allocates until it is resumed: tracks get 503 and try again. Reads and releases continue."
       : "No replica runs this job until it is resumed, also after restarts. A run in progress is told to stop.";
   const reason = await ask({ title: `Pause ${name}?`, text, yes: `Pause ${name}`, withReason: true });
-  if (reason) await command(`Pausing ${name}`, "pause", { reason });
+  if (!reason) return;
+  await command(`Pausing ${name}`, "pause", { reason });
+  leave(row);
 }
 
 function fill(row, actor) {
@@ -79,6 +96,7 @@ function fill(row, actor) {
   const [toggle] = row.querySelectorAll("button");
   if (isPaused) row.dataset.isPaused = "yes";
   else delete row.dataset.isPaused;
+  row.dataset.control = JSON.stringify(control ?? {});
   setText(toggle, isPaused ? "Resume" : "Pause");
   toggle.setAttribute("aria-label", `${toggle.textContent} ${actor.name}`);
 }

@@ -1,10 +1,13 @@
 // Calls of the broker's API on behalf of the operator who signed in. The token is kept until this tab is closed, and sent
-// in a header only.
+// in a header only. The operator's name is remembered.
 
 import { notify } from "/console/page.js";
 
 const TOKEN = "sandbox-broker.admin-token";
 const OPERATOR = "sandbox-broker.operator";
+
+/** The cause of notices that go away once the broker answers again. */
+export const UNREACHABLE = "unreachable";
 
 let whenRefused = () => {};
 
@@ -25,13 +28,16 @@ export const session = {
   get token() {
     return sessionStorage.getItem(TOKEN);
   },
+  get operator() {
+    return localStorage.getItem(OPERATOR) ?? "";
+  },
   begin(token, operator) {
     sessionStorage.setItem(TOKEN, token);
-    if (operator) sessionStorage.setItem(OPERATOR, operator);
+    if (operator) localStorage.setItem(OPERATOR, operator);
+    else localStorage.removeItem(OPERATOR);
   },
   end() {
     sessionStorage.removeItem(TOKEN);
-    sessionStorage.removeItem(OPERATOR);
   },
   /** Registers what to do when the broker no longer accepts the token. */
   onRefusal(listener) {
@@ -50,8 +56,9 @@ async function errorOf(response) {
 
 /** Sends a request; throws an `ApiError` if the answer is one. */
 export async function send(path, { token = session.token, headers = {}, ...options } = {}) {
-  const operator = sessionStorage.getItem(OPERATOR);
-  const all = { ...headers, Authorization: `Bearer ${token}`, ...(operator && { "X-Operator": operator }) };
+  const { operator } = session;
+  // Headers take no other characters than those of Latin 1.
+  const all = { ...headers, Authorization: `Bearer ${token}`, ...(operator && { "X-Operator": encodeURIComponent(operator) }) };
   const response = await fetch(`/v1/admin/${path}`, { ...options, headers: all });
   if (!response.ok) throw await errorOf(response);
   return response;
@@ -73,7 +80,7 @@ export async function attempt(what, work) {
     notify("");
   } catch (error) {
     if (error.isRefusal) return whenRefused();
-    const why = error instanceof ApiError ? error.message : "the broker does not answer; whether it was done is unknown";
-    notify(`${what} failed: ${why}`);
+    if (error instanceof ApiError || error.isAnswer) return notify(`${what} failed: ${error.message}`);
+    notify(`${what} failed: the broker does not answer; whether it was done is unknown`, UNREACHABLE);
   }
 }

@@ -1,20 +1,19 @@
-// A stacked area chart with the newest point at the right edge. The pointer shows the values of one moment.
+// A stacked area chart over time. A time without a point is a gap. The pointer shows the values of one moment.
 
-import { clock, number, setText, words } from "/console/page.js";
+import { moment, number, setText, words } from "/console/page.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 600;
 const HEIGHT = 100;
-// Points that are kept, one per second.
-const MAX_POINTS = 300;
-// The width of a chart with few points, in points.
-const MIN_SPAN = 60;
 
 export class Chart {
   #figure;
   #series;
   #unit;
   #points = [];
+  #from = 0;
+  #to = 0;
+  #step = 60;
 
   /** Draws the named series into `figure`. `unit` is what their sum counts. */
   constructor(figure, series, unit) {
@@ -28,10 +27,33 @@ export class Chart {
     svg.addEventListener("pointerleave", () => this.#read(null));
   }
 
-  /** Adds a point: `at`, in seconds since the Unix epoch, and a number for each series. */
-  add(point) {
-    this.#points = [...this.#points, point].slice(-MAX_POINTS);
-    this.#draw();
+  /**
+   * Draws these points: `at`, in seconds since the Unix epoch, and a number for each series. `step` is the time between
+   * two points without a gap.
+   */
+  show(points, { from, to, step }) {
+    this.#points = points;
+    [this.#from, this.#to, this.#step] = [from, to, step];
+    const total = (point) => this.#series.reduce((sum, name) => sum + (point[name] ?? 0), 0);
+    const top = roundUp(Math.max(1, ...points.map(total)));
+    const x = (at) => (((at - from) / (to - from)) * WIDTH).toFixed(1);
+    const y = (value) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
+    const areas = this.#series.map((name, index) => {
+      const below = (point) => this.#series.slice(0, index).reduce((sum, other) => sum + (point[other] ?? 0), 0);
+      const area = (run) => {
+        const ends = run.length === 1 ? [run[0].at, run[0].at + step] : run.map((point) => point.at);
+        const at = (place) => run[Math.min(place, run.length - 1)];
+        const upper = ends.map((end, place) => `${x(end)},${y(below(at(place)) + (at(place)[name] ?? 0))}`);
+        const lower = ends.map((end, place) => `${x(end)},${y(below(at(place)))}`).reverse();
+        return `M${upper.join("L")}L${lower.join("L")}Z`;
+      };
+      return path(name, runs(points, step).map(area).join(""));
+    });
+    const grid = path("grid", [25, 50, 75].map((height) => `M0,${height}H${WIDTH}`).join(""));
+    this.#figure.querySelector("svg").replaceChildren(...areas, grid);
+    setText(this.#figure.querySelector(".top"), `${number(top)} ${this.#unit}`);
+    setText(this.#figure.querySelector(".from"), moment(from));
+    setText(this.#figure.querySelector(".to"), moment(to));
   }
 
   clear() {
@@ -40,39 +62,24 @@ export class Chart {
     for (const text of this.#figure.querySelectorAll("span")) text.textContent = "";
   }
 
-  #span() {
-    return Math.max(this.#points.length, MIN_SPAN);
-  }
-
-  #draw() {
-    const points = this.#points;
-    const total = (point) => this.#series.reduce((sum, name) => sum + point[name], 0);
-    const top = roundUp(Math.max(...points.map(total)));
-    const x = (index) => (((this.#span() - points.length + index) / (this.#span() - 1)) * WIDTH).toFixed(1);
-    const y = (value) => (HEIGHT - (value / top) * HEIGHT).toFixed(1);
-    const base = points.map(() => 0);
-    const areas = this.#series.map((name) => {
-      const lower = points.map((_, index) => `${x(index)},${y(base[index])}`).reverse();
-      const upper = points.map((point, index) => {
-        base[index] += point[name];
-        return `${x(index)},${y(base[index])}`;
-      });
-      return path(name, points.length > 1 ? `M${upper.join("L")}L${lower.join("L")}Z` : "");
-    });
-    const grid = path("grid", [25, 50, 75].map((height) => `M0,${height}H${WIDTH}`).join(""));
-    this.#figure.querySelector("svg").replaceChildren(...areas, grid);
-    setText(this.#figure.querySelector(".top"), `${number(top)} ${this.#unit}`);
-    setText(this.#figure.querySelector(".from"), clock(points[0].at));
-    setText(this.#figure.querySelector(".to"), clock(points.at(-1).at));
-  }
-
-  /** Shows the values at this fraction of the width; nothing for `null`. */
+  /** Shows the values at this fraction of the width; nothing for `null`, and in a gap. */
   #read(fraction) {
-    const index = fraction === null ? -1 : Math.round(fraction * (this.#span() - 1)) - (this.#span() - this.#points.length);
-    const point = this.#points[index];
-    const values = point && this.#series.map((name) => `${words(name)} ${number(point[name])}`).join(", ");
-    setText(this.#figure.querySelector(".reading"), point ? `${clock(point.at)}: ${values}` : "");
+    const at = this.#from + fraction * (this.#to - this.#from);
+    const point = fraction !== null && this.#points.find((candidate) => Math.abs(candidate.at - at) <= this.#step / 2 + 1);
+    const values = point && this.#series.map((name) => `${words(name)} ${number(point[name] ?? 0)}`).join(", ");
+    setText(this.#figure.querySelector(".reading"), point ? `${moment(point.at)}: ${values}` : "");
   }
+}
+
+/** The points without the gaps between them. */
+function runs(points, step) {
+  const found = [];
+  for (const point of points) {
+    const last = found.at(-1);
+    if (last && point.at - last.at(-1).at <= step * 1.5) last.push(point);
+    else found.push([point]);
+  }
+  return found;
 }
 
 /** The next round number: 1, 2 or 5 followed by zeros. */

@@ -1,16 +1,48 @@
-// The operators' console: signs in and out, and passes each event to the part that shows it.
+// The operators' console: signs in and out, shows the tab that the address names, and passes each event to the part that
+// shows it.
 
 import { showActors } from "/console/actors.js";
-import { ApiError, get, send, session } from "/console/api.js";
-import { addEvents, clearEvents } from "/console/journal.js";
+import { ApiError, UNREACHABLE, get, send, session } from "/console/api.js";
+import { loadAudit } from "/console/audit.js";
+import { clearHistory, loadHistory } from "/console/history.js";
+import { addEvents, clearEvents, redrawEvents } from "/console/journal.js";
 import { clearOverview, showOverview } from "/console/overview.js";
-import { find, notify, setText } from "/console/page.js";
+import { find, notify, resolve, setText, setUtc, zoneName } from "/console/page.js";
+import { onRoute, route } from "/console/route.js";
+import { loadSandbox } from "/console/sandbox.js";
 import { loadSandboxes } from "/console/sandboxes.js";
 import { follow, unfollow } from "/console/stream.js";
 
+/** What each tab loads when it is shown. */
+const TABS = {
+  overview: () => loadHistory().catch(() => {}),
+  sandboxes: loadSandboxes,
+  sandbox: loadSandbox,
+  actors: () => {},
+  audit: loadAudit,
+  events: () => {},
+};
+
 function showSignedIn(isSignedIn) {
   find("sign-in").hidden = isSignedIn;
-  for (const id of ["console", "sign-out", "connection"]) find(id).hidden = !isSignedIn;
+  if (!isSignedIn) find("operator").value = session.operator;
+  for (const id of ["console", "sign-out", "connection", "zone"]) find(id).hidden = !isSignedIn;
+}
+
+function showTab() {
+  const { tab } = route();
+  const name = Object.hasOwn(TABS, tab) ? tab : "overview";
+  for (const panel of document.querySelectorAll("[data-tab]")) panel.hidden = panel.dataset.tab !== name;
+  for (const link of find("tabs").querySelectorAll("a")) {
+    const isCurrent = link.dataset.for === (name === "sandbox" ? "sandboxes" : name);
+    if (isCurrent) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (session.token) TABS[name]();
+}
+
+function showZone() {
+  setText(find("zone"), `Times in ${zoneName()}`);
 }
 
 /** Hides what the token may not do. */
@@ -23,7 +55,8 @@ function start() {
   showSignedIn(true);
   // A broker that does not answer is reported by what follows it.
   showRole().catch(() => {});
-  loadSandboxes();
+  showTab();
+  if (route().tab !== "overview") TABS.overview();
   follow(received, (why) => connected("lost", `${why}; trying again. The page may be out of date.`)).catch(refused);
 }
 
@@ -32,8 +65,9 @@ function signOut(why) {
   delete document.body.dataset.role;
   unfollow();
   clearOverview();
+  clearHistory();
   clearEvents();
-  for (const id of ["rows", "actors"]) find(id).replaceChildren();
+  for (const id of ["rows", "actors", "orders", "sandbox-fields", "sandbox-orders", "sandbox-history"]) find(id).replaceChildren();
   setText(find("table-caption"), "");
   find("dialog").close();
   showSignedIn(false);
@@ -53,8 +87,11 @@ function received(name, data) {
 
 function connected(state, text) {
   setText(find("connection"), text);
+  const wasLost = find("connection").className === "lost";
   find("connection").className = state;
   document.body.classList.toggle("is-lost", state === "lost");
+  if (state === "live") resolve(UNREACHABLE);
+  if (state === "live" && wasLost) TABS.overview();
 }
 
 find("sign-in").addEventListener("submit", async (submitted) => {
@@ -72,11 +109,23 @@ find("sign-in").addEventListener("submit", async (submitted) => {
   find("token").value = "";
   notify("");
   start();
-  find("main").focus();
+  find("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 find("sign-out").addEventListener("click", () => signOut(""));
 find("dismiss").addEventListener("click", () => notify(""));
+find("zone").addEventListener("click", () => {
+  const isUtc = find("zone").getAttribute("aria-pressed") !== "true";
+  find("zone").setAttribute("aria-pressed", String(isUtc));
+  setUtc(isUtc);
+  showZone();
+  redrawEvents();
+  for (const row of find("rows").children) delete row.dataset.state;
+  showTab();
+});
 session.onRefusal(refused);
+onRoute(showTab);
+showZone();
 
 if (session.token) start();
 else {

@@ -10,6 +10,10 @@ let known = [];
 export function addEvents(events) {
   const all = new Map([...known, ...events].map((event) => [JSON.stringify(event), event]));
   known = [...all.values()].sort((one, other) => one.at - other.at).slice(-MAX_EVENTS);
+  redrawEvents();
+}
+
+export function redrawEvents() {
   find("events").replaceChildren(...known.toReversed().map(item));
 }
 

@@ -1,8 +1,9 @@
-// The table of sandboxes: search, filter, pages, and the operators' actions on single sandboxes.
+// The table of sandboxes: search, filter, pages, selection, export, and the operators' actions.
 
 import { attempt, get, post, session } from "/console/api.js";
 import { ask } from "/console/dialog.js";
-import { button, element, find, moment, setText, words } from "/console/page.js";
+import { button, element, find, link, moment, setText, words } from "/console/page.js";
+import { address, replace, route } from "/console/route.js";
 
 const PAGE_SIZE = 25;
 // One request of a search covers a part of the table, and finds at most SEARCH_LIMIT sandboxes. After MAX_REQUESTS
@@ -12,39 +13,75 @@ const MAX_REQUESTS = 5;
 const REFRESH_MS = 5000;
 // The search starts this long after the last key press.
 const TYPING_MS = 400;
+// Orders for the selection that are sent at once.
+const CONCURRENT = 6;
+const CSV_FIELDS = [
+  "sandbox_id", "name", "status", "allocated_to_track", "track_name", "idempotency_key", "allocated_at", "expires_at",
+  "deletion_requested_at", "deletion_retry_count", "next_attempt_at", "last_error", "external_id",
+];
 
 /** Where the pages up to the present one start, and where the next one starts. */
 let pages = { cursors: [null], next: null };
 /** The number of the last request. The answer of an earlier one is discarded. */
 let lastRequest = 0;
 let typing;
+/** The sandboxes that are shown, by id. */
+let shown = new Map();
 
+/** Shows the sandboxes that the address asks for. */
 export async function loadSandboxes() {
-  await attempt("Listing the sandboxes", show);
+  const { query } = route();
+  if (document.activeElement !== find("search")) find("search").value = query.get("search") ?? "";
+  find("status").value = query.get("status") ?? "";
+  find("overdue").checked = query.get("overdue") === "true";
+  if (query.get("cursor") !== (pages.cursors.at(-1) ?? null)) pages = { cursors: query.get("cursor") ? [null, query.get("cursor")] : [null], next: null };
+  await attempt("Listing the sandboxes", () => show());
 }
 
-async function show() {
+async function show({ isRefresh = false } = {}) {
   lastRequest += 1;
   const own = lastRequest;
   const { sandboxes, next } = await fetchPage(pages.cursors.at(-1));
   if (lastRequest !== own) return;
   pages.next = next;
-  find("rows").replaceChildren(...sandboxes.map(row));
+  const before = shown;
+  shown = new Map(sandboxes.map((sandbox) => [sandbox.sandbox_id, sandbox]));
+  const isSame = before.size === shown.size && [...before.keys()].every((id, index) => [...shown.keys()][index] === id);
+  const list = find("rows");
+  const kept = new Map([...list.children].map((row) => [row.dataset.id, row]));
+  const rowOf = (sandbox) => {
+    const row = kept.get(sandbox.sandbox_id) ?? newRow(sandbox.sandbox_id);
+    fill(row, sandbox);
+    return row;
+  };
   const place = `Page ${pages.cursors.length}, ${sandboxes.length} ${sandboxes.length === 1 ? "sandbox" : "sandboxes"}`;
+  if (isRefresh && !isSame && isInUse()) {
+    // What an operator points at must not move. Its texts are up to date all the same.
+    for (const sandbox of sandboxes) if (kept.has(sandbox.sandbox_id)) fill(kept.get(sandbox.sandbox_id), sandbox);
+    setText(find("table-caption"), `${place}; the list has changed, and is redrawn when the pointer and the focus leave it`);
+    return;
+  }
+  const rows = sandboxes.map(rowOf);
+  if (!isSame || list.children.length !== rows.length) list.replaceChildren(...rows);
   const nothing = next ? "Nothing found so far; the next page searches further." : "No sandbox fits.";
   setText(find("table-caption"), sandboxes.length ? place : nothing);
   find("previous").disabled = pages.cursors.length === 1;
   find("next").disabled = !next;
+  showSelection();
+}
+
+const isInUse = () => find("rows").contains(document.activeElement) || find("rows").matches(":hover") || find("dialog").open || selected().length > 0;
+
+function filters() {
+  const parameters = { search: find("search").value.trim(), status: find("status").value, overdue: find("overdue").checked ? "true" : "" };
+  return Object.fromEntries(Object.entries(parameters).filter(([, value]) => value));
 }
 
 async function fetchPage(cursor) {
   const sandboxes = [];
-  const search = find("search").value.trim();
   let next = cursor;
   for (let requests = 0; requests < MAX_REQUESTS && sandboxes.length < PAGE_SIZE; requests += 1) {
-    const query = new URLSearchParams({ limit: search ? SEARCH_LIMIT : PAGE_SIZE });
-    if (find("status").value) query.set("status", find("status").value);
-    if (search) query.set("search", search);
+    const query = new URLSearchParams({ limit: filters().search ? SEARCH_LIMIT : PAGE_SIZE, ...filters() });
     if (next) query.set("cursor", next);
     const answer = await get(`sandboxes?${query}`);
     sandboxes.push(...answer.sandboxes);
@@ -54,53 +91,139 @@ async function fetchPage(cursor) {
   return { sandboxes, next };
 }
 
-function row(sandbox) {
+function newRow(id) {
   const made = element("tr");
-  const cell = (label, ...content) => {
-    const td = element("td");
-    td.dataset.label = label;
-    td.append(...content.filter(Boolean));
-    made.append(td);
-  };
-  const { sandbox_id: id, status } = sandbox;
-  cell("Sandbox", element("b", sandbox.name), element("span", id, "id"));
-  cell("Status", element("span", words(status), `badge ${status}`));
-  cell("Track", sandbox.allocated_to_track, sandbox.track_name && element("span", sandbox.track_name, "under"));
-  cell("Ends", status === "allocated" && moment(sandbox.expires_at));
-  const nextAttempt = sandbox.next_attempt_at && `next attempt at ${moment(sandbox.next_attempt_at)}`;
-  cell("Last error", sandbox.last_error, nextAttempt && element("span", nextAttempt, "under"));
-  cell("Actions", ...actions(id, sandbox));
+  made.dataset.id = id;
+  const labels = ["Select", "Sandbox", "Status", "Track", "Ends", "Last error", "Actions"];
+  for (const label of labels) {
+    const cell = element(label === "Sandbox" ? "th" : "td");
+    if (label === "Sandbox") cell.scope = "row";
+    cell.dataset.label = label;
+    made.append(cell);
+  }
+  const box = element("input");
+  box.type = "checkbox";
+  box.setAttribute("aria-label", `Select sandbox ${id}`);
+  box.addEventListener("change", showSelection);
+  made.children[0].append(box);
   return made;
 }
 
-function actions(id, { status, allocated_to_track: track }) {
+function fill(row, sandbox) {
+  const { sandbox_id: id, status } = sandbox;
+  const state = JSON.stringify(sandbox);
+  if (row.dataset.state === state) return;
+  row.dataset.state = state;
+  const [, name, badge, track, ends, error, buttons] = row.children;
+  name.replaceChildren(link(sandbox.name, address(`sandbox/${encodeURIComponent(id)}`)), element("span", id, "id"));
+  badge.replaceChildren(element("span", words(status), `badge ${status}`));
+  track.replaceChildren(...[sandbox.allocated_to_track && element("bdi", sandbox.allocated_to_track), sandbox.track_name && element("span", sandbox.track_name, "under")].filter(Boolean));
+  setText(ends, status === "allocated" ? moment(sandbox.expires_at) : "");
+  const nextAttempt = sandbox.next_attempt_at && `next attempt at ${moment(sandbox.next_attempt_at)}`;
+  error.replaceChildren(...[sandbox.last_error && element("span", sandbox.last_error), nextAttempt && element("span", nextAttempt, "under")].filter(Boolean));
+  buttons.replaceChildren(...actions(sandbox, async () => {
+    await show();
+    // The button that had the focus is gone.
+    find("table-caption").focus();
+  }));
+}
+
+/** The orders that an operator may give for a sandbox. `done` follows one that was carried out. */
+export function actions({ sandbox_id: id, status, allocated_to_track: track }, done) {
   if (status === "allocated") {
     const text = `The holding of ${track} ends at once, and the sandbox with all its contents is deleted at the cloud provider. This cannot be undone.`;
-    return [button("Release", `Release sandbox ${id}`, () => change(id, "release", text), "danger")];
+    return [button("Release", `Release sandbox ${id}`, () => change(id, "release", text, done), "danger")];
   }
   if (status === "deletion_failed") {
     const text = "The sandbox becomes pending deletion again, and the next cleanup tries to delete it at the cloud provider.";
-    const label = `Retry the deletion of sandbox ${id}`;
-    return [button("Retry deletion", label, () => change(id, "retry-deletion", text))];
+    const label = `Retry deletion of sandbox ${id}`;
+    return [button("Retry deletion", label, () => change(id, "retry-deletion", text, done))];
   }
   return [];
 }
 
-async function change(id, verb, text) {
+const order = (id, verb) => post(`sandboxes/${encodeURIComponent(id)}/${verb}`);
+
+async function change(id, verb, text, done) {
   const what = verb === "release" ? `Release sandbox ${id}` : `Retry the deletion of sandbox ${id}`;
   if (!(await ask({ title: `${what}?`, text, yes: what }))) return;
   await attempt(what, async () => {
-    await post(`sandboxes/${encodeURIComponent(id)}/${verb}`);
-    await show();
+    await order(id, verb);
+    await done();
     setText(find("table-caption"), `${what}: done.`);
-    // The button that had the focus is gone.
-    find("table-caption").focus();
   });
+}
+
+const selected = () => [...find("rows").querySelectorAll("input:checked")].map((box) => box.closest("tr").dataset.id);
+
+function showSelection() {
+  const chosen = selected().map((id) => shown.get(id)).filter(Boolean);
+  const count = (status) => chosen.filter((sandbox) => sandbox.status === status).length;
+  setText(find("selection-count"), chosen.length ? `${chosen.length} selected` : "");
+  find("release-selected").disabled = !count("allocated");
+  find("retry-selected").disabled = !count("deletion_failed");
+  find("select-all").checked = chosen.length > 0 && chosen.length === shown.size;
+}
+
+async function changeSelected(status, verb, words_) {
+  const ids = selected().filter((id) => shown.get(id)?.status === status);
+  const text = verb === "release" ? "Their holdings end at once, and the sandboxes with all their contents are deleted at the cloud provider. This cannot be undone." : "They become pending deletion again, and the next cleanup tries to delete them.";
+  if (!(await ask({ title: `${words_} ${ids.length} ${ids.length === 1 ? "sandbox" : "sandboxes"}?`, text, yes: words_, count: ids.length }))) return;
+  await attempt(words_, async () => {
+    const waiting = [...ids];
+    const failures = [];
+    const work = async () => {
+      for (let id = waiting.pop(); id; id = waiting.pop()) await order(id, verb).catch((error) => failures.push(`${id}: ${error.message}`));
+    };
+    await Promise.all(Array.from({ length: CONCURRENT }, work));
+    for (const box of find("rows").querySelectorAll("input:checked")) box.checked = false;
+    await show();
+    setText(find("table-caption"), `${words_}: ${ids.length - failures.length} of ${ids.length} done.`);
+    find("table-caption").focus();
+    if (failures.length) throw Object.assign(new Error(failures[0]), { isAnswer: true });
+  });
+}
+
+/** Saves all sandboxes that fit as comma-separated values. */
+async function exportAll() {
+  const lines = [CSV_FIELDS.join(",")];
+  let cursor = null;
+  do {
+    const query = new URLSearchParams({ limit: 100, ...filters() });
+    if (cursor) query.set("cursor", cursor);
+    const page = await get(`sandboxes?${query}`);
+    lines.push(...page.sandboxes.map((sandbox) => CSV_FIELDS.map((name) => csvCell(name, sandbox[name])).join(",")));
+    cursor = page.cursor;
+    setText(find("table-caption"), `Exporting: ${lines.length - 1} sandboxes so far`);
+  } while (cursor);
+  const file = URL.createObjectURL(new Blob([`${lines.join("\r\n")}\r\n`], { type: "text/csv" }));
+  const saved = link("", file);
+  saved.download = "sandboxes.csv";
+  saved.click();
+  URL.revokeObjectURL(file);
+  setText(find("table-caption"), `${lines.length - 1} sandboxes exported.`);
+}
+
+/** A text that a spreadsheet would take for a formula gets an apostrophe. */
+function csvCell(name, value) {
+  if (value === null || value === undefined) return "";
+  const isTime = name.endsWith("_at");
+  if (isTime && value === 0) return "";
+  const text = isTime ? new Date(value * 1000).toISOString() : String(value);
+  const safe = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 function restart() {
   clearTimeout(typing);
   pages = { cursors: [null], next: null };
+  replace("sandboxes", filters());
+  return loadSandboxes();
+}
+
+function turn() {
+  const cursor = pages.cursors.at(-1);
+  replace("sandboxes", { ...filters(), cursor });
   return loadSandboxes();
 }
 
@@ -108,23 +231,28 @@ find("filter").addEventListener("submit", (submitted) => {
   submitted.preventDefault();
   restart();
 });
-find("status").addEventListener("change", restart);
+for (const id of ["status", "overdue"]) find(id).addEventListener("change", restart);
 find("search").addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(restart, TYPING_MS);
 });
 find("next").addEventListener("click", () => {
   pages.cursors.push(pages.next);
-  loadSandboxes();
+  turn();
 });
 find("previous").addEventListener("click", () => {
   pages.cursors.pop();
-  loadSandboxes();
+  turn();
 });
+find("select-all").addEventListener("change", ({ target }) => {
+  for (const box of find("rows").querySelectorAll("input")) box.checked = target.checked;
+  showSelection();
+});
+find("release-selected").addEventListener("click", () => changeSelected("allocated", "release", "Release selected"));
+find("retry-selected").addEventListener("click", () => changeSelected("deletion_failed", "retry-deletion", "Retry selected"));
+find("export").addEventListener("click", () => attempt("Exporting", exportAll));
 
 setInterval(() => {
-  // A button that an operator is about to press must not move.
-  const isInUse = find("rows").contains(document.activeElement) || find("rows").matches(":hover") || find("dialog").open;
   const isLive = find("connection").classList.contains("live");
-  if (session.token && isLive && !isInUse && !document.hidden) show().catch(() => {});
+  if (session.token && isLive && route().tab === "sandboxes" && !document.hidden) show({ isRefresh: true }).catch(() => {});
 }, REFRESH_MS);
