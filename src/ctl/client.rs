@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -153,9 +153,12 @@ fn requested_wait(error: &CtlError, method: &Method) -> Option<Duration> {
     (is_temporary && is_safe).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
+/// What is encoded in a path: the broker refuses paths with encoded unreserved characters (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Encodes a text for a path, a query or a header.
 pub(super) fn encode(text: &str) -> String {
-    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The path of an actor, with what follows its name.
