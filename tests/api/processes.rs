@@ -356,7 +356,7 @@ async fn healthcheck_says_why_a_broker_is_not_healthy() {
     let other_port = other.local_addr().unwrap().port();
     let answers = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().unwrap();
-        stream.read(&mut [0; 1024]).unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
     let (code, message) = check(other_port).await;
