@@ -22,6 +22,6 @@ pub fn client_builder() -> reqwest::ClientBuilder {
 }
 
 /// The HTTP client of the AWS SDK.
-pub(crate) fn aws_client() -> SharedHttpClient {
+pub fn aws_client() -> SharedHttpClient {
     aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }

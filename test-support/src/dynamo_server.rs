@@ -33,6 +33,7 @@ impl DynamoServer {
     /// A client of the server, with the SDK's default settings.
     pub fn client(&self) -> aws_sdk_dynamodb::Client {
         let config = aws_sdk_dynamodb::Config::builder()
+            .http_client(sandbox_broker::tls::aws_client())
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-central-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))

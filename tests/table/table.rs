@@ -94,6 +94,7 @@ impl Server {
             });
         });
         let config = aws_sdk_dynamodb::Config::builder()
+            .http_client(sandbox_broker::tls::aws_client())
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new("eu-central-1"))
             .credentials_provider(Credentials::new("test", "test", None, None, "test"))
