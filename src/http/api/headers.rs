@@ -45,7 +45,9 @@ pub(crate) struct AllocateHeaders {
 
 impl FromHead for AllocateHeaders {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        let [track_name, key, name_prefix] = read(request.headers(), [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX])?;
+        // With the owner's headers, so that an error names every bad one.
+        let names = [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX, INSTRUQT_SANDBOX, TRACK, TRACK_SECRET];
+        let [track_name, key, name_prefix, ..] = read(request.headers(), names)?;
         let owner = owner_of(request)?;
         let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
         Ok(Self { owner, track_name, key, name_prefix })
