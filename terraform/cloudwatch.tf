@@ -52,7 +52,7 @@ locals {
   # The throttle metrics of the table and of each index.
   throttle_metrics = merge([
     for index in concat([null], sort(keys(local.indexes))) : {
-      for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index]}") => {
+      for kind in ["Read", "Write"] : lower("${kind}_${index == null ? "table" : local.indexes[index].hash}") => {
         metric     = "${kind}ThrottleEvents"
         dimensions = merge({ TableName = aws_dynamodb_table.pool.name }, index == null ? {} : { GlobalSecondaryIndexName = index })
       }

@@ -420,3 +420,14 @@ variable "alarm_thresholds" {
     error_message = "alarm_thresholds takes numbers greater than 0."
   }
 }
+
+variable "status_shards" {
+  description = "Shards of the status index of a new table, 1 to 512; null for a table that was adopted or restored, which keeps its own. `table reshard` changes it later."
+  type        = number
+  default     = 16
+
+  validation {
+    condition     = var.status_shards == null ? true : var.status_shards >= 1 && var.status_shards <= 512 && floor(var.status_shards) == var.status_shards
+    error_message = "status_shards takes a whole number from 1 to 512, or null."
+  }
+}

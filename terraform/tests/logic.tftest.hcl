@@ -227,6 +227,7 @@ run "bad_values_are_refused" {
     waf_rate_limit       = 1
     table_name           = "a table"
     index_names          = { status = "Same", track = "Same" }
+    status_shards        = 0
     container_image      = "without-a-tag"
     image_count          = 1
     cpu_architecture     = "MIPS"
@@ -248,7 +249,7 @@ run "bad_values_are_refused" {
   expect_failures = [
     var.name, var.region, var.tags, var.kms_key_arn, var.vpc_cidr, var.availability_zones, var.nat_gateway_count,
     var.allowed_cidr_blocks, var.certificate_arn, var.access_logs_bucket, var.waf_rate_limit, var.table_name,
-    var.index_names, var.container_image, var.image_count, var.cpu_architecture, var.task_cpu, var.min_tasks,
+    var.index_names, var.status_shards, var.container_image, var.image_count, var.cpu_architecture, var.task_cpu, var.min_tasks,
     var.requests_per_task, var.otel_collector_image, var.api_tokens, var.admin_tokens,
     var.csp_api_token, var.tokens_version, var.log_retention_days, var.alarm_emails, var.alarm_thresholds,
     var.csp_base_url, var.cors_allowed_origins,
