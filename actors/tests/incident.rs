@@ -1,6 +1,8 @@
 //! The replay of an incident: for 16 minutes, and four hours later again, the CSP's licence service fails half of all
 //! deletions with 500. All these accounts can be deleted afterwards.
 
+#![allow(clippy::print_stdout, reason = "the figures are the result")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -109,7 +109,7 @@ impl Environment {
         collect_variables(command, &mut known);
         let secrets = SECRETS.iter().map(|secret| secret.variable);
         known.extend(secrets.flat_map(|name| [name.to_owned(), format!("{name}_FILE")]));
-        let prefixes: BTreeSet<_> = known.iter().filter_map(|name| Some(name.split_inclusive('_').next()?)).collect();
+        let prefixes: BTreeSet<_> = known.iter().filter_map(|name| name.split_inclusive('_').next()).collect();
         let is_ours = |name: &str| {
             let prefix = name.split_inclusive('_').next().unwrap_or(name);
             prefixes.contains(prefix) && !SHARED_PREFIXES.contains(&prefix)

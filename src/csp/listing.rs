@@ -1,11 +1,13 @@
 //! The CSP's listing: its pages, and what its records say. A record that cannot be read is still an account that exists.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use broker_actors::error::cause;
 use broker_actors::ports::{CspError, CspListing, UnreadableRecord};
 use broker_actors::sandbox::{CspAccount, SandboxId, Timestamp};
 use reqwest::header::{HeaderMap, LINK};
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use url::Url;
@@ -74,16 +76,19 @@ impl Pages {
     pub(super) fn add(&mut self, current: &Url, headers: &HeaderMap, body: &[u8]) -> Result<Option<Url>, CspError> {
         let (records, body) = parts(body)?;
         self.pages += 1;
-        let (count, before) = (records.len(), self.seen.len());
+        let (mut count, before) = (0, self.seen.len());
+        let mut add = |record: &str| {
+            count += 1;
+            self.add_record(record);
+        };
+        let records = EachRecord(&mut add).deserialize(&mut serde_json::Deserializer::from_str(records.get()));
+        records.map_err(|error| CspError::BadAnswer(cause(error)))?;
         self.records += count;
         if self.pages == 1 {
             self.page_size = count;
         }
         let totals = TOTALS.iter().flat_map(|name| [body.get(*name), body["page"].get(*name)]);
         self.announced = totals.flatten().filter_map(Value::as_u64).fold(self.announced, u64::max);
-        for record in records {
-            self.add_record(record.get());
-        }
         // A server that knows no pages answers every one of them with the same records.
         let has_new = self.seen.len() > before;
         let next = if has_new { self.next(current, headers, &body)? } else { None };
@@ -185,16 +190,41 @@ impl Pages {
 }
 
 /// The records of a page, and what the page says beside them.
-fn parts(body: &[u8]) -> Result<(Vec<&RawValue>, Value), CspError> {
+fn parts(body: &[u8]) -> Result<(&RawValue, Value), CspError> {
     let bad = |error| CspError::BadAnswer(cause(error));
     let mut fields: HashMap<String, &RawValue> = serde_json::from_slice(body).map_err(bad)?;
     let Some(records) = fields.remove("results").filter(|records| records.get().starts_with('[')) else {
         return Err(CspError::BadAnswer(cause("the answer has no array `results`")));
     };
-    let records = serde_json::from_str(records.get()).map_err(bad)?;
     fields.retain(|_, field| field.get().len() <= MAX_RECORD_BYTES);
     let rest = fields.into_iter().filter_map(|(name, field)| Some((name, serde_json::from_str(field.get()).ok()?)));
     Ok((records, Value::Object(rest.collect())))
+}
+
+/// Passes each record of an array on. A list of them all would take more memory than the array itself.
+struct EachRecord<'a>(&'a mut dyn FnMut(&str));
+
+impl<'de> DeserializeSeed<'de> for EachRecord<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for EachRecord<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of accounts")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(record) = array.next_element::<&RawValue>()? {
+            (self.0)(record.get());
+        }
+        Ok(())
+    }
 }
 
 /// The `next` of a `Link` header.

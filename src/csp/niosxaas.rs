@@ -188,7 +188,7 @@ impl PreDelete for Niosxaas {
                 let outcome = if result.is_ok() { Outcome::Success } else { Outcome::Failure };
                 self.breaker.lock().record(permit, outcome, Instant::now());
                 metrics::histogram!("broker_niosxaas_cleanup_duration_seconds").record(started.elapsed().as_secs_f64());
-                result.map_err(|error| cause(error))
+                result.map_err(cause)
             }
         };
         let outcome = match (&result, self.settings.is_shadow) {

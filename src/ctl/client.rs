@@ -23,9 +23,6 @@ const MAX_ATTEMPTS: u32 = 4;
 /// The longest `Retry-After` that is waited for.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What is encoded. The API takes a path in its canonical form alone, in which these four characters stand for themselves.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 /// The largest page that the API returns.
 const PAGE: u32 = 100;
 
@@ -156,9 +153,12 @@ fn requested_wait(error: &CtlError, method: &Method) -> Option<Duration> {
     (is_temporary && is_safe).then(|| Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
+/// What is encoded in a path: the broker refuses paths with encoded unreserved characters (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Encodes a text for a path, a query or a header.
 pub(super) fn encode(text: &str) -> String {
-    utf8_percent_encode(text, ENCODED).to_string()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The path of an actor, with what follows its name.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The AWS emulator moto, with additions that this configuration needs: it keeps the tags of scalable targets and the
 capacity providers of services, which the provider reads back; it saves queries of the log; it keeps a table's attributes
-when an index is added; and as Secrets Manager does, it moves only its own labels when a secret gets a new version, and
-removes versions without a label. Takes the arguments of moto_server."""
+when an index is added; it makes a DNS record again that was deleted; and as Secrets Manager does, it moves only its own
+labels when a secret gets a new version, and removes versions without a label. Takes the arguments of moto_server."""
 
 import json
 import uuid
@@ -11,6 +11,7 @@ from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
 from moto.dynamodb.models import DynamoDBBackend as DynamoDb
 from moto.ecs.responses import EC2ContainerServiceResponse as Ecs
 from moto.logs.responses import LogsResponse as Logs
+from moto.route53.models import Route53Backend as Route53
 from moto.secretsmanager.models import FakeSecret as Secret
 from moto.secretsmanager.models import SecretsManagerBackend as Secrets
 from moto.server import main
@@ -21,6 +22,7 @@ create_service_without_strategy = Ecs.create_service
 update_table_and_forget = DynamoDb.update_table
 put_and_keep = Secrets.put_secret_value
 reset_all_labels = Secret.reset_default_version
+change_unless_made_before = Route53.change_resource_record_sets
 queries: dict[str, dict] = {}
 
 
@@ -63,6 +65,17 @@ def put_secret_value(self: Secrets, *arguments, **named) -> str:
     return answer
 
 
+def change_resource_record_sets(self: Route53, zoneid: str, change_list: list[dict]) -> None:
+    zone = self.get_hosted_zone(zoneid)
+    present = {(record.name, record.type) for record in zone.rrsets}
+    zone.rr_changes[:] = [
+        change
+        for change in zone.rr_changes
+        if (change["ResourceRecordSet"]["Name"].rstrip(".") + ".", change["ResourceRecordSet"]["Type"]) in present
+    ]
+    change_unless_made_before(self, zoneid, change_list)
+
+
 def put_query_definition(self: Logs) -> str:
     query = self._get_param("queryDefinitionId") or str(uuid.uuid4())
     queries[query] = {name: self._get_param(name) for name in ("name", "queryString", "logGroupNames")}
@@ -85,6 +98,7 @@ Ecs.create_service = create_service
 DynamoDb.update_table = update_table
 Secret.reset_default_version = reset_default_version
 Secrets.put_secret_value = put_secret_value
+Route53.change_resource_record_sets = change_resource_record_sets
 Logs.put_query_definition = put_query_definition
 Logs.describe_query_definitions = describe_query_definitions
 Logs.delete_query_definition = delete_query_definition

@@ -257,7 +257,7 @@ impl Pages<'_> {
     ///
     /// # Errors
     ///
-    /// [`StoreError::TooLong`] if there are more than [`MAX_PAGES`]; else as [`SandboxStore::list`].
+    /// [`StoreError::TooLong`] if there are too many pages; else as [`SandboxStore::list`].
     pub async fn next(&mut self) -> Result<Option<Vec<Sandbox>>, StoreError> {
         while self.reading.len() < CONCURRENT_SHARDS
             && let Some(request) = self.waiting.pop_front()

@@ -61,7 +61,9 @@ pub(crate) struct AllocateHeaders {
 
 impl FromHead for AllocateHeaders {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        let [track_name, key, name_prefix] = read(request.headers(), [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX])?;
+        // With the owner's headers, so that an error names every bad one.
+        let names = [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX, INSTRUQT_SANDBOX, TRACK, TRACK_SECRET];
+        let [track_name, key, name_prefix, ..] = read(request.headers(), names)?;
         let owner = owner_of(request)?;
         let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
         let (lab_duration, standby) = (minutes(request.headers())?, standby(request.headers())?);
@@ -178,7 +180,7 @@ impl FromHead for Operator {
     fn document(parts: &mut OperationParts) {
         let description = "The name of the operator, for the broker's records; percent-encoded if it has other characters \
                            than those of ASCII";
-        parts.header(OPERATOR, description, operator_schema());
+        parts.header(OPERATOR, description, name_schema(MAX_OPERATOR_LENGTH));
         parts.errors.insert(ErrorCode::BadHeader);
     }
 }
@@ -360,24 +362,20 @@ fn read<const N: usize>(headers: &HeaderMap, names: [&str; N]) -> Result<[Option
     if bad.is_empty() { Ok(values) } else { Err(bad_headers(&bad)) }
 }
 
+/// The schema of a secret. An empty header counts as absent.
 fn secret_schema() -> Schema {
-    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(MIN_SECRET_LENGTH));
-    object.max_length(Some(MAX_ID_LENGTH)).pattern(Some("^[!-~]+$")).build().into()
+    let object = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_ID_LENGTH));
+    object.pattern(Some(format!("^([!-~]{{{MIN_SECRET_LENGTH},}})?$"))).build().into()
 }
 
-/// The schema of a name in visible ASCII characters, with spaces inside.
-fn operator_schema() -> Schema {
-    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
-    object.max_length(Some(MAX_OPERATOR_LENGTH)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
-}
-
+/// The schema of an identifier. An empty header counts as absent.
 fn name_schema(max_length: usize) -> Schema {
-    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
-    object.max_length(Some(max_length)).pattern(Some("^[!-~]([ -~]*[!-~])?$")).build().into()
+    let object = ObjectBuilder::new().schema_type(Type::String).max_length(Some(max_length));
+    object.pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).build().into()
 }
 
-/// The schema of a text. OpenAPI cannot say how many bytes a text has.
+/// The schema of a text. OpenAPI cannot say how many bytes a text has. An empty header counts as absent.
 fn text_schema() -> Schema {
-    let object = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
-    object.max_length(Some(MAX_ID_LENGTH)).pattern(Some("^[^\\x00-\\x1f\\x7f-\\x9f]+$")).build().into()
+    let object = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_ID_LENGTH));
+    object.pattern(Some("^[^\\x00-\\x1f\\x7f-\\x9f]*$")).build().into()
 }

@@ -89,8 +89,10 @@ locals {
     logConfiguration = { logDriver = "awslogs", options = merge(local.log_options, { awslogs-stream-prefix = "collector" }) }
   })
 
-  # The ports of what the tasks call: AWS, the CSP, a collector elsewhere, another DynamoDB.
-  called_urls = compact([var.csp_base_url, var.settings.otel_exporter_otlp_endpoint, var.settings.ddb_endpoint_url])
+  # The ports of what the tasks call: AWS, the CSP, NIOSXaaS, a collector elsewhere, another DynamoDB.
+  called_urls = compact([
+    var.csp_base_url, var.settings.niosxaas_base_url, var.settings.otel_exporter_otlp_endpoint, var.settings.ddb_endpoint_url,
+  ])
   called_ports = distinct(concat([443], [
     for url in local.called_urls : try(tonumber(regex("^https?://[^/]*:([0-9]+)", url)[0]), startswith(url, "http://") ? 80 : 443)
   ]))

@@ -14,6 +14,7 @@ use super::support::{TABLE, cold_key, plain, pool, settings};
 
 fn client(server: &MeteringServer, attempts: u32) -> Client {
     let config = aws_sdk_dynamodb::Config::builder()
+        .http_client(sandbox_broker::tls::aws_client())
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))

@@ -404,15 +404,18 @@ run "secrets_that_exist_reach_the_broker" {
   }
 }
 
-run "a_csp_and_a_collector_on_other_ports" {
+run "what_the_tasks_call_on_other_ports" {
   variables {
     csp_base_url = "http://csp.example.com:8443/api"
-    settings     = { otel_exporter_otlp_endpoint = "http://collector.example.com:4318" }
+    settings = {
+      niosxaas_base_url           = "https://niosxaas.example.com:9443"
+      otel_exporter_otlp_endpoint = "http://collector.example.com:4318"
+    }
   }
 
   assert {
-    condition     = toset(keys(aws_vpc_security_group_egress_rule.tasks)) == toset(["443", "4318", "8443"])
-    error_message = "the tasks must reach the CSP and the collector"
+    condition     = toset(keys(aws_vpc_security_group_egress_rule.tasks)) == toset(["443", "4318", "8443", "9443"])
+    error_message = "the tasks must reach the CSP, NIOSXaaS and the collector"
   }
 }
 
