@@ -264,7 +264,7 @@ async fn setup_fails_after_its_patience_in_real_time() {
     let app = TestApp::start(&["--csp-sim-sandboxes=0"]).await;
     let host = Host::of(&app);
     let started = Instant::now();
-    let output = host.client("setup", &[("BROKER_PATIENCE_SEC", "1")]).await;
+    let output = host.client("setup", &[("BROKER_PATIENCE_SEC", "6")]).await;
     assert!(!output.status.success());
     assert!(printed(&output).contains("WAITING") && printed(&output).contains("no sandbox after"), "{output:?}");
     assert!(started.elapsed() < Duration::from_secs(60), "waiting for an answer counts");
