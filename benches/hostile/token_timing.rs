@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use broker_actors::sandbox::Timestamp;
 use sandbox_broker::http::auth::Tokens;
-use test_support::{test_settings, with_secrets};
+use test_support::test_settings;
 
 /// Comparisons in one measurement: enough to be long compared with the clock's resolution.
 const COMPARISONS: u32 = 50;
@@ -23,7 +23,7 @@ type Comparison<'a> = Box<dyn Fn() -> bool + 'a>;
 /// Prints a line for each pair of kinds of guesses.
 pub(crate) fn measure(samples: usize) {
     let tokens = |track: &str| {
-        let settings = with_secrets(test_settings(&[]), &[("BROKER_API_TOKEN", track)]);
+        let settings = test_settings(&[], &[("BROKER_API_TOKEN", track)]);
         Tokens::new(settings.tokens().read().expect("the token is valid"))
     };
     let known = tokens(SECRET);

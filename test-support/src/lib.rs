@@ -24,4 +24,4 @@ pub use self::http_client::http_client;
 pub use self::process::{
     ADMIN_TOKEN, Process, TRACK_TOKEN, executable, listening_address, output_of, program, program_path,
 };
-pub use self::test_app::{TestApp, parse_settings, test_settings, with_secrets};
+pub use self::test_app::{TestApp, parse_settings, test_settings};

@@ -160,9 +160,7 @@ async fn a_frozen_sandbox_is_not_deleted_before_its_time() {
 #[actix_web::test]
 async fn given_up_deletions_are_retried_by_their_error() {
     let csp = CspSim::start(3).await;
-    let token = format!("--csp-api-token={}", CspSim::TOKEN);
-    let url = format!("--csp-base-url={}", csp.url);
-    let app = TestApp::start(&["--csp-mode=http", "--deletion-retry-max-attempts=1", &url, &token]).await;
+    let app = TestApp::on_csp(&csp.url, &["--deletion-retry-max-attempts=1"], &[]).await;
     for student in ["student-1", "student-2"] {
         let id = app.allocate(student).await.sandbox_id().to_owned();
         app.mark_for_deletion(&id, student).await;
@@ -186,16 +184,12 @@ async fn services_go_before_their_accounts_and_never_keep_them() {
     {
         let csp = CspSim::start(10).await;
         let flags = [
-            "--csp-mode=http".to_owned(),
-            format!("--csp-base-url={}", csp.url),
-            format!("--csp-api-token={}", CspSim::TOKEN),
-            "--niosxaas-enabled=true".to_owned(),
-            format!("--niosxaas-base-url={}", csp.url),
-            "--niosxaas-email=broker@example.com".to_owned(),
-            format!("--niosxaas-password={password}"),
-            format!("--niosxaas-shadow-mode={shadow}"),
+            "--niosxaas-enabled=true",
+            &format!("--niosxaas-base-url={}", csp.url),
+            "--niosxaas-email=broker@example.com",
+            &format!("--niosxaas-shadow-mode={shadow}"),
         ];
-        let app = TestApp::start(&flags.each_ref().map(String::as_str)).await;
+        let app = TestApp::on_csp(&csp.url, &flags, &[("NIOSXAAS_PASSWORD", password)]).await;
         for number in 0..5 {
             let student = format!("student-{number}");
             let id = app.allocate(&student).await.sandbox_id().to_owned();

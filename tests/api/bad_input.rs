@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::HeaderValue;
 
 use sandbox_broker::config::DEVELOPMENT_TOKEN;
-use test_support::{Answer, TestApp, assert_error, read_answer, send, test_settings, with_secrets};
+use test_support::{Answer, TestApp, assert_error, read_answer, send, test_settings};
 
 #[actix_web::test]
 async fn tokens() {
@@ -31,7 +31,7 @@ async fn tokens() {
 #[actix_web::test]
 async fn several_tokens_are_valid_at_once() {
     let secrets = [("BROKER_API_TOKEN", "old-token, new-token"), ("BROKER_ADMIN_TOKEN", "one,two")];
-    let app = TestApp::run(with_secrets(test_settings(&[]), &secrets)).await;
+    let app = TestApp::run(test_settings(&[], &secrets)).await;
     for token in ["old-token", "new-token"] {
         let request = app.request(Method::GET, "/v1/sandboxes/1").bearer_auth(token).header("X-Track-ID", "t");
         assert_error(&send(request).await, 404, "SANDBOX_NOT_FOUND");

@@ -95,7 +95,7 @@ pub(crate) fn csp_with_and_without_crm() -> (String, Arc<Mutex<Vec<String>>>) {
 #[actix_web::test]
 async fn an_account_without_a_crm_account_has_no_field_for_it_and_the_csp_sees_who_calls() {
     let (url, agents) = csp_with_and_without_crm();
-    let app = TestApp::start(&["--csp-mode=http", &format!("--csp-base-url={url}"), "--csp-api-token=t"]).await;
+    let app = TestApp::on_csp(&url, &[], &[]).await;
     for student in ["one", "two", "three"] {
         let allocated = app.allocate(student).await;
         let has_crm = allocated.sandbox_id() == "1";

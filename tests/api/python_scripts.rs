@@ -138,7 +138,7 @@ async fn a_script_gets_its_sandbox_writes_its_files_and_gives_it_back() {
 #[actix_web::test]
 async fn a_script_takes_an_account_without_a_crm_account() {
     let (csp, _) = csp_with_and_without_crm();
-    let app = TestApp::start(&["--csp-mode=http", &format!("--csp-base-url={csp}"), "--csp-api-token=t"]).await;
+    let app = TestApp::on_csp(&csp, &[], &[]).await;
     let url = format!("http://{}/v1", app.address);
     let mut accounts = Vec::new();
     for student in ["one", "two", "three"] {

@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use test_support::{
     ADMIN_TOKEN, Answer, ApiClient, Broker, CspSim, TestApp, assert_error, eventually, program, send, test_settings,
-    with_secrets,
 };
 
 /// A token and its entry, made by the program.
@@ -67,7 +66,7 @@ async fn a_quota_limits_new_allocations_and_no_replays() {
     let (token, entry) = new_token(&["--name", "small", "--new-per-minute", "2"]);
     let tokens = json!([entry]).to_string();
     let secrets = [("BROKER_TRACK_TOKENS", &*tokens), ("BROKER_API_TOKEN", "development-track-token")];
-    let app = TestApp::run(with_secrets(test_settings(&[]), &secrets)).await;
+    let app = TestApp::run(test_settings(&[], &secrets)).await;
     app.sync("").await;
     for track in ["one", "two"] {
         assert_eq!(allocate(&app, &token, track, &[]).await.status, 201);
@@ -92,8 +91,7 @@ async fn the_token_without_a_name_has_a_quota_too() {
 #[actix_web::test]
 async fn an_expired_token_is_unknown() {
     let (token, entry) = new_token(&["--name", "past", "--expires-at", "2001-01-01T00:00:00Z"]);
-    let app =
-        TestApp::run(with_secrets(test_settings(&[]), &[("BROKER_TRACK_TOKENS", &json!([entry]).to_string())])).await;
+    let app = TestApp::run(test_settings(&[], &[("BROKER_TRACK_TOKENS", &json!([entry]).to_string())])).await;
     assert_error(&allocate(&app, &token, "student", &[]).await, 401, "UNAUTHORIZED");
 }
 
@@ -158,7 +156,7 @@ fn no_secret_is_a_flag() {
 #[actix_web::test]
 async fn a_viewer_reads_and_changes_nothing() {
     let secrets = [("BROKER_VIEWER_TOKEN", "viewer"), ("BROKER_ADMIN_TOKEN", "development-admin-token")];
-    let app = TestApp::run(with_secrets(test_settings(&[]), &secrets)).await;
+    let app = TestApp::run(test_settings(&[], &secrets)).await;
     let viewer = async |method, path| send(app.request(method, path).bearer_auth("viewer")).await;
     for path in ["/v1/admin/stats", "/v1/admin/sandboxes", "/v1/admin/actors", "/v1/admin/whoami"] {
         assert_eq!(viewer(Method::GET, path).await.status, 200, "{path}");

@@ -8,7 +8,7 @@ use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use sandbox_broker::config::tokens::TokenRole;
 use sandbox_broker::http::auth::Tokens;
-use test_support::{Answer, Broker, TestApp, assert_error, send, test_settings, with_secrets};
+use test_support::{Answer, Broker, TestApp, assert_error, send, test_settings};
 
 use crate::properties;
 
@@ -104,7 +104,7 @@ fn a_token_is_known_if_and_only_if_it_is_one_of_the_settings() {
     let checked =
         TestRunner::new(properties()).run(&(tokens, guess, any::<prop::sample::Index>()), |(tokens, guess, index)| {
             let secrets = [("BROKER_API_TOKEN", &*tokens.join(",")), ("BROKER_ADMIN_TOKEN", "another-one")];
-            let known = Tokens::new(with_secrets(test_settings(&[]), &secrets).tokens().read().unwrap());
+            let known = Tokens::new(test_settings(&[], &secrets).tokens().read().unwrap());
             let role = |token: &str| known.find(token, Timestamp(0)).map(|credential| credential.role());
             let expected = |token: &str| tokens.iter().any(|it| it == token).then_some(TokenRole::Track);
             prop_assert_eq!(role(&guess), expected(&guess));
