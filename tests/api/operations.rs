@@ -58,6 +58,7 @@ impl Incident {
             ("BROKER_ADMIN_TOKEN", ADMIN_TOKEN),
             ("HELD", &self.held),
             ("FAILED", &self.failed),
+            ("ID", &self.failed),
             ("STUDENT", "student-1"),
         ]);
         let output = output_of(shell).await;
@@ -90,6 +91,9 @@ async fn the_commands_of_each_runbook_work() {
         "The pool is empty",
         "The CSP is down",
         "Deletions fail",
+        "Accounts come back",
+        "Services of accounts (NIOSXaaS)",
+        "Set a sandbox aside",
         "A student holds two",
         "Freeze deletions",
         "Drain for maintenance",
