@@ -164,6 +164,7 @@ struct Shared {
 }
 
 impl Allocator {
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the broker; only start.rs calls this")]
     pub(crate) fn new(
         pool: Pool,
         queue: Queue,

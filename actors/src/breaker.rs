@@ -2,7 +2,7 @@
 //! before each call.
 //!
 //! Closed, it lets calls through; `threshold` consecutive failures open it, or failures of half of the last
-//! [`WINDOW`] calls within [`WINDOW_LENGTH`]. Open, it refuses calls until `timeout` has passed. Half-open, it lets one
+//! 20 calls within one minute. Open, it refuses calls until `timeout` has passed. Half-open, it lets one
 //! probe through, whose success closes it and whose failure opens it again. Whatever its state, it refuses all calls while
 //! the CSP asks for silence.
 

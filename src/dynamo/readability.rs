@@ -48,7 +48,7 @@ impl Readability {
         }
         if let Some(error) = last_error {
             metrics::counter!("broker_unreadable_items_total").increment(unreadable as u64);
-            if let Some(items) = counts.to_log(unreadable, Instant::now()) {
+            if let Some(items) = counts.take_unlogged(unreadable, Instant::now()) {
                 let message = "items were left out of listings; `sandbox-broker table check` names them";
                 tracing::error!(event = "unreadable_items", items, last = %error, "{message}");
             }
@@ -76,7 +76,7 @@ impl Counts {
     }
 
     /// Counts unreadable items. Returns how many to log, if it is time for a line.
-    fn to_log(&mut self, unreadable: usize, now: Instant) -> Option<usize> {
+    fn take_unlogged(&mut self, unreadable: usize, now: Instant) -> Option<usize> {
         self.unlogged = self.unlogged.saturating_add(unreadable);
         if self.logged_at.is_some_and(|at| now.duration_since(at) < LOG_INTERVAL) {
             return None;
@@ -93,13 +93,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn unreadable_items_are_logged_once_a_minute() {
         let mut counts = Counts::default();
-        assert_eq!(counts.to_log(2, Instant::now()), Some(2));
+        assert_eq!(counts.take_unlogged(2, Instant::now()), Some(2));
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(15)).await;
-            assert_eq!(counts.to_log(5, Instant::now()), None);
+            assert_eq!(counts.take_unlogged(5, Instant::now()), None);
         }
         tokio::time::advance(Duration::from_secs(15)).await;
-        assert_eq!(counts.to_log(1, Instant::now()), Some(16));
+        assert_eq!(counts.take_unlogged(1, Instant::now()), Some(16));
     }
 
     #[tokio::test(start_paused = true)]

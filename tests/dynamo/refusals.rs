@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aws_config::meta::credentials::provide_credentials_fn;
-use aws_sdk_dynamodb::config::{Credentials, SharedCredentialsProvider};
+use aws_credential_types::provider::future;
+use aws_sdk_dynamodb::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
 use broker_actors::ports::{ClaimOutcome, StoreError};
 use reqwest::header::RETRY_AFTER;
 use test_support::metering::{Fault, FaultRule};
@@ -29,6 +29,20 @@ fn refusals() -> Vec<Fault> {
     ]
 }
 
+/// The place that credentials come from, with the number of times it was asked.
+#[derive(Debug)]
+struct CountedCredentials(Arc<AtomicU32>);
+
+impl ProvideCredentials for CountedCredentials {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        future::ProvideCredentials::ready(Ok(Credentials::new("test", "test", None, None, "test")))
+    }
+}
+
 #[actix_web::test]
 async fn a_refusal_makes_the_store_unavailable() {
     tokio::time::pause();
@@ -50,13 +64,8 @@ async fn a_refusal_makes_the_store_unavailable() {
 #[actix_web::test]
 async fn withdrawn_credentials_are_fetched_again_once_and_the_request_repeated() {
     tokio::time::pause();
-    // Each call of the provider is a look at the place that the credentials come from.
     let fetches = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&fetches);
-    let provider = provide_credentials_fn(move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-        async { Ok(Credentials::new("test", "test", None, None, "test")) }
-    });
+    let provider = CountedCredentials(Arc::clone(&fetches));
     let mut table = Table::with_credentials(SharedCredentialsProvider::new(provider)).await;
     table.fill(1);
     let fetched = || fetches.load(Ordering::Relaxed);

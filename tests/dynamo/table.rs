@@ -24,7 +24,7 @@ use broker_actors::allocation::AllocateRequest;
 use broker_actors::broker::Broker as Core;
 use broker_actors::ports::SandboxStore;
 use broker_actors::sandbox::{
-    Claim, ClaimKey, ConditionalUpdate, Holding, IdempotencyKey, Owner, Sandbox, TrackId, UnixMillis,
+    Claim, ClaimKey, ConditionalUpdate, Holding, IdempotencyKey, LabTime, Owner, Sandbox, TrackId, UnixMillis,
 };
 use broker_actors::start::{BrokerSettings, Ports};
 use broker_actors::testing::{FakeCsp, PausedClock, TestBroker};
@@ -269,7 +269,16 @@ pub(crate) fn owner(track: &str) -> Owner {
 
 pub(crate) fn request(track: &str) -> AllocateRequest {
     let key = IdempotencyKey::new("key");
-    AllocateRequest { owner: owner(track), track_name: None, key, name_prefix: None, quota: None }
+    AllocateRequest {
+        owner: owner(track),
+        track_name: None,
+        key,
+        name_prefix: None,
+        lab_duration: None,
+        standby: false,
+        wait: None,
+        quota: None,
+    }
 }
 
 pub(crate) fn claim_key(track: &str) -> ClaimKey {
@@ -280,7 +289,13 @@ pub(crate) fn claim_key(track: &str) -> ClaimKey {
 pub(crate) fn claim_of(sandbox: &Sandbox, track: &str) -> (ConditionalUpdate, Claim) {
     let now = PausedClock::BEGIN;
     let expires_at = now.plus(Duration::from_secs(4 * 3600));
-    let holding = Holding { owner: owner(track), track_name: None, key: IdempotencyKey::new("key"), expires_at };
+    let holding = Holding {
+        owner: owner(track),
+        track_name: None,
+        key: IdempotencyKey::new("key"),
+        expires_at,
+        lab: LabTime::default(),
+    };
     sandbox.claim(holding, now).unwrap()
 }
 

@@ -8,8 +8,8 @@ mod store;
 mod tickets;
 
 pub use self::coordination::{
-    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoredQueue,
-    StoredStats,
+    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats,
+    StoredQueue, StoredStats,
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;

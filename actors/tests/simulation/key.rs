@@ -55,7 +55,11 @@ impl Key {
             lab_duration: None,
             standby: false,
             // Some wait in the queue.
-            wait: Some(Duration::from_secs(if self.track < FIRST_PROBE && self.track % 2 == 0 { 4 } else { 0 })),
+            wait: Some(Duration::from_secs(if self.track < FIRST_PROBE && self.track.is_multiple_of(2) {
+                4
+            } else {
+                0
+            })),
             quota: None,
         }
     }
