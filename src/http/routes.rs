@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::api::body::{
     ActorList, ActorStatus, AuditPage, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, Dropped,
-    ExpiryReport, Held, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox,
+    ExpiryReport, Held, LabList, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox,
     SandboxDetails, SandboxPage, Stats, StatsHistory, SyncReport,
 };
 use super::api::{admin, allocation, client, events, preflight, probes, sandboxes};
@@ -357,6 +357,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .summary("Keeps an allocated or released sandbox from being deleted for a while")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/extend", "extend", Admin, || handler(admin::pool::extend))
+        .audited()
+        .summary("Extends a holding: it ends this long from now, or at its present end if that is later")
+        .description("`MAX_HOLDING_HOURS` does not apply. A sandbox on standby is refused: its lab has not started.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::allocated_example())),
     post("/v1/admin/sync", "sync", Admin, || handler(admin::jobs::sync))
         .audited()
         .summary("Syncs with the cloud provider's listing now")
@@ -383,6 +389,10 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .summary("Removes all sandboxes of one status, without a call to the cloud provider")
         .errors(&[STORE, WRITE])
         .example(|| json(Completed::example(DiscardReport::example()))),
+    get("/v1/admin/labs", "labs", Admin, || handler(admin::labs::labs))
+        .summary("Shows for each lab how many sandboxes it holds, how many students wait, and for how long labs run")
+        .errors(&[STORE])
+        .example(|| json(LabList::example())),
     get("/v1/admin/queue", "queue", Admin, || handler(admin::queue::queue))
         .summary("Shows who waits for a sandbox")
         .errors(&[STORE])

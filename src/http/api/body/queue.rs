@@ -89,6 +89,8 @@ pub(crate) struct Ticket {
     idempotency_key: IdempotencyKey,
     /// Only sandboxes whose name starts with this
     name_prefix: Option<String>,
+    /// The lab's slug
+    track_name: Option<String>,
     /// Since when it waits
     enqueued_at: Timestamp,
     /// When its owner was last seen
@@ -104,6 +106,7 @@ impl Ticket {
             track_id: ticket.claim_key.track.clone().into(),
             idempotency_key: ticket.claim_key.key.clone().into(),
             name_prefix: ticket.name_prefix.clone(),
+            track_name: ticket.track_name.clone(),
             enqueued_at: ticket.enqueued_at.seconds().into(),
             seen_at: ticket.seen_at.into(),
             expires_at: ticket.expires_at().into(),

@@ -3,7 +3,7 @@
 import { duration, element, find, number, setText, words } from "/console/page.js";
 import { minutesToEmpty } from "/console/history.js";
 
-const STATUSES = ["available", "allocated", "pending_deletion", "stale", "deletion_failed"];
+const STATUSES = ["available", "allocated", "standby", "pending_deletion", "stale", "deletion_failed"];
 // A pool that will be empty within this time gets a banner.
 const SOON_MINUTES = 60;
 
@@ -12,7 +12,8 @@ export function showOverview(snapshot) {
   const { stats, throughput } = snapshot;
   if (stats) {
     const known = STATUSES.concat(Object.keys(stats).filter((name) => name !== "total" && !STATUSES.includes(name)));
-    tiles(find("stats"), [...known, "total"].map((status) => [words(status), stats[status], status]));
+    const label = (status) => (status === "standby" ? "of them on standby" : words(status));
+    tiles(find("stats"), [...[...known, "total"].map((status) => [label(status), stats[status], status]), ["waiting in the queue", snapshot.waiting, "waiting"]]);
     find("pool-empty").hidden = stats.total > 0;
   }
   tiles(find("throughput"), [
