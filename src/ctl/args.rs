@@ -109,13 +109,14 @@ pub(super) enum Command {
         #[command(flatten)]
         watch: Watch,
     },
-    /// Show for each lab how many sandboxes it holds, how many students wait, and for how long labs run
+    /// Show for each lab its sandboxes, its students who wait, and the median time of its holdings
     Labs {
         #[command(flatten)]
         watch: Watch,
     },
-    /// Tell whether a class would get its sandboxes, without allocating any. Needs a track token in BROKER_API_TOKEN, or in
-    /// the file that BROKER_API_TOKEN_FILE names
+    /// Tell whether a class would get its sandboxes, without allocating any
+    ///
+    /// Needs a track token in BROKER_API_TOKEN, or in the file that BROKER_API_TOKEN_FILE names.
     Preflight {
         /// The number of students
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -154,7 +155,7 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Release sandboxes for their owners; cleanup then deletes them
+    /// Release sandboxes for their owners; cleanup then deletes them with all their contents
     Release {
         /// Ids of the sandboxes
         #[arg(required = true)]

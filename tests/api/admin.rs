@@ -162,9 +162,8 @@ async fn an_operator_extends_a_holding_beyond_what_its_owner_may() {
     let app = TestApp::start(&["--lab-duration-hours=1", "--max-holding-hours=1"]).await;
     let held = app.allocate("student-1").await;
     let (id, ends) = (held.sandbox_id().to_owned(), held.body["expires_at"].as_u64().unwrap());
-    let extend = async |id: &str, hours: &str| {
-        app.post_admin(&format!("/v1/admin/sandboxes/{id}/extend?hours={hours}")).await
-    };
+    let extend =
+        async |id: &str, hours: &str| app.post_admin(&format!("/v1/admin/sandboxes/{id}/extend?hours={hours}")).await;
     for hours in ["-1", "8761", "NaN", "soon", ""] {
         assert_error(&extend(&id, hours).await, 400, "BAD_QUERY");
     }

@@ -128,8 +128,7 @@ pub async fn the_newest_control_counts(store: Store) {
 
 /// A count and the supply counter share an item and do not overwrite each other.
 pub async fn counts_and_supply_are_kept_together(store: Store) {
-    let stats =
-        Stats { total: 6, available: 1, allocated: 2, standby: 1, pending_deletion: 3, ..Stats::default() };
+    let stats = Stats { total: 6, available: 1, allocated: 2, standby: 1, pending_deletion: 3, ..Stats::default() };
     store.add_supply(5).await.unwrap();
     let state = store.cluster_state().await.unwrap();
     assert_eq!((state.stats.counted_at, state.stats.supply), (None, 5));

@@ -52,7 +52,7 @@ pub(crate) struct ListQuery {
     /// Only allocated sandboxes whose time is over
     #[serde(default)]
     overdue: bool,
-    /// Only allocated sandboxes that have been held for longer
+    /// Only allocated sandboxes that have been held for longer than this
     #[param(minimum = 0, maximum = 8760)]
     held_longer_than_hours: Option<f64>,
 }
@@ -103,7 +103,7 @@ pub(crate) async fn show(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct HistoryQuery {
-    /// How far back; 1 if it is not given
+    /// The number of hours back; 1 if it is not given
     #[param(minimum = 1, maximum = 168)]
     hours: Option<u64>,
 }

@@ -30,7 +30,7 @@ pub(crate) struct Lab {
     standby: u64,
     /// Its students who wait for a sandbox
     waiting: u64,
-    /// The median time since the others started; null if there are no others
+    /// The median time, in seconds, since those that are not on standby started; null if there are none
     median_seconds: Option<u64>,
 }
 

@@ -312,7 +312,7 @@ pub(crate) struct SandboxDetails {
 pub(crate) struct Change {
     at: Timestamp,
     to: Status,
-    /// The first 24 bytes of the name
+    /// Who moved it; the first 24 bytes of a longer name
     by: String,
 }
 
@@ -361,7 +361,7 @@ pub(crate) struct Stats {
     pending_deletion: u64,
     /// Missing from the cloud provider's listing
     stale: u64,
-    /// Given up after deletions that failed for too long
+    /// Their deletions failed for too long and were given up
     deletion_failed: u64,
     /// Available and not old enough to be allocated; not counted as available
     warming: u64,

@@ -11,7 +11,7 @@ const COLUMNS = ["Position", "Student", "Key", "Prefix, lab", "Waits", "Request"
 /** The number of the last request. The answer of an earlier one is discarded. */
 let lastRequest = 0;
 
-export const loadQueue = () => attempt("Reading the queue", () => show());
+export const loadQueue = () => attempt("Reading the queue", () => show(), { isRead: true });
 
 async function show({ isRefresh = false } = {}) {
   lastRequest += 1;

@@ -29,7 +29,7 @@ export async function loadSandbox() {
     find("sandbox-actions").append(...allActions(sandbox, loadSandbox));
     find("sandbox-orders").append(...entries.map(orderRow));
     setText(find("sandbox-orders-caption"), entries.length ? "Orders of operators, the last first" : "No operator has ordered anything for this sandbox.");
-  });
+  }, { isRead: true });
 }
 
 /** Whether a field says something of this sandbox. */

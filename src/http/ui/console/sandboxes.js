@@ -60,7 +60,7 @@ export async function loadSandboxes() {
   find("held").value = query.get("held_longer_than_hours") ?? "";
   find("overdue").checked = query.get("overdue") === "true";
   if (query.get("cursor") !== (pages.cursors.at(-1) ?? null)) pages = { cursors: query.get("cursor") ? [null, query.get("cursor")] : [null], next: null };
-  await attempt("Listing the sandboxes", () => show());
+  await attempt("Listing the sandboxes", () => show(), { isRead: true });
 }
 
 async function show({ isRefresh = false } = {}) {
@@ -257,7 +257,7 @@ find("select-all").addEventListener("change", ({ target }) => {
   showSelection();
 });
 for (const [id, bulk] of Object.entries(BULK)) find(id).addEventListener("click", () => changeSelected(bulk));
-find("export").addEventListener("click", () => attempt("Exporting", exportAll));
+find("export").addEventListener("click", () => attempt("Exporting", exportAll, { isRead: true }));
 
 setInterval(() => {
   const isLive = find("connection").classList.contains("live");
