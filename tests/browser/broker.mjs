@@ -31,6 +31,8 @@ export class Broker {
       BROKER_HOST: "127.0.0.1",
       BROKER_PORT: String(this.port),
       BROKER_DATA_DIR: this.directory,
+      // With a cloud provider in the settings, DynamoDB would be the default.
+      BROKER_STORE: "embedded",
       LOG_FORMAT: "json",
       ...this.settings,
     };

@@ -38,6 +38,15 @@ async function anotherTab(page, path) {
   return other;
 }
 
+/** Axe finds nothing in the page as it is. */
+async function assertAccessible(page, place) {
+  // The page's policy admits no other script, so the checker comes in from outside.
+  await page.evaluate(await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
+  const { violations } = await page.evaluate(() => globalThis.axe.run());
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+  assert.deepEqual(found, [], place);
+}
+
 /** Closes the page; a test whose page did what it may not fails here. */
 async function close(page) {
   assert.deepEqual(page.faults, []);
@@ -226,10 +235,12 @@ test("the queue shows who waits, and a ticket is dropped with a reason", async (
   await shows(page, page.locator("#queue-caption"), "2 students wait; no sandbox has come lately");
   assert.match(await rows.nth(0).textContent(), /^1<i>student-1<\/i>gpu-dns.*open/);
   assert.match(await rows.nth(1).textContent(), /^2student-2lab-2/);
+  await assertAccessible(page, "queue");
   const drop = page.getByRole("button", { name: "Drop student-2 from the queue" });
   await drop.click();
   await page.keyboard.press("Enter");
   assert.equal(await page.locator("#dialog").isVisible(), true, "a reason is required");
+  await assertAccessible(page, "dialog");
   await page.getByLabel("Reason").fill("left the class");
   await page.keyboard.press("Enter");
   await shows(page, page.locator("#queue-caption"), "student-2");
@@ -242,6 +253,8 @@ test("the queue shows who waits, and a ticket is dropped with a reason", async (
   await tab(page, "Overview");
   await shows(page, tile(page, "waiting"), /^1$/);
   await shows(page, page.locator("#labs tr"), /dns/);
+  await shows(page, page.locator("#banners"), "1 student waits for a sandbox");
+  await assertAccessible(page, "labs");
   await empty.call("DELETE", "/v1/admin/queue?track_id=%3Ci%3Estudent-1%3C%2Fi%3E&reason=done", ADMIN_TOKEN);
   await first;
   await close(page);
@@ -325,15 +338,7 @@ for (const colorScheme of ["light", "dark"]) {
   test(`axe finds nothing in ${colorScheme}`, async () => {
     const { body } = await broker.allocate("student-axe");
     const page = await open(chrome, broker, "/console", { colorScheme });
-    const source = await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-    const check = async (place) => {
-      // The page's policy admits no other script, so the checker comes in from outside.
-      await page.evaluate(source);
-      const { violations } = await page.evaluate(() => globalThis.axe.run());
-      const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
-      assert.deepEqual(found, [], place);
-    };
-    await check("sign in");
+    await assertAccessible(page, "sign in");
     await page.getByLabel("Admin token").fill(ADMIN_TOKEN);
     await page.keyboard.press("Enter");
     await page.locator("#connection.live").waitFor();
@@ -341,7 +346,7 @@ for (const colorScheme of ["light", "dark"]) {
     for (const path of ["", "sandboxes", `sandbox/${body.sandbox_id}`, "queue", "actors", "audit", "events"]) {
       await page.evaluate((hash) => void (location.hash = `#/${hash}`), path);
       await page.waitForTimeout(500);
-      await check(path);
+      await assertAccessible(page, path);
     }
     await close(page);
   });

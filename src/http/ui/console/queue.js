@@ -10,6 +10,8 @@ const COLUMNS = ["Position", "Student", "Key", "Prefix, lab", "Waits", "Request"
 
 /** The number of the last request. The answer of an earlier one is discarded. */
 let lastRequest = 0;
+/** Since when the tickets waited that were dropped here. An answer may be a second old and still have them. */
+const dropped = new Map();
 
 export const loadQueue = () => attempt("Reading the queue", () => show(), { isRead: true });
 
@@ -19,10 +21,10 @@ async function show({ isRefresh = false } = {}) {
   const queue = await get("queue");
   if (lastRequest !== own) return;
   const list = find("queue-rows");
-  const keyOf = ({ track_id: track, idempotency_key: key }) => JSON.stringify([track, key]);
-  const keys = queue.tickets.map(keyOf);
+  const tickets = queue.tickets.filter((ticket) => dropped.get(keyOf(ticket)) !== ticket.enqueued_at);
+  const keys = tickets.map(keyOf);
   const kept = new Map([...list.children].map((row) => [row.dataset.key, row]));
-  for (const ticket of queue.tickets) {
+  for (const ticket of tickets) {
     const key = keyOf(ticket);
     if (!kept.has(key)) kept.set(key, newRow(key, ticket));
     fill(kept.get(key), ticket);
@@ -31,9 +33,16 @@ async function show({ isRefresh = false } = {}) {
   // What an operator points at must not move. Its texts are up to date all the same.
   const isHeld = isRefresh && !isSame && (list.contains(document.activeElement) || list.matches(":hover") || find("dialog").open);
   if (!isSame && !isHeld) list.replaceChildren(...keys.map((key) => kept.get(key)));
+  for (const row of list.children) {
+    const isGone = !keys.includes(row.dataset.key);
+    row.classList.toggle("gone", isGone);
+    row.querySelector("button").disabled = isGone;
+  }
   const changed = isHeld ? "; the list has changed, and is redrawn when the pointer and the focus leave it" : "";
   setText(find("queue-caption"), summaryOf(queue) + changed);
 }
+
+const keyOf = ({ track_id: track, idempotency_key: key }) => JSON.stringify([track, key]);
 
 function summaryOf({ waiting, absent, eta_seconds: eta, tickets }) {
   if (!waiting && !absent) return "No one waits.";
@@ -80,22 +89,25 @@ function fill(row, { position, name_prefix: prefix, track_name: lab, enqueued_at
   state.replaceChildren(element("span", isOpen ? "open" : "absent", `badge ${isOpen ? "running" : "paused"}`), element("span", isOpen ? "" : absence, "under"));
 }
 
-async function dropTicket({ track_id: track, idempotency_key: key }) {
+async function dropTicket(ticket) {
+  const { track_id: track, idempotency_key: key } = ticket;
   const text = "The student's request is answered with an error, and its place is lost. A client that asks again waits at the end of the queue.";
   const reason = await ask({ title: `Drop ${track} from the queue?`, text, yes: "Drop", withReason: true });
   if (!reason) return;
   await attempt(`Dropping ${track}`, async () => {
     const query = new URLSearchParams({ track_id: track, idempotency_key: key, reason });
-    const { dropped } = await (await send(`queue?${query}`, { method: "DELETE" })).json();
+    const { dropped: isDropped } = await (await send(`queue?${query}`, { method: "DELETE" })).json();
+    dropped.set(keyOf(ticket), ticket.enqueued_at);
     await show();
     // The button that had the focus is gone.
     find("queue-caption").focus();
-    setText(find("queue-caption"), dropped ? `${track} was dropped from the queue.` : `${track} did not wait any more.`);
+    setText(find("queue-caption"), isDropped ? `${track} was dropped from the queue.` : `${track} did not wait any more.`);
   });
 }
 
 export function clearQueue() {
   find("queue-rows").replaceChildren();
+  dropped.clear();
   setText(find("queue-caption"), "");
 }
 
