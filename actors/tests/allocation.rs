@@ -47,11 +47,12 @@ async fn sandboxes_that_are_too_young_are_counted_apart() {
         sfdc_account_id: None,
         created_at: Some(broker.clock.now()),
     };
-    let young = Sandbox::discovered(&account, Duration::from_secs(600), broker.clock.now_millis());
+    let young = Sandbox::discovered(&account, Duration::from_secs(60), broker.clock.now_millis());
     assert!(broker.store.create(&young).await.unwrap());
     assert_eq!(broker.broker.available(Some("lab-")).await.unwrap(), (3, 1));
     assert_eq!(broker.broker.available(Some("gpu-")).await.unwrap(), (0, 0));
-    sleep(Duration::from_secs(601)).await;
+    // Before the next sync, which would find that the CSP does not list it.
+    sleep(Duration::from_secs(61)).await;
     assert_eq!(broker.broker.available(None).await.unwrap(), (4, 0));
 }
 
