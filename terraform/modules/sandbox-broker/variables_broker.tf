@@ -7,6 +7,7 @@ locals {
   # The broker checks the ranges again when it starts.
   setting_ranges = {
     allocate_timeout_ms            = [100, 60000]
+    allocate_wait_sec              = [0, 50]
     audit_retention_days           = [1, 3650]
     auto_expiry_interval_sec       = [1, 604800]
     available_min_age_sec          = [0, 86400]
@@ -31,8 +32,10 @@ locals {
     lab_duration_hours             = [0.0003, 8760]
     max_holding_hours              = [0.0003, 8760]
     max_in_flight                  = [1, 100000]
+    max_waiting                    = [1, 100000]
     niosxaas_per_sandbox_delay_sec = [0, 3600]
     niosxaas_timeout_sec           = [1, 300]
+    no_supply_after_sec            = [1, 86400]
     pool_refresh_interval_sec      = [1, 3600]
     pool_stats_interval_sec        = [1, 3600]
     rate_limit_burst               = [1, 4294967295]
@@ -41,6 +44,7 @@ locals {
     shutdown_grace_sec             = [1, 115]
     stale_grace_hours              = [0, 8760]
     stale_interval_sec             = [1, 604800]
+    standby_max_hours              = [0.0003, 8760]
     sync_interval_sec              = [1, 604800]
     sync_max_stale_percent         = [0, 100]
     trusted_proxies                = [0, 16]
@@ -54,6 +58,7 @@ locals {
     "max_holding_hours",
     "niosxaas_per_sandbox_delay_sec",
     "stale_grace_hours",
+    "standby_max_hours",
   ]
 }
 
@@ -61,6 +66,7 @@ variable "settings" {
   description = "Settings of the broker by the names of its environment variables in lower case; null leaves the broker's default."
   type = object({
     allocate_timeout_ms            = optional(number)
+    allocate_wait_sec              = optional(number, 20)
     audit_retention_days           = optional(number)
     auto_expiry_interval_sec       = optional(number, 900)
     available_min_age_sec          = optional(number)
@@ -90,6 +96,7 @@ variable "settings" {
     log_level                      = optional(string)
     max_holding_hours              = optional(number)
     max_in_flight                  = optional(number)
+    max_waiting                    = optional(number)
     niosxaas_base_url              = optional(string)
     niosxaas_email                 = optional(string)
     niosxaas_enabled               = optional(string)
@@ -97,6 +104,7 @@ variable "settings" {
     niosxaas_service_name          = optional(string)
     niosxaas_shadow_mode           = optional(string)
     niosxaas_timeout_sec           = optional(number)
+    no_supply_after_sec            = optional(number)
     otel_exporter_otlp_endpoint    = optional(string)
     pool_refresh_interval_sec      = optional(number)
     pool_stats_interval_sec        = optional(number)
@@ -107,6 +115,7 @@ variable "settings" {
     shutdown_grace_sec             = optional(number, 25)
     stale_grace_hours              = optional(number)
     stale_interval_sec             = optional(number, 86400)
+    standby_max_hours              = optional(number)
     sync_interval_sec              = optional(number, 300)
     sync_max_stale_percent         = optional(number)
     trusted_proxies                = optional(number, 1)
