@@ -7,7 +7,8 @@ use broker_actors::sandbox::{
 };
 use broker_actors::testing::ModelStore;
 use criterion::{Criterion, criterion_group, criterion_main};
-use sandbox_broker::dynamo::item::{claim_item, read_claim, read_sandbox, sandbox_item, update_of};
+use sandbox_broker::dynamo::item::{claim_item, read_claim, read_sandbox, sandbox_item};
+use sandbox_broker::dynamo::update::update_of;
 
 /// The allocator of the broker.
 #[global_allocator]

@@ -13,7 +13,7 @@ use crate::day::{DAY, day_of};
 use crate::dynamo::DynamoStore;
 pub use crate::dynamo::audit::AuditEntry;
 use crate::dynamo::audit::AuditKey;
-pub use crate::dynamo::item::Change;
+pub use crate::dynamo::update::Change;
 
 /// The most days, or parts of days, that one request reads (I8).
 const MAX_READS: u32 = 40;

@@ -16,6 +16,7 @@ pub mod stats_history;
 mod store;
 pub mod table;
 mod tickets;
+pub mod update;
 
 pub use self::client::DynamoClient;
 pub use self::store::DynamoStore;

@@ -23,11 +23,12 @@ use super::client::DynamoClient;
 use super::cursor;
 use super::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use super::item::{
-    Change, Item, PK, SK, UpdateParts, claim_item, claim_key, control_key, number, pre_delete_record, read_changes,
-    read_claim, read_sandbox, replica_key, sandbox_item, sandbox_key, status_shard, text, time, update_of,
+    Item, PK, SK, claim_item, claim_key, control_key, number, pre_delete_record, read_claim, read_sandbox, replica_key,
+    sandbox_item, sandbox_key, status_shard, text, time,
 };
 use super::readability::Readability;
 use super::table::TableForm;
+use super::update::{Change, UpdateParts, read_changes, update_of};
 
 /// Connections that are open before the broker is ready.
 const WARM_CONNECTIONS: usize = 8;

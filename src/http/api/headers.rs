@@ -61,10 +61,10 @@ pub(crate) struct AllocateHeaders {
 
 impl FromHead for AllocateHeaders {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        // With the owner's headers, so that an error names every bad one.
+        // Together, so that an error names every bad one.
         let names = [INSTRUQT_TRACK, IDEMPOTENCY_KEY, NAME_PREFIX, INSTRUQT_SANDBOX, TRACK, TRACK_SECRET];
-        let [track_name, key, name_prefix, ..] = read(request.headers(), names)?;
-        let owner = owner_of(request)?;
+        let [track_name, key, name_prefix, sandbox, track, secret] = read(request.headers(), names)?;
+        let owner = owner_of(request, [sandbox, track, secret])?;
         let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
         let (lab_duration, standby) = (minutes(request.headers())?, standby(request.headers())?);
         let wait = preferred_wait(request.headers());
@@ -98,8 +98,9 @@ pub(crate) struct OwnKey {
 
 impl FromHead for OwnKey {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
-        let [key] = read(request.headers(), [IDEMPOTENCY_KEY])?;
-        let owner = owner_of(request)?;
+        let names = [IDEMPOTENCY_KEY, INSTRUQT_SANDBOX, TRACK, TRACK_SECRET];
+        let [key, sandbox, track, secret] = read(request.headers(), names)?;
+        let owner = owner_of(request, [sandbox, track, secret])?;
         let key = IdempotencyKey::new(key.unwrap_or_else(|| owner.track.as_str().to_owned()));
         Ok(Self { owner, key })
     }
@@ -132,7 +133,8 @@ impl FromHead for OwnPath {
     fn from_head(request: &HttpRequest) -> Result<Self, ApiError> {
         let sandbox_id = SandboxPath::read(request)?;
         RequestContext::add(request, |context| context.sandbox_id = Some(sandbox_id.to_string()));
-        let owner = owner_of(request)?;
+        let named = read(request.headers(), [INSTRUQT_SANDBOX, TRACK, TRACK_SECRET])?;
+        let owner = owner_of(request, named)?;
         Ok(Self { sandbox_id, owner })
     }
 
@@ -206,12 +208,10 @@ pub(crate) fn track_in(headers: &HeaderMap) -> &[u8] {
     name.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
-/// The calling track. Two headers name it, and the Instruqt sandbox wins.
-fn owner_of(request: &HttpRequest) -> Result<Owner, ApiError> {
-    let headers = request.headers();
-    let [sandbox, track, secret] = read(headers, [INSTRUQT_SANDBOX, TRACK, TRACK_SECRET])?;
+/// The calling track, of the values of its headers. Two of them name it, and the Instruqt sandbox wins.
+fn owner_of(request: &HttpRequest, [sandbox, track, secret]: [Option<String>; 3]) -> Result<Owner, ApiError> {
     let track = TrackId::new(sandbox.or(track).ok_or_else(missing_track)?);
-    let lab = headers.get(INSTRUQT_TRACK).and_then(|lab| (TEXT.value)(lab.as_bytes()));
+    let lab = request.headers().get(INSTRUQT_TRACK).and_then(|lab| (TEXT.value)(lab.as_bytes()));
     RequestContext::add(request, |context| {
         context.track_id = Some(track.to_string());
         context.instruqt_track_id = lab.map(str::to_owned);

@@ -13,10 +13,11 @@ use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Header, HttpMethod, OpenApi, Ref, RefOr, Response, ResponseBuilder, ResponsesBuilder};
 
+use super::endpoint::{Endpoint, Method};
 use super::error::{ErrorBody, ErrorCode, ErrorForm, RetryAfter};
 use super::middleware::auth::Role;
 use super::operation::{OperationParts, string_schema};
-use super::routes::{ENDPOINTS, Endpoint, Method};
+use super::routes::ENDPOINTS;
 
 const TRACK_TOKEN: &str = "track_token";
 const ADMIN_TOKEN: &str = "admin_token";
