@@ -412,7 +412,7 @@ resource "aws_cloudwatch_dashboard" "broker" {
 # Saved queries of Logs Insights. Each also works on the lines of one task or one lab: add a filter.
 locals {
   queries = {
-    "requests that failed"         = "filter event = 'request' and status >= 400 and code not in ['WAITING', 'BROKER_PAUSED']\n| fields @timestamp, status, code, action, track_id, instruqt_track_id, request_id\n| sort @timestamp desc\n| limit 200"
+    "requests that failed"         = "filter event = 'request' and status >= 400 and (not ispresent(code) or code not in ['WAITING', 'BROKER_PAUSED'])\n| fields @timestamp, status, code, action, track_id, instruqt_track_id, request_id\n| sort @timestamp desc\n| limit 200"
     "waiting or none, by lab"      = "filter event = 'request' and code in ['WAITING', 'NO_SANDBOXES_AVAILABLE']\n| stats count() as answers, count_distinct(track_id) as students by instruqt_track_id, code\n| sort answers desc"
     "one student"                  = "filter event = 'request' and track_id = 'STUDENT'\n| fields @timestamp, action, status, code, sandbox_id, request_id\n| sort @timestamp asc\n| limit 1000"
     "one sandbox"                  = "filter sandbox_id = 'SANDBOX'\n| fields @timestamp, event, action, status, outcome, track_id, operator\n| sort @timestamp asc\n| limit 1000"
