@@ -242,8 +242,8 @@ impl Server {
         Self { url: metering.url(), metering }
     }
 
-    fn store(&self) -> [(&str, &str); 2] {
-        [("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &self.url)]
+    fn store(&self) -> [(&str, &str); 3] {
+        [("CSP_MODE", "sim"), ("BROKER_STORE", "dynamodb"), ("DDB_ENDPOINT_URL", &self.url)]
     }
 
     /// A broker with a full pool.
