@@ -1,4 +1,4 @@
-# syntax=docker/dockerfile:1
+# syntax=docker/dockerfile:1@sha256:87999aa3d42bdc6bea60565083ee17e86d1f3339802f543c0d03998580f9cb89
 
 # Cross-compiles on the builder's platform for linux/amd64 or linux/arm64. The image brings rustup, which installs the
 # toolchain of rust-toolchain.toml.

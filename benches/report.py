@@ -25,7 +25,7 @@ def mebibytes(sizes: list[float]) -> str:
 
 
 def main() -> None:
-    scratch, run, ready_ms, program_size, image, max_conflicts = sys.argv[1:]
+    scratch, run, ready_ms, program_size, max_conflicts = sys.argv[1:]
     metrics = json.loads((Path(scratch) / "summary.json").read_text())["metrics"]
     before, after = (samples(Path(scratch) / name) for name in ("before", "after"))
 
@@ -50,7 +50,6 @@ def main() -> None:
         "resident memory, maximum": mebibytes(after["process_VmHWM"]),
         "start to ready (embedded store, 50 sandboxes)": f"{ready_ms} ms",
         "program": f"{int(program_size) / MIB:.1f} MiB",
-        "image": image,
     }
     print("| what | measured |\n|---|---|")
     for name, value in rows.items():

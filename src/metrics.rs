@@ -187,7 +187,12 @@ pub const METRICS: &[Metric] = &[
     counter("broker_allocate_total", &[ALLOCATION], "Answered allocations"),
     counter("broker_allocate_idempotent_hits_total", &[], "Allocations answered with the sandbox that the key held"),
     counter("broker_allocate_conflicts_total", &[], "Claims that lost their candidate to another writer"),
-    histogram("broker_allocation_latency_seconds", LATENCY, &[ALLOCATION], "Latency of allocations"),
+    histogram(
+        "broker_allocation_latency_seconds",
+        LATENCY,
+        &[ALLOCATION],
+        "Latency of allocations, but for those that got their sandbox in the queue",
+    ),
     gauge("broker_queue_waiting", &[], "Keys that wait for a sandbox on this replica"),
     histogram("broker_queue_wait_seconds", DURATION, &[WAIT], "Time that requests waited in the queue"),
     counter("broker_queue_overtakes_total", &[], "Allocations past the queue before this replica knew of it, at most"),

@@ -55,7 +55,15 @@ fn a_new_table_has_the_form_of_this_version() {
 
 #[test]
 fn the_task_may_call_exactly_what_the_adapter_calls() {
-    let adapter = ["store.rs", "coordination.rs", "audit.rs", "stats_history.rs", "table/open.rs", "table/schema.rs"];
+    let adapter = [
+        "store.rs",
+        "tickets.rs",
+        "coordination.rs",
+        "audit.rs",
+        "stats_history.rs",
+        "table/open.rs",
+        "table/schema.rs",
+    ];
     let adapter = adapter.map(|file| text(&format!("src/dynamo/{file}"))).concat();
     // A transaction needs the permissions of its operations.
     let calls = [

@@ -62,6 +62,8 @@ pub struct Allocation {
     pub claim: Claim,
     /// Whether the track held it before this request.
     pub replayed: bool,
+    /// How long the request waited in the queue.
+    pub waited: Duration,
 }
 
 /// The parameters of an allocation.
@@ -326,7 +328,7 @@ impl Shared {
             Ok(ClaimOutcome::Claimed) => {
                 candidate.consumed();
                 self.timers.set(claim.clone());
-                NextStep::Answer(Ok(Allocation { claim, replayed: false }))
+                NextStep::Answer(Ok(Allocation { claim, replayed: false, waited: Duration::ZERO }))
             }
             Ok(ClaimOutcome::AlreadyHeld(held)) => {
                 candidate.put_back();
@@ -395,7 +397,7 @@ impl Shared {
             // Only an equal claim is the attempted one: the key may have held this same sandbox before the request.
             Ok(Ok(Some(held))) if held == attempted => {
                 self.timers.set(held.clone());
-                NextStep::Answer(Ok(Allocation { claim: held, replayed: false }))
+                NextStep::Answer(Ok(Allocation { claim: held, replayed: false, waited: Duration::ZERO }))
             }
             Ok(Ok(Some(held))) => self.answer_held(held, request).await,
             Ok(Ok(None)) => NextStep::TryNextAfterMiss,
@@ -442,7 +444,7 @@ fn replay(held: Claim, request: &AllocateRequest) -> Answer {
     if !request.owner.proves(held.owner_proof.as_ref()) {
         return Err(AllocateError::NotOwner);
     }
-    Ok(Allocation { claim: held, replayed: true })
+    Ok(Allocation { claim: held, replayed: true, waited: Duration::ZERO })
 }
 
 fn count_conflict() {

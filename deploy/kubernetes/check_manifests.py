@@ -1,7 +1,8 @@
-"""Holds the built manifests against the schemas of Kubernetes and against the program: its settings, its probes, and the
-time that it takes to stop."""
+"""Holds the built manifests against the schemas of Kubernetes and against the program: its settings, its probes, the time
+that it takes to stop, and that it needs no more rights than it gets."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -61,9 +62,26 @@ def check_shutdown(found):
     assert pause + grace < period, f"{pause} s + {grace} s do not fit into {period} s"
 
 
+def check_rights(found):
+    """The pod runs as the image's user, with nothing that the image's program does not need."""
+    with open("Dockerfile") as file:
+        image = file.read()
+    [user, group] = re.search(r"^USER (\d+):(\d+)$", image, re.MULTILINE).groups()
+    context = pod(found)["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"], context["runAsNonRoot"]) == (int(user), int(group), True), context
+    [port] = container(found)["ports"]
+    assert f"EXPOSE {port['containerPort']}\n" in image and environment(found)["BROKER_PORT"] == str(port["containerPort"]), port
+    own = container(found)["securityContext"]
+    assert own["readOnlyRootFilesystem"] and own["capabilities"] == {"drop": ["ALL"]}, own
+    assert not own["allowPrivilegeEscalation"], own
+    # The program writes only into its data directory, and without an embedded store nowhere: see check_program.
+    mounted = [mount["mountPath"] for mount in container(found).get("volumeMounts", [])]
+    assert mounted == [path for path in [environment(found).get("BROKER_DATA_DIR")] if path], mounted
+
+
 def check_program(broker, found, is_embedded):
     """Starts the program with the container's variables; only the port and the directory are this machine's."""
-    with tempfile.TemporaryDirectory() as directory, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as root, socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -75,13 +93,14 @@ def check_program(broker, found, is_embedded):
             for name in ("AWS_REGION", "CSP_BASE_URL", "CSP_API_TOKEN"):
                 del variables[name]
             variables |= {"BROKER_STORE": "memory", "CSP_MODE": "sim"}
-        process = subprocess.Popen([broker], env=variables, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([broker], cwd=root, env=variables | {"HOME": root, "TMPDIR": root}, stdout=subprocess.DEVNULL)
         try:
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 check_probe(port, container(found)[probe], probe)
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=pod(found)["terminationGracePeriodSeconds"]) == 0
+        assert os.listdir(root) == [], os.listdir(root)
 
 
 def check_settings(broker, variables):
@@ -110,8 +129,9 @@ def main():
         is_embedded = os.path.basename(path).startswith("embedded")
         check_schemas(path, found)
         check_shutdown(found)
+        check_rights(found)
         check_program(os.path.abspath(broker), found, is_embedded)
-        print(f"{path}: the program takes its settings, answers its probes and stops in time")
+        print(f"{path}: the program takes its settings, answers its probes, stops in time and needs no more rights")
 
 
 main()

@@ -143,7 +143,7 @@ cleanup() {
   # Authors append this to their own teardown, which a failure here must not end.
   (
     identify
-    insist DELETE /v1/allocation && grep -q '"released"' "$answer/body" || fail "$(explain)"
+    if ! insist DELETE /v1/allocation || ! grep -q '"released"' "$answer/body"; then fail "$(explain)"; fi
     case $(tr -d ' \r\n' < "$answer/body") in
       *'"released":true'*) echo "the sandbox is given back" ;;
       *) echo "there is nothing to give back" ;;

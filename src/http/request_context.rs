@@ -1,5 +1,7 @@
 //! What the log line of a request and the operators' journal say beyond method, path and status.
 
+use std::time::Duration;
+
 use actix_web::{HttpMessage as _, HttpRequest};
 
 /// The context of a request that was admitted. It is added to while the request is handled.
@@ -15,6 +17,8 @@ pub(crate) struct RequestContext {
     pub(crate) operator: Option<String>,
     /// The outcome, where `ok` or `error` would not say enough.
     pub(crate) outcome: Option<&'static str>,
+    /// How long an allocation waited in the queue, if it did.
+    pub(crate) waited: Option<Duration>,
 }
 
 impl RequestContext {

@@ -14,7 +14,7 @@ DEPLOYMENT = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
 
 ALARMS = {
     "error-rate", "p99-latency", "pool-low", "deletion-failed", "breaker-open", "throttled", "CPUUtilization",
-    "MemoryUtilization", "csp-sync-overdue", "cleanup-overdue", "expiry-reaper-overdue", "stale-collector-overdue",
+    "MemoryUtilization", "queue-stands", "csp-sync-overdue", "cleanup-overdue", "expiry-reaper-overdue", "stale-collector-overdue",
 }  # fmt: skip
 
 
@@ -125,8 +125,11 @@ def check_balancer() -> None:
     group, admin = groups[NAME], groups[f"{NAME}-admin"]
     expect((admin["HealthCheckPath"], admin["HealthCheckPort"], admin["Port"]), ("/healthz", "8080", 8081))
     expect((group["HealthCheckPath"], group["Port"]), ("/healthz", 8080))
-    expect(attributes(elb.describe_target_group_attributes(TargetGroupArn=group["TargetGroupArn"]))["deregistration_delay.timeout_seconds"], "30")
+    # An allocation may wait for 50 s.
+    for waits in (group, admin):
+        expect(attributes(elb.describe_target_group_attributes(TargetGroupArn=waits["TargetGroupArn"]))["deregistration_delay.timeout_seconds"], "60")
     found = attributes(elb.describe_load_balancer_attributes(LoadBalancerArn=balancer["LoadBalancerArn"]))
+    expect(found["idle_timeout.timeout_seconds"], "65")
     (bucket,) = [bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"] if bucket["Name"].startswith(NAME)]
     expect((found["access_logs.s3.enabled"], found["access_logs.s3.bucket"]), ("true", bucket))
     (expiry,) = boto3.client("s3").get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]

@@ -20,6 +20,7 @@ the operations of the adapter with the policy of the task.
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pathlib import Path
 
 import boto3
 from account import DOMAIN, REGION, check_built, check_nothing_left, check_outputs, expect, step
-from harness import TIMEOUT, Terraform, call, emulated_account, free_port, repeat, start, until, until_answers
+from harness import CONFIGURATION, TIMEOUT, Terraform, call, emulated_account, free_port, repeat, start, until, until_answers
 
 CSP_TOKEN = "csp-token-of-the-emulated-apply"
 RENEWED_CSP_TOKEN = "csp-token-that-was-renewed"
@@ -47,12 +48,13 @@ def main() -> None:
         outputs = terraform.apply()
         check_outputs(outputs)
         check_built(outputs)
+        check_priced(outputs)
         rotate_twice(terraform, outputs)
         renew_csp_token(terraform, outputs, variables)
         check_no_token(terraform)
         check_tables(outputs, broker, environment)
         check_broker(cleanup, outputs, broker, environment, work)
-        restore(terraform, outputs, variables, broker, environment)
+        restore(cleanup, terraform, outputs, variables, broker, environment, work)
         step("destroy leaves nothing, and the same can be applied again")
         destroy(terraform)
         terraform.write_variables(only_required(variables))
@@ -60,6 +62,20 @@ def main() -> None:
         expect(terraform.changes(), {})
         destroy(terraform)
     print("emulated apply: all good")
+
+
+def check_priced(outputs: dict) -> None:
+    step("terraform/cost counts what there is")
+    amounts = json.loads((CONFIGURATION / "prices.json").read_text())["amounts"]
+    cloudwatch = boto3.client("cloudwatch")
+    metrics = 0
+    for alarm in cloudwatch.describe_alarms(AlarmNamePrefix=f"{outputs['service_name']}-")["MetricAlarms"]:
+        metrics += max(1, sum("MetricStat" in query for query in alarm.get("Metrics", [])))
+    # Autoscaling makes two alarms for each policy. The firewall adds one metric to an alarm, and is not in the tables.
+    metrics += 2 * len(boto3.client("application-autoscaling").describe_scaling_policies(ServiceNamespace="ecs")["ScalingPolicies"]) - 1
+    filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
+    found = {"secrets": len(outputs["token_secret_arns"]), "log_metrics": len(filters), "alarm_metrics": metrics}
+    expect({name: amounts[name] for name in found}, found)
 
 
 def destroy(terraform: Terraform) -> None:
@@ -220,27 +236,29 @@ class Replica:
         if "BROKER_ADMIN_PORT" in self.settings:
             self.settings["BROKER_ADMIN_PORT"] = str(admin_port)
         self.url = f"http://127.0.0.1:{port}"
-        self.admin_url = f"http://127.0.0.1:{admin_port}" if "BROKER_ADMIN_PORT" in self.settings and serves_admin_port(broker) else self.url
+        self.admin_url = f"http://127.0.0.1:{admin_port}" if "BROKER_ADMIN_PORT" in self.settings else self.url
         self.admin = {"Authorization": f"Bearer {self.settings['BROKER_ADMIN_TOKEN']}"}
-        self.log = log
+        self.broker, self.log = broker, log
         self.process = start(cleanup, [broker], {**environment, **self.settings}, log)
         until_answers(f"{self.url}/readyz")
+
+    def allocate(self, track: str) -> tuple[int, dict]:
+        headers = {"Authorization": f"Bearer {TRACK_TOKEN}", "X-Track-ID": track, "Prefer": "wait=0"}
+        return call("POST", f"{self.url}/v1/allocate", headers)
+
+    def ctl(self, *arguments: str) -> None:
+        token = {"BROKER_ADMIN_TOKEN": self.settings["BROKER_ADMIN_TOKEN"]}
+        subprocess.run([self.broker, "ctl", "--url", self.admin_url, *arguments], check=True, stdout=subprocess.DEVNULL, env={**os.environ, **token})
 
     def stop(self) -> None:
         self.process.terminate()
         expect(self.process.wait(TIMEOUT), 0)
 
 
-def serves_admin_port(broker: str) -> bool:
-    return "--broker-admin-port" in subprocess.run([broker, "--help"], check=True, capture_output=True, text=True).stdout
-
-
 def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, environment: dict[str, str], work: Path) -> None:
     step("the broker runs with the environment of its task definition, and allocates")
-    csp_port = free_port()
-    csp = f"http://127.0.0.1:{csp_port}"
+    csp = simulate_csp(cleanup, broker, environment, work / "csp.log")
     csp_token = {"Authorization": f"Token {RENEWED_CSP_TOKEN}"}
-    start(cleanup, [broker, "csp-sim", "--port", str(csp_port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": RENEWED_CSP_TOKEN}, work / "csp.log")
     replica = Replica(cleanup, outputs, broker, environment, work / "broker.log", csp)
     subprocess.run([broker, "healthcheck"], env={**environment, **replica.settings}, check=True)
     track, rotated = ({"Authorization": f"Bearer {token}", "X-Track-ID": "student-1"} for token in (TRACK_TOKEN, SECOND_TRACK_TOKEN))
@@ -253,12 +271,16 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     item = boto3.client("dynamodb").get_item(TableName=outputs["table_name"], Key={"PK": {"S": f"SBX#{sandbox['sandbox_id']}"}, "SK": {"S": "META"}})["Item"]
     expect((item["status"]["S"], item["allocated_to_track"]["S"]), ("allocated", "student-1"))
     expect(repeat("POST", f"{url}/v1/sandboxes/{sandbox['sandbox_id']}/mark-for-deletion", track)[0], 200)
-    nothing_fits = {**track, "X-Track-ID": "student-2", "X-Sandbox-Name-Prefix": "none-of-these-"}
+    step("who finds none waits, which is no error of the service")
+    nothing_fits = {**track, "X-Track-ID": "student-2", "X-Sandbox-Name-Prefix": "none-of-these-", "Prefer": "wait=0"}
     expect(repeat("POST", f"{url}/v1/allocate", nothing_fits)[0], 409)
+    expect(replica.settings["ALLOCATE_WAIT_SEC"], "20")
+    waits = {**nothing_fits, "Prefer": "wait=1"}
+    until(lambda: code(call("POST", f"{url}/v1/allocate", waits)) == "WAITING", "the place in the queue is told")
     step("a pause is no error of the service")
     expect(repeat("POST", f"{admin_url}/v1/admin/actors/pool-manager/pause", admin, {"reason": "test"})[0], 200)
-    paused = {**track, "X-Track-ID": "student-3"}
-    until(lambda: call("POST", f"{url}/v1/allocate", paused)[1].get("error", {}).get("code") == "BROKER_PAUSED", "the pause is seen")
+    paused = {**track, "X-Track-ID": "student-3", "Prefer": "wait=0"}
+    until(lambda: code(call("POST", f"{url}/v1/allocate", paused)) == "BROKER_PAUSED", "the pause is seen")
     step("the circuit breaker opens while the CSP fails")
     expect(call("PUT", f"{csp}/sim/faults", csp_token, {"error_rate": 1.0})[0], 200)
     expect(call("POST", f"{admin_url}/v1/admin/sync", admin)[0] >= 500, True)
@@ -267,24 +289,50 @@ def check_broker(cleanup: contextlib.ExitStack, outputs: dict, broker: str, envi
     replica.stop()
 
 
+def simulate_csp(cleanup: contextlib.ExitStack, broker: str, environment: dict[str, str], log: Path) -> str:
+    port = free_port()
+    start(cleanup, [broker, "csp-sim", "--port", str(port), "--sandboxes", "20"], {**environment, "CSP_API_TOKEN": RENEWED_CSP_TOKEN}, log)
+    return f"http://127.0.0.1:{port}"
+
+
+def code(answer: tuple[int, dict]) -> str | None:
+    return answer[1].get("error", {}).get("code")
+
+
 def check_metric_filters(outputs: dict, log: Path) -> None:
     step("the metric filters match the lines that the broker writes")
     filters = boto3.client("logs").describe_metric_filters(logGroupName=outputs["log_group_name"])["metricFilters"]
-    expect(len(filters), 14)
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     for found in filters:
         conditions = re.findall(r'\$\.(\w+) = ("[^"]*"|\d+)', found["filterPattern"])
-        expect(bool(conditions), True)
-        matches = [line for line in lines if all(json.dumps(line.get(field)) == value for field, value in conditions)]
+        absent = re.findall(r"\$\.(\w+) NOT EXISTS", found["filterPattern"])
+        # Every condition of the pattern is one that is tried here.
+        expect(len(conditions) + len(absent), found["filterPattern"].count("$."))
+        matches = [
+            line
+            for line in lines
+            if all(json.dumps(line.get(field)) == value for field, value in conditions) and not any(field in line for field in absent)
+        ]
         value = found["metricTransformations"][0]["metricValue"]
         is_number = lambda line: not value.startswith("$.") or isinstance(line.get(value[2:]), (int, float))
         if not matches or not all(map(is_number, matches)):
             sys.exit(f"no log line matches the metric filter {found['filterName']}: {found['filterPattern']}, value {value}")
 
 
-def restore(terraform: Terraform, outputs: dict, variables: dict, broker: str, environment: dict[str, str]) -> None:
+def restore(
+    cleanup: contextlib.ExitStack, terraform: Terraform, outputs: dict, variables: dict, broker: str, environment: dict[str, str], work: Path
+) -> None:
     """The runbook of docs/deployment.md."""
     step("a restored table takes the place of the first")
+    csp = simulate_csp(cleanup, broker, environment, work / "restore-csp.log")
+    replica = Replica(cleanup, outputs, broker, environment, work / "before.log", csp)
+    held = []
+    replica.ctl("resume", "pool-manager")
+    until(lambda: held.append(replica.allocate("student-4")) or held[-1][0] in (200, 201), "student-4 has a sandbox")
+    for actor in ("pool-manager", "cleanup"):
+        replica.ctl("pause", actor, "--reason", "restore")
+    replica.stop()
+
     dynamodb = boto3.client("dynamodb")
     restored = f"{outputs['table_name']}-restored"
     dynamodb.restore_table_to_point_in_time(SourceTableName=outputs["table_name"], TargetTableName=restored, UseLatestRestorableTime=True)
@@ -294,16 +342,29 @@ def restore(terraform: Terraform, outputs: dict, variables: dict, broker: str, e
     terraform.write_variables(new)
     terraform.run("import", "module.broker.aws_dynamodb_table.pool", restored)
     expect({address: {"create", "delete"} & change for address, change in terraform.changes().items() if "dynamodb" in address}, {"module.broker.aws_dynamodb_table.pool": set()})
-    terraform.apply()
+    outputs = {**terraform.apply(), "old_table": outputs["table_name"]}
     # The emulator does not encrypt a table that exists, and the task's policy waits for what would change of the table.
     left = {address: change - {"update"} for address, change in terraform.changes().items()}
     forgotten = {"module.broker.aws_dynamodb_table.pool": {"server_side_encryption"}, "module.broker.aws_iam_role_policy.task": {"policy"}}
     expect(left if left != forgotten else {}, {})
     # TTL and point-in-time recovery came with the apply; the items, the schema among them, with the restore.
-    expect({**shape(restored), "items": None}, {**shape(outputs["table_name"]), "items": None})
-    expect(sorted(map(str, shape(restored)["items"])), sorted(map(str, shape(outputs["table_name"])["items"])))
+    expect({**shape(restored), "items": None}, {**shape(outputs["old_table"]), "items": None})
+    expect(sorted(map(str, shape(restored)["items"])), sorted(map(str, shape(outputs["old_table"])["items"])))
     table_command(broker, environment, restored, "check")
-    dynamodb.delete_table(TableName=outputs["table_name"])
+    table_command(broker, environment, restored, "check", "--yes")
+    dynamodb.delete_table(TableName=outputs["old_table"])
+
+    step("the broker serves the restored table once it is resumed")
+    replica = Replica(cleanup, outputs, broker, environment, work / "restored.log", csp)
+    expect(replica.settings["DDB_TABLE_NAME"], restored)
+    until(lambda: code(replica.allocate("student-5")) == "BROKER_PAUSED", "the pause came with the restore")
+    replica.ctl("sync")
+    for actor in ("pool-manager", "cleanup"):
+        replica.ctl("resume", actor)
+    until(lambda: replica.allocate("student-5")[0] == 201, "student-5 gets a sandbox")
+    status, sandbox = replica.allocate("student-4")
+    expect((status, sandbox["sandbox_id"]), (200, held[-1][1]["sandbox_id"]))
+    replica.stop()
 
 
 if __name__ == "__main__":

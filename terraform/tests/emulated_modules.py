@@ -6,6 +6,7 @@ Usage: emulated_modules.py <sandbox-broker>, with moto and boto3 installed.
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import boto3
 from account import REGION, expect, step
 from emulated_apply import Replica, table_command
-from harness import Terraform, emulated_account, free_port, repeat
+from harness import CONFIGURATION, Terraform, emulated_account, free_port, repeat
 
 FIXTURE = Path(__file__).resolve().parents[2] / "tests" / "fixtures" / "python-broker-table.jsonl"
 OLD_TRACK_TOKEN = "track-token-of-the-old-service-0001"
@@ -55,11 +56,27 @@ def bootstrap(work: Path, environment: dict[str, str]) -> None:
     deploy = boto3.client("iam").get_role_policy(RoleName="sandbox-broker-github-deploy", PolicyName="deploy")["PolicyDocument"]
     (bounded,) = [one for one in deploy["Statement"] if "iam:CreateRole" in one["Action"]]
     expect(bounded["Condition"], {"StringEquals": {"iam:PermissionsBoundary": outputs["permissions_boundary_arn"]}})
+    check_boundary(outputs["permissions_boundary_arn"])
     step("bootstrap: an older repository")
     terraform.write_variables(variables)
     terraform.apply()
     expect(subjects()["deploy"], ["repo:owner/name:environment:production"])
     terraform.run("destroy", "-auto-approve")
+
+
+def check_boundary(arn: str) -> None:
+    """The boundary admits every action that the policies of the module's roles may name."""
+    iam = boto3.client("iam")
+    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+    admitted = {action for statement in document["Statement"] for action in listed(statement["Action"])}
+    policies = (CONFIGURATION / "modules" / "sandbox-broker" / "iam.tf").read_text()
+    needed = {action for actions in re.findall(r"actions\s*= \[([^]]*)\]", policies) for action in re.findall(r'"([^"]+)"', actions)} - {"sts:AssumeRole"}
+    expect((needed - admitted, len(needed) > 10), (set(), True))
+
+
+def listed(one_or_more: str | list[str]) -> list[str]:
+    return [one_or_more] if isinstance(one_or_more, str) else one_or_more
 
 
 def subjects() -> dict[str, list[str]]:
@@ -69,7 +86,7 @@ def subjects() -> dict[str, list[str]]:
         document = iam.get_role(RoleName=f"sandbox-broker-github-{role}")["Role"]["AssumeRolePolicyDocument"]
         (statement,) = document["Statement"]
         named = statement["Condition"]["StringLike"]["token.actions.githubusercontent.com:sub"]
-        found[role] = sorted([named] if isinstance(named, str) else named)
+        found[role] = sorted(listed(named))
         expect(statement["Condition"]["StringEquals"], {"token.actions.githubusercontent.com:aud": "sts.amazonaws.com"})
     return found
 

@@ -99,6 +99,33 @@ async fn a_preflight_tells_what_a_class_would_get_and_allocates_nothing() {
 }
 
 #[actix_web::test]
+async fn the_wait_for_a_sandbox_is_logged_and_no_latency_of_the_broker() {
+    let (server, csp) = (DynamoServer::start().await, CspSim::start(0).await);
+    let store = dynamo_store(server.dynamo_client()).await;
+    let broker = Broker::on_server(&server, &csp.settings()).await;
+    let (answer, ()) = tokio::join!(wait(&broker, "student-1", 50), async {
+        eventually("it waits", async || (waiting(&broker).await == 1).then_some(())).await;
+        assert!(store.create(&ModelStore::sandbox(1)).await.unwrap());
+        store.add_supply(1).await.unwrap();
+    });
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let line = eventually("the line is written", async || {
+        let lines = broker.log();
+        let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.find(|line| line["event"] == "request" && line["status"] == 201)
+    })
+    .await;
+    let (waited, latency) = (line["waited_ms"].as_f64(), line["latency_ms"].as_f64());
+    assert!(waited.is_some_and(|waited| waited > 0.0) && waited <= latency, "{line}");
+    let allocated = "outcome=\"allocated\"";
+    let counted = [
+        broker.metric("broker_queue_wait_seconds_count", allocated).await,
+        broker.metric("broker_allocation_latency_seconds_count", allocated).await,
+    ];
+    assert_eq!(counted, [1.0, 0.0]);
+}
+
+#[actix_web::test]
 async fn at_sigterm_those_who_wait_are_sent_to_another_replica() {
     let mut broker = Broker::start(&[("BROKER_STORE", "memory"), ("CSP_SIM_SANDBOXES", "0")]).await;
     let request = broker.track(Method::POST, "/v1/allocate", "student-1").header("Prefer", "wait=50").send();

@@ -2,7 +2,9 @@
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{AllocateError, AllocateRequest, Allocator, Answer, NextStep, Shared, quota_permit, spend_if_new};
+use super::{
+    AllocateError, AllocateRequest, Allocation, Allocator, Answer, NextStep, Shared, quota_permit, spend_if_new,
+};
 use crate::ports::Ticket;
 use crate::queue::waiting::JoinError;
 use crate::queue::{Place, Turn};
@@ -57,8 +59,9 @@ impl Allocator {
             Err(AllocateError::Waiting(_)) => "waiting",
             Err(_) => "ended",
         };
-        metrics::histogram!("broker_queue_wait_seconds", "outcome" => outcome).record(started.elapsed().as_secs_f64());
-        answer
+        let waited = started.elapsed();
+        metrics::histogram!("broker_queue_wait_seconds", "outcome" => outcome).record(waited.as_secs_f64());
+        answer.map(|allocation| Allocation { waited, ..allocation })
     }
 
     async fn serve(&self, mut place: Place, request: &AllocateRequest) -> Answer {

@@ -36,17 +36,22 @@ pub(crate) async fn allocate(
     let answer = broker.allocator().allocate_while(wanted, peer_closed(&request)).await;
     let outcome = outcome_of(&answer);
     metrics::counter!("broker_allocate_total", "outcome" => outcome).increment(1);
-    metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome)
-        .record(started.elapsed().as_secs_f64());
+    // Whoever waits for a sandbox does not wait for the broker.
+    let waited = answer.as_ref().map_or(Duration::ZERO, |allocation| allocation.waited);
+    let latency = started.elapsed().saturating_sub(waited);
+    if waited.is_zero() {
+        metrics::histogram!("broker_allocation_latency_seconds", "outcome" => outcome).record(latency.as_secs_f64());
+    }
     if outcome == "replayed" {
         metrics::counter!("broker_allocate_idempotent_hits_total").increment(1);
     }
     RequestContext::add(&request, |context| {
         context.outcome = Some(outcome);
+        context.waited = (!waited.is_zero()).then_some(waited);
         context.sandbox_id = answer.as_ref().ok().map(|allocation| allocation.claim.sandbox_id.to_string());
     });
     let allocation = answer?;
-    feed.record_allocation(started.elapsed());
+    feed.record_allocation(latency);
     Ok(Allocated { allocation, applied_wait: wait })
 }
 

@@ -76,9 +76,10 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
         feed.record_request(action, context, token, outcome, code);
     }
 
-    let RequestContext { track_id, instruqt_track_id, sandbox_id, operator, .. } = context.unwrap_or_default();
+    let RequestContext { track_id, instruqt_track_id, sandbox_id, operator, waited, .. } = context.unwrap_or_default();
     let error = failure.and_then(ApiError::cause).map(|cause| Chain(&**cause).to_string());
     let (request_id, latency_ms) = (request_id::of(request), latency * 1000.0);
+    let waited_ms = waited.map(|waited| waited.as_secs_f64() * 1000.0);
     let (method, status) = (request.method().as_str(), status.as_u16());
     macro_rules! log_line {
         ($level:ident) => {
@@ -93,6 +94,7 @@ fn record_answer<B>(response: &ServiceResponse<B>, started: Instant) {
                 code,
                 error,
                 latency_ms,
+                waited_ms,
                 token,
                 track_id,
                 instruqt_track_id,

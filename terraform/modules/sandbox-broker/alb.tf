@@ -90,8 +90,9 @@ resource "aws_lb" "broker" {
   subnets                    = local.public_subnet_ids
   drop_invalid_header_fields = true
   enable_deletion_protection = var.deletion_protection
-  # Less than the broker's 75 s, so that the broker never closes a connection first.
-  idle_timeout = 60
+  # More than the 50 s that an allocation may wait in the queue; less than the broker's 75 s, so that the broker never
+  # closes a connection first.
+  idle_timeout = 65
 
   dynamic "access_logs" {
     for_each = aws_s3_bucket_policy.access_logs
@@ -109,12 +110,13 @@ resource "aws_lb" "broker" {
 
 resource "aws_lb_target_group" "broker" {
   # checkov:skip=CKV_AWS_378:TLS ends at the load balancer. Behind it is one security group that admits only the load balancer.
-  name                 = var.name
-  vpc_id               = local.vpc_id
-  target_type          = "ip"
-  protocol             = "HTTP"
-  port                 = local.container_port
-  deregistration_delay = 30
+  name        = var.name
+  vpc_id      = local.vpc_id
+  target_type = "ip"
+  protocol    = "HTTP"
+  port        = local.container_port
+  # A task that ends answers first those who wait in the queue, up to 50 s. ECS sends SIGTERM after this delay.
+  deregistration_delay = 60
 
   # Not /readyz: while DynamoDB does not answer, it fails on all tasks at once, and replacing them helps nobody. Monitors
   # read it.
@@ -137,7 +139,7 @@ resource "aws_lb_target_group" "admin" {
   target_type          = "ip"
   protocol             = "HTTP"
   port                 = var.admin_port
-  deregistration_delay = 30
+  deregistration_delay = 60
 
   # The probes are on the broker's first port.
   health_check {

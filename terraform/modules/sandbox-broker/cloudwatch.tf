@@ -37,9 +37,12 @@ locals {
     Allocations         = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "1" }
     # A student who finds none free, by lab in the saved queries.
     NoneAvailable = { pattern = "{ $.event = \"request\" && $.code = \"NO_SANDBOXES_AVAILABLE\" }", value = "1" }
-    # Answers of a broker that an operator paused; the alarm for errors leaves them out.
-    Paused          = { pattern = "{ $.event = \"request\" && $.code = \"BROKER_PAUSED\" }", value = "1" }
-    AllocateLatency = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 }", value = "$.latency_ms" }
+    # The alarm for errors leaves out two kinds of 503: those of students who wait in the queue, and those of a broker that
+    # an operator paused.
+    Waiting = { pattern = "{ $.event = \"request\" && $.code = \"WAITING\" }", value = "1" }
+    Paused  = { pattern = "{ $.event = \"request\" && $.code = \"BROKER_PAUSED\" }", value = "1" }
+    # Whoever waits in the queue does not wait for the broker.
+    AllocateLatency = { pattern = "{ $.event = \"request\" && $.action = \"allocate\" && $.status = 201 && $.waited_ms NOT EXISTS }", value = "$.latency_ms" }
   }
 
   # An alarm fires when a job has not succeeded for three intervals. CloudWatch looks back at most seven days, so a job
@@ -62,6 +65,10 @@ locals {
       }
     }
   ]...)
+
+  # The firewall's 503s may count as the load balancer's, and a flood must neither page nor roll back. Without tasks, when
+  # the load balancer answers 503 itself, pool-low fires.
+  no_errors = concat(["paused", "waiting"], var.waf_enabled ? ["by_firewall"] : [])
 
   alb_dimensions     = { LoadBalancer = local.alb_arn_suffix }
   service_dimensions = { ClusterName = aws_ecs_cluster.main.name, ServiceName = aws_ecs_service.broker.name }
@@ -98,7 +105,7 @@ resource "aws_cloudwatch_log_metric_filter" "job_completed" {
 
 resource "aws_cloudwatch_metric_alarm" "error_rate" {
   alarm_name          = "${var.name}-error-rate"
-  alarm_description   = "More than ${var.alarm_thresholds.error_rate_percent} % of the answers are 5xx, without those of a paused broker."
+  alarm_description   = "More than ${var.alarm_thresholds.error_rate_percent} % of the answers are 5xx, without those of a paused broker and to students who wait."
   comparison_operator = "GreaterThanThreshold"
   threshold           = var.alarm_thresholds.error_rate_percent
   evaluation_periods  = 3
@@ -117,26 +124,33 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
 
   metric_query {
     id         = "errors"
-    expression = "FILL(by_target, 0) + FILL(by_balancer, 0) - FILL(paused, 0)"
+    expression = "FILL(by_target, 0) + FILL(by_balancer, 0) - FILL(${join(", 0) - FILL(", local.no_errors)}, 0)"
   }
 
-  metric_query {
-    id = "paused"
+  dynamic "metric_query" {
+    for_each = { paused = "Paused", waiting = "Waiting" }
 
-    metric {
-      namespace   = local.metric_namespace
-      metric_name = "Paused"
-      period      = 60
-      stat        = "Sum"
+    content {
+      id = metric_query.key
+
+      metric {
+        namespace   = local.metric_namespace
+        metric_name = metric_query.value
+        period      = 60
+        stat        = "Sum"
+      }
     }
   }
 
   dynamic "metric_query" {
-    for_each = {
-      requests    = "RequestCount"
-      by_target   = "HTTPCode_Target_5XX_Count"
-      by_balancer = "HTTPCode_ELB_5XX_Count"
-    }
+    for_each = merge(
+      {
+        requests    = "RequestCount"
+        by_target   = "HTTPCode_Target_5XX_Count"
+        by_balancer = "HTTPCode_ELB_5XX_Count"
+      },
+      var.waf_enabled ? { by_firewall = "HTTPCode_ELB_503_Count" } : {},
+    )
 
     content {
       id = metric_query.key
@@ -154,19 +168,20 @@ resource "aws_cloudwatch_metric_alarm" "error_rate" {
 
 resource "aws_cloudwatch_metric_alarm" "latency" {
   alarm_name          = "${var.name}-p99-latency"
-  alarm_description   = "The p99 of the response time is above ${var.alarm_thresholds.p99_seconds} s."
-  namespace           = "AWS/ApplicationELB"
-  metric_name         = "TargetResponseTime"
-  dimensions          = local.alb_dimensions
+  alarm_description   = "The p99 of the allocations that did not wait in the queue is above ${var.alarm_thresholds.p99_seconds} s."
+  namespace           = local.metric_namespace
+  metric_name         = "AllocateLatency"
   extended_statistic  = "p99"
   period              = 60
   evaluation_periods  = 5
   datapoints_to_alarm = 3
   comparison_operator = "GreaterThanThreshold"
-  threshold           = var.alarm_thresholds.p99_seconds
+  threshold           = var.alarm_thresholds.p99_seconds * 1000
   treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.broker]
 }
 
 resource "aws_cloudwatch_metric_alarm" "pool_low" {
@@ -181,6 +196,23 @@ resource "aws_cloudwatch_metric_alarm" "pool_low" {
   comparison_operator = "LessThanThreshold"
   threshold           = var.alarm_thresholds.pool_available
   treat_missing_data  = "breaching"
+  alarm_actions       = [aws_sns_topic.alarms.arn]
+  ok_actions          = [aws_sns_topic.alarms.arn]
+
+  depends_on = [aws_cloudwatch_log_metric_filter.broker]
+}
+
+resource "aws_cloudwatch_metric_alarm" "queue_stands" {
+  alarm_name          = "${var.name}-queue-stands"
+  alarm_description   = "Students have waited for a sandbox for five minutes."
+  namespace           = local.metric_namespace
+  metric_name         = "Waiting"
+  statistic           = "Sum"
+  period              = 60
+  evaluation_periods  = 5
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = 0
+  treat_missing_data  = "notBreaching"
   alarm_actions       = [aws_sns_topic.alarms.arn]
   ok_actions          = [aws_sns_topic.alarms.arn]
 
@@ -311,9 +343,9 @@ locals {
       metrics = [for name in ["PoolAvailable", "PoolAllocated", "PoolPendingDeletion", "PoolStale", "PoolDeletionFailed"] : [local.metric_namespace, name]]
     },
     {
-      title   = "Allocations, none available, refused while paused"
+      title   = "Allocations, waiting, none available, refused while paused"
       stat    = "Sum"
-      metrics = [for name in ["Allocations", "NoneAvailable", "Paused"] : [local.metric_namespace, name]]
+      metrics = [for name in ["Allocations", "Waiting", "NoneAvailable", "Paused"] : [local.metric_namespace, name]]
     },
     {
       title   = "Allocation latency, p99 (ms)"
@@ -380,12 +412,12 @@ resource "aws_cloudwatch_dashboard" "broker" {
 # Saved queries of Logs Insights. Each also works on the lines of one task or one lab: add a filter.
 locals {
   queries = {
-    "requests that failed"         = "filter event = 'request' and status >= 400\n| fields @timestamp, status, code, action, track_id, instruqt_track_id, request_id\n| sort @timestamp desc\n| limit 200"
-    "none available, by lab"       = "filter event = 'request' and code = 'NO_SANDBOXES_AVAILABLE'\n| stats count() as answers, count_distinct(track_id) as students by instruqt_track_id\n| sort answers desc"
+    "requests that failed"         = "filter event = 'request' and status >= 400 and (not ispresent(code) or code not in ['WAITING', 'BROKER_PAUSED'])\n| fields @timestamp, status, code, action, track_id, instruqt_track_id, request_id\n| sort @timestamp desc\n| limit 200"
+    "waiting or none, by lab"      = "filter event = 'request' and code in ['WAITING', 'NO_SANDBOXES_AVAILABLE']\n| stats count() as answers, count_distinct(track_id) as students by instruqt_track_id, code\n| sort answers desc"
     "one student"                  = "filter event = 'request' and track_id = 'STUDENT'\n| fields @timestamp, action, status, code, sandbox_id, request_id\n| sort @timestamp asc\n| limit 1000"
     "one sandbox"                  = "filter sandbox_id = 'SANDBOX'\n| fields @timestamp, event, action, status, outcome, track_id, operator\n| sort @timestamp asc\n| limit 1000"
     "moves of one sandbox"         = "filter event = 'sandbox_changed' and sandbox_id = 'SANDBOX'\n| fields @timestamp, from, to, by\n| sort @timestamp asc\n| limit 1000"
-    "allocation latency by minute" = "filter event = 'request' and action = 'allocate' and status in [200, 201]\n| stats count() as allocations, pct(latency_ms, 50) as p50, pct(latency_ms, 99) as p99 by bin(1m)"
+    "allocation latency by minute" = "filter event = 'request' and action = 'allocate' and status in [200, 201]\n| fields latency_ms - coalesce(waited_ms, 0) as took_ms\n| stats count() as allocations, count(waited_ms) as waited, pct(took_ms, 50) as p50, pct(took_ms, 99) as p99 by bin(1m)"
     "job runs that failed"         = "filter event = 'job_run' and outcome != 'completed'\n| fields @timestamp, job, outcome, error\n| sort @timestamp desc\n| limit 200"
   }
 }

@@ -173,7 +173,7 @@ variable "allow_plain_http" {
 }
 
 variable "shared_listener" {
-  description = "An HTTPS listener that exists, of a load balancer in the VPC, to use instead of a load balancer of its own: rules for domain_name are added with 82 priorities from first_priority on. Its certificate must cover domain_name."
+  description = "An HTTPS listener that exists, of a load balancer in the VPC, to use instead of a load balancer of its own: rules for domain_name are added with 82 priorities from first_priority on. Its certificate must cover domain_name, and the idle timeout of its load balancer must be above 50 s, because allocations may wait."
   type = object({
     arn               = string
     load_balancer_arn = string

@@ -73,7 +73,7 @@ impl EventFeed {
         }
     }
 
-    /// Records an allocation that was answered with a sandbox.
+    /// Records an allocation that was answered with a sandbox, and what it took without the queue.
     pub(crate) fn record_allocation(&self, took: Duration) {
         self.throughput.lock().record(took);
     }

@@ -64,6 +64,16 @@ run "with_a_zone_the_certificate_is_made" {
   }
 
   assert {
+    condition     = aws_lb.broker[0].idle_timeout > local.setting_ranges.allocate_wait_sec[1] + 10 && tonumber(aws_lb_target_group.broker.deregistration_delay) >= local.setting_ranges.allocate_wait_sec[1] + 10
+    error_message = "an allocation must be able to wait as long as the broker allows"
+  }
+
+  assert {
+    condition     = one([for query in aws_cloudwatch_metric_alarm.error_rate.metric_query : query.expression if query.id == "errors"]) == "FILL(by_target, 0) + FILL(by_balancer, 0) - FILL(paused, 0) - FILL(waiting, 0)"
+    error_message = "503s of a paused broker and of those who wait are no errors"
+  }
+
+  assert {
     condition     = aws_lb_target_group.broker.health_check[0].path == "/healthz"
     error_message = "a store that does not answer must not replace all tasks"
   }
@@ -186,6 +196,14 @@ run "with_the_firewall" {
       for rule in aws_wafv2_web_acl.broker[0].rule : rule.action[0].block[0].custom_response[0].response_code if rule.name == "rate"
     ] == [503]
     error_message = "scripts repeat 503, and take others for final"
+  }
+
+  assert {
+    condition = (
+      endswith(one([for query in aws_cloudwatch_metric_alarm.error_rate.metric_query : query.expression if query.id == "errors"]), " - FILL(by_firewall, 0)") &&
+      contains([for query in aws_cloudwatch_metric_alarm.error_rate.metric_query : query.id], "by_firewall")
+    )
+    error_message = "what the firewall refuses is no error"
   }
 }
 
@@ -328,8 +346,9 @@ run "the_task" {
   assert {
     condition = toset([
       for variable in jsondecode(aws_ecs_task_definition.broker.container_definitions)[0].environment : "${variable.name}=${variable.value}"
-      if contains(["BROKER_STORE", "CORS_ALLOWED_ORIGINS", "CSP_BASE_URL", "LAB_DURATION_HOURS", "OTEL_EXPORTER_OTLP_ENDPOINT", "RATE_LIMIT_RPS", "TRUSTED_PROXIES"], variable.name)
+      if contains(["ALLOCATE_WAIT_SEC", "BROKER_STORE", "CORS_ALLOWED_ORIGINS", "CSP_BASE_URL", "LAB_DURATION_HOURS", "OTEL_EXPORTER_OTLP_ENDPOINT", "RATE_LIMIT_RPS", "TRUSTED_PROXIES"], variable.name)
       ]) == toset([
+      "ALLOCATE_WAIT_SEC=20",
       "BROKER_STORE=dynamodb",
       "CORS_ALLOWED_ORIGINS=https://one.example.com,https://two.example.com",
       "CSP_BASE_URL=https://csp.example.com/api",
