@@ -207,6 +207,7 @@ pub const METRICS: &[Metric] = &[
     gauge("broker_rate_limit_clients", &[], "Clients with a remembered request rate"),
     measured("broker_pool_available", &[], "Available sandboxes"),
     measured("broker_pool_allocated", &[], "Allocated sandboxes"),
+    measured("broker_pool_standby", &[], "Allocated sandboxes that wait for their learner"),
     measured("broker_pool_pending_deletion", &[], "Sandboxes that wait for their deletion"),
     measured("broker_pool_stale", &[], "Sandboxes that are missing from the CSP's listing"),
     measured("broker_pool_deletion_failed", &[], "Sandboxes whose deletion was given up"),

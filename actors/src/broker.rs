@@ -21,7 +21,7 @@ use crate::jobs::stale_collector::{DiscardReport, StaleCollector};
 use crate::jobs::{Job, JobError};
 use crate::liveness::LivenessMonitor;
 use crate::pool::PoolSnapshot;
-use crate::ports::{Listing, SandboxStore, StoreError, StoredStats};
+use crate::ports::{Listing, SandboxStore, StoreError, StoredLabs, StoredStats};
 use crate::queue::Queue;
 use crate::sandbox::{ReplicaId, Status};
 use crate::stats::{ExactStats, Stats};
@@ -88,19 +88,32 @@ impl Broker {
         self.0.cluster.stats.subscribe()
     }
 
-    /// Counts the available sandboxes whose name starts with `prefix`. Reads the index: one such count at a time.
+    /// Counts the available sandboxes whose name starts with `prefix`: those that are free now, and those that are not old
+    /// enough yet. Reads the index: one such count at a time.
     ///
     /// # Errors
     ///
     /// If the store does not answer.
-    pub async fn available(&self, prefix: Option<&str>) -> Result<usize, StoreError> {
+    pub async fn available(&self, prefix: Option<&str>) -> Result<(usize, usize), StoreError> {
         let _turn = self.0.counting.lock().await;
+        let now = self.0.cluster.clock.now();
         let mut pages = self.0.store.pages(Listing::of(Status::Available));
-        let mut available = 0;
+        let (mut free, mut warming) = (0, 0);
         while let Some(page) = pages.next().await? {
-            available += page.iter().filter(|sandbox| sandbox.name.starts_with(prefix.unwrap_or_default())).count();
+            for sandbox in page.iter().filter(|sandbox| sandbox.name.starts_with(prefix.unwrap_or_default())) {
+                *(if sandbox.shard_at > now { &mut warming } else { &mut free }) += 1;
+            }
         }
-        Ok(available)
+        Ok((free, warming))
+    }
+
+    /// The last figures of the labs in the table.
+    ///
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    pub async fn labs(&self) -> Result<StoredLabs, StoreError> {
+        self.0.store.labs().await
     }
 
     /// This replica's name.

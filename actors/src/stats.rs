@@ -40,12 +40,14 @@ impl StatsWatch {
 
 /// One line for each count. CloudWatch metrics are made of it.
 fn log(stats: &Stats, csp: &GuardedCsp) {
-    let Stats { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined } = *stats;
+    let Stats { total, available, allocated, standby, pending_deletion, stale, deletion_failed, warming, quarantined } =
+        *stats;
     tracing::info!(
         event = "pool_stats",
         total,
         available,
         allocated,
+        standby,
         pending_deletion,
         stale,
         deletion_failed,
@@ -60,6 +62,7 @@ fn set_gauges(stats: &Stats) {
     metrics::gauge!("broker_pool_sandboxes").set(stats.total as f64);
     metrics::gauge!("broker_pool_available").set(stats.available as f64);
     metrics::gauge!("broker_pool_allocated").set(stats.allocated as f64);
+    metrics::gauge!("broker_pool_standby").set(stats.standby as f64);
     metrics::gauge!("broker_pool_pending_deletion").set(stats.pending_deletion as f64);
     metrics::gauge!("broker_pool_stale").set(stats.stale as f64);
     metrics::gauge!("broker_pool_deletion_failed").set(stats.deletion_failed as f64);
@@ -97,7 +100,7 @@ impl ExactStats {
             sleep_until(count.ended + (count.ended - count.started) * PAUSE_BY_DURATION).await;
         }
         let started = Instant::now();
-        let stats = self.store.count_all(self.clock.now()).await?;
+        let stats = self.store.count_all(self.clock.now()).await?.stats;
         *last = Some(Count { stats, started, ended: Instant::now() });
         Ok(stats)
     }

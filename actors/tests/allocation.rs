@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use broker_actors::actor::ActorName;
 use broker_actors::allocation::AllocateError;
-use broker_actors::ports::{SandboxStore as _, StoreError};
-use broker_actors::sandbox::{Event, Owner, SandboxId, Status, TrackId};
+use broker_actors::ports::{Clock as _, SandboxStore as _, StoreError};
+use broker_actors::sandbox::{CspAccount, Event, Owner, Sandbox, SandboxId, Status, TrackId};
 use broker_actors::testing::{Fault, ModelStore, TestBroker};
 use broker_actors::update::SandboxError;
 use futures_util::future::join_all;
@@ -35,6 +35,24 @@ async fn i2_concurrent_duplicates_share_one_claim() {
     assert_eq!(sandboxes.len(), 1, "I2");
     assert_eq!(answers.iter().filter(|answer| !answer.as_ref().unwrap().replayed).count(), 1, "one is new");
     assert_eq!(broker.store.requests()["claim"], 1, "duplicates in one process are coalesced");
+}
+
+#[actix::test]
+async fn sandboxes_that_are_too_young_are_counted_apart() {
+    let broker = TestBroker::with_sandboxes(3).await;
+    let account = CspAccount {
+        sandbox_id: SandboxId::new("young"),
+        name: Some("lab-young".to_owned()),
+        external_id: "identity/accounts/young".to_owned(),
+        sfdc_account_id: None,
+        created_at: Some(broker.clock.now()),
+    };
+    let young = Sandbox::discovered(&account, Duration::from_secs(600), broker.clock.now_millis());
+    assert!(broker.store.create(&young).await.unwrap());
+    assert_eq!(broker.broker.available(Some("lab-")).await.unwrap(), (3, 1));
+    assert_eq!(broker.broker.available(Some("gpu-")).await.unwrap(), (0, 0));
+    sleep(Duration::from_secs(601)).await;
+    assert_eq!(broker.broker.available(None).await.unwrap(), (4, 0));
 }
 
 #[actix::test]

@@ -97,6 +97,7 @@ impl Queue {
                 now.0 * 1000 + state.waiters.iter().map(|waiter| u64::from(waiter.joins)).sum::<u64>(),
             ),
             name_prefix: None,
+            track_name: None,
             open_until: now.plus(Duration::from_secs(15)),
             seen_at: now,
         };

@@ -103,11 +103,30 @@ pub(super) enum Command {
         /// Its key, if it is not the track's id
         #[arg(long, requires = "drop")]
         key: Option<String>,
-        /// Reason, for the log
+        /// Reason, for the audit log
         #[arg(long, requires = "drop")]
         reason: Option<String>,
         #[command(flatten)]
         watch: Watch,
+    },
+    /// Show for each lab its sandboxes, its students who wait, and the median time of its holdings
+    Labs {
+        #[command(flatten)]
+        watch: Watch,
+    },
+    /// Tell whether a class would get its sandboxes, without allocating any
+    ///
+    /// Needs a track token in BROKER_API_TOKEN, or in the file that BROKER_API_TOKEN_FILE names.
+    Preflight {
+        /// The number of students
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
+        /// Only sandboxes whose name starts with this
+        #[arg(long)]
+        prefix: Option<String>,
+        /// Minutes that the lab takes
+        #[arg(long)]
+        minutes: Option<u32>,
     },
     /// Pause an actor on every replica
     Pause {
@@ -136,7 +155,7 @@ pub(super) enum Command {
         #[arg(long)]
         force: bool,
     },
-    /// Release sandboxes for their owners; cleanup then deletes them
+    /// Release sandboxes for their owners; cleanup then deletes them with all their contents
     Release {
         /// Ids of the sandboxes
         #[arg(required = true)]
@@ -172,6 +191,15 @@ pub(super) enum Command {
         /// Id of the sandbox
         id: String,
         /// How long, such as 90m, 24h or 3d; 0h ends a freeze
+        #[arg(long = "for", value_name = "DURATION", value_parser = hours)]
+        duration: f64,
+    },
+    /// Extend holdings: each ends this long from now, or at its present end if that is later
+    Extend {
+        /// Ids of the sandboxes
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// How long, such as 90m, 24h or 3d
         #[arg(long = "for", value_name = "DURATION", value_parser = hours)]
         duration: f64,
     },

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::client::{AdminClient, sandbox_path};
+use super::client::{Client, sandbox_path};
 use super::error::CtlError;
 use super::output;
 
@@ -73,7 +73,7 @@ fn failures_of(total: usize, failures: Vec<String>) -> Result<(), CtlError> {
 }
 
 /// Works through all sandboxes of the status and returns their number. Fails if any of them failed.
-pub(super) async fn drain(client: &AdminClient, status: DrainStatus, yes: bool) -> Result<Value, CtlError> {
+pub(super) async fn drain(client: &Client, status: DrainStatus, yes: bool) -> Result<Value, CtlError> {
     let (name, order, consequence) = match status {
         DrainStatus::Stale => return purge(client, PurgeStatus::Stale, yes).await,
         DrainStatus::Allocated => ("allocated", "/release", "taken from their owners and deleted"),
@@ -106,7 +106,7 @@ pub(super) async fn drain(client: &AdminClient, status: DrainStatus, yes: bool) 
 }
 
 /// Removes the records of all sandboxes of the status and returns their number.
-pub(super) async fn purge(client: &AdminClient, status: PurgeStatus, yes: bool) -> Result<Value, CtlError> {
+pub(super) async fn purge(client: &Client, status: PurgeStatus, yes: bool) -> Result<Value, CtlError> {
     let name = status.name();
     let total = client.get("stats").await?[name].as_u64().unwrap_or_default();
     if total > 0 && !yes {

@@ -1,4 +1,4 @@
-//! A client for the admin API.
+//! A client for the API.
 
 use std::time::Duration;
 
@@ -26,20 +26,36 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The largest page that the API returns.
 const PAGE: u32 = 100;
 
-/// A client for the admin API.
-pub(super) struct AdminClient {
+/// A client for the API of the operators, or for that of the tracks.
+pub(super) struct Client {
     /// Sends token and operator with every request.
     http: reqwest::Client,
     url: Url,
+    /// What the paths of its requests start with.
+    root: &'static str,
 }
 
-impl AdminClient {
-    /// A client that sends the first of the comma-separated tokens.
-    pub(super) fn new(url: Url, tokens: &SecretString, operator: Option<&str>) -> Result<Self, CtlError> {
+impl Client {
+    /// A client that sends the first of these comma-separated admin tokens.
+    pub(super) fn of_operators(url: Url, tokens: &SecretString, operator: Option<&str>) -> Result<Self, CtlError> {
+        Self::with_root(url, "v1/admin", tokens, operator)
+    }
+
+    /// A client for the API of the tracks, that sends the first of these comma-separated track tokens.
+    pub(super) fn of_tracks(url: Url, tokens: &SecretString) -> Result<Self, CtlError> {
+        Self::with_root(url, "v1", tokens, None)
+    }
+
+    fn with_root(
+        url: Url,
+        root: &'static str,
+        tokens: &SecretString,
+        operator: Option<&str>,
+    ) -> Result<Self, CtlError> {
         let usage = |text: &str| CtlError::Usage(text.to_owned());
         let token = tokens.expose_secret().split(',').next().unwrap_or_default().trim();
         let mut authorization = HeaderValue::try_from(format!("Bearer {token}"))
-            .map_err(|_| usage("BROKER_ADMIN_TOKEN holds characters that an HTTP header cannot carry"))?;
+            .map_err(|_| usage("the token holds characters that an HTTP header cannot carry"))?;
         authorization.set_sensitive(true);
         let mut headers = HeaderMap::from_iter([(AUTHORIZATION, authorization)]);
         if let Some(Ok(operator)) = operator.map(|name| HeaderValue::try_from(encode(name))) {
@@ -50,7 +66,7 @@ impl AdminClient {
             .connect_timeout(CONNECT_TIMEOUT)
             .build()
             .map_err(CtlError::Client)?;
-        Ok(Self { http, url })
+        Ok(Self { http, url, root })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Value, CtlError> {
@@ -61,7 +77,7 @@ impl AdminClient {
         self.send(Method::POST, path, None).await
     }
 
-    /// Sends a request to the admin API. It is repeated while the broker answers that it was not carried out and when to
+    /// Sends a request. It is repeated while the broker answers that it was not carried out and when to
     /// try again.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, CtlError> {
         for attempt in 1.. {
@@ -130,7 +146,7 @@ impl AdminClient {
     }
 
     fn url_of(&self, path: &str) -> String {
-        format!("{}/v1/admin/{path}", self.url.as_str().trim_end_matches('/'))
+        format!("{}/{}/{path}", self.url.as_str().trim_end_matches('/'), self.root)
     }
 
     async fn read(&self, answer: Response) -> Result<Value, CtlError> {

@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::client::AdminClient;
+use super::client::Client;
 use super::error::CtlError;
 use super::output::Output;
 use super::views;
 
 /// Prints the kept events and, with `follow`, those that come, until the broker ends the stream.
-pub(super) async fn print(client: &AdminClient, output: &Output, follow: bool) -> Result<(), CtlError> {
+pub(super) async fn print(client: &Client, output: &Output, follow: bool) -> Result<(), CtlError> {
     let mut stream = client.open("events").await?;
     let mut received = Vec::new();
     let mut has_snapshot = false;

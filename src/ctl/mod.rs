@@ -14,15 +14,16 @@ use std::process::ExitCode;
 
 use broker_actors::error::Chain;
 use reqwest::Method;
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 
 use self::args::Command;
 pub use self::args::CtlArgs;
-use self::client::{AdminClient, actor_path, encode, sandbox_path};
+use self::client::{Client, actor_path, encode, sandbox_path};
 use self::error::CtlError;
 use self::output::Output;
 use crate::config::SecretSettings;
+use crate::config::secrets::Secret;
 
 /// Runs the command. Its result goes to standard output, everything else to standard error.
 pub async fn run(args: CtlArgs) -> ExitCode {
@@ -42,11 +43,13 @@ pub async fn run(args: CtlArgs) -> ExitCode {
 }
 
 async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
-    let token = SecretSettings::from_environment(|name| std::env::var_os(name)).admin_token.read();
-    let token = token.map_err(|problem| CtlError::Usage(problem.to_string()))?;
-    let token = token.filter(|token| !token.expose_secret().is_empty());
-    let token = token.ok_or_else(|| CtlError::Usage("set BROKER_ADMIN_TOKEN to an admin token".to_owned()))?;
-    let client = AdminClient::new(args.url, &token, args.operator.as_deref())?;
+    let secrets = SecretSettings::from_environment(|name| std::env::var_os(name));
+    let client = if matches!(args.command, Command::Preflight { .. }) {
+        Client::of_tracks(args.url, &token_of(&secrets.api_token, "set BROKER_API_TOKEN to a track token")?)?
+    } else {
+        let token = token_of(&secrets.admin_token, "set BROKER_ADMIN_TOKEN to an admin token")?;
+        Client::of_operators(args.url, &token, args.operator.as_deref())?
+    };
     let client = &client;
     match args.command {
         Command::Stats { watch } => {
@@ -93,6 +96,15 @@ async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
             }
             output.print(&client.send(Method::DELETE, &path, None).await?, &views::FIELDS)
         }
+        Command::Labs { watch } => {
+            watch.repeat(output, async || output.print(&client.get("labs").await?, &views::LABS)).await
+        }
+        Command::Preflight { count, prefix, minutes } => {
+            let mut path = format!("preflight?count={count}");
+            path.extend(prefix.map(|prefix| format!("&prefix={}", encode(&prefix))));
+            path.extend(minutes.map(|minutes| format!("&minutes={minutes}")));
+            output.print(&client.get(&path).await?, &views::PREFLIGHT)
+        }
         Command::Pause { actor, reason } => {
             let body = json!({ "reason": reason });
             let paused = client.send(Method::POST, &actor_path(&actor, "/pause"), Some(body)).await?;
@@ -129,6 +141,7 @@ async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
             let path = sandbox_path(&id, &format!("/freeze?hours={duration}"));
             output.print(&client.post(&path).await?, &views::SANDBOX)
         }
+        Command::Extend { ids, duration } => orders(client, output, &ids, &format!("extend?hours={duration}")).await,
         Command::Drain { status, yes } => output.print(&bulk::drain(client, status, yes).await?, &views::FIELDS),
         Command::Purge { status, yes } => output.print(&bulk::purge(client, status, yes).await?, &views::FIELDS),
         Command::Audit { by, action, target, limit } => {
@@ -139,8 +152,15 @@ async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
     }
 }
 
+/// The value of a secret that the command needs.
+fn token_of(secret: &Secret, missing: &str) -> Result<SecretString, CtlError> {
+    let token = secret.read().map_err(|problem| CtlError::Usage(problem.to_string()))?;
+    let token = token.filter(|token| !token.expose_secret().is_empty());
+    token.ok_or_else(|| CtlError::Usage(missing.to_owned()))
+}
+
 /// Gives the order for each sandbox and prints what became of each.
-async fn orders(client: &AdminClient, output: &Output, ids: &[String], order: &str) -> Result<(), CtlError> {
+async fn orders(client: &Client, output: &Output, ids: &[String], order: &str) -> Result<(), CtlError> {
     let mut done: Vec<Value> = Vec::new();
     let outcome = bulk::each(ids, async |id| {
         done.push(client.post(&sandbox_path(id, &format!("/{order}"))).await?);

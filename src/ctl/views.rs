@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::table::{Cell, Column, View, text};
+use super::table::{Cell, Column, View, duration, text};
 use Cell::{Age, Computed, HeldFor, HeldUntil, Remaining, Text, Time};
 
 const fn column(title: &'static str, cell: Cell) -> Column {
@@ -70,9 +70,18 @@ const QUEUE_COLUMNS: &[Column] = &[
     column("TRACK", Text("track_id")),
     wide("KEY", Text("idempotency_key")),
     column("PREFIX", Text("name_prefix")),
+    wide("LAB", Text("track_name")),
     column("WAITS", Age("enqueued_at")),
     column("SEEN", Age("seen_at")),
     wide("EXPIRES", Time("expires_at")),
+];
+
+const LAB_COLUMNS: &[Column] = &[
+    column("LAB", Text("lab")),
+    column("HELD", Text("held")),
+    column("STANDBY", Text("standby")),
+    column("WAITING", Text("waiting")),
+    column("MEDIAN TIME", Computed(median)),
 ];
 
 const EVENT_COLUMNS: &[Column] = &[
@@ -90,6 +99,7 @@ const CHANGE_COLUMNS: &[Column] =
     &[column("AGE", Age("at")), column("AT", Time("at")), column("STATUS", Text("to")), column("BY", Text("by"))];
 
 pub(super) const STATS: View = fields("total");
+pub(super) const PREFLIGHT: View = fields("would");
 pub(super) const FIELDS: View = fields("status");
 pub(super) const SANDBOX_FIELDS: View = fields("sandbox_id");
 pub(super) const ACTOR_FIELDS: View = fields("name");
@@ -100,6 +110,7 @@ pub(super) const ACTORS: View = list("actors", "name", ACTOR_COLUMNS);
 pub(super) const ACTOR: View = list("", "name", ACTOR_COLUMNS);
 pub(super) const AUDIT: View = list("entries", "request_id", AUDIT_COLUMNS);
 pub(super) const QUEUE: View = list("tickets", "track_id", QUEUE_COLUMNS);
+pub(super) const LABS: View = list("labs", "lab", LAB_COLUMNS);
 pub(super) const EVENTS: View = list("events", "action", EVENT_COLUMNS);
 
 /// The outcome of an actor's last run: its error, or the counts of its report that are not zero.
@@ -118,6 +129,11 @@ fn result(actor: &Value) -> String {
         (_, true) => "nothing to do".to_owned(),
         _ => counts.join(", "),
     }
+}
+
+/// How long the lab's students have worked.
+fn median(lab: &Value) -> String {
+    lab["median_seconds"].as_u64().map_or_else(|| "-".to_owned(), duration)
 }
 
 /// Why an actor is paused.

@@ -10,7 +10,8 @@ use aws_sdk_dynamodb::types::{KeysAndAttributes, ReturnValue, ReturnValuesOnCond
 use broker_actors::actor::{ActorName, Control};
 use broker_actors::error::cause;
 use broker_actors::ports::{
-    ClusterState, Coordination, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats, StoreError,
+    ClusterState, Coordination, HEARTBEAT_AHEAD, JobLease, LabStats, LeaseOutcome, LeaseRequest, Stats, StoreError,
+    StoredLabs,
 };
 use broker_actors::sandbox::{ReplicaId, Timestamp};
 
@@ -183,12 +184,22 @@ impl Coordination for DynamoStore {
     }
 
     async fn put_stats(&self, counted_at: Timestamp, stats: &Stats) -> Result<(), StoreError> {
-        let Stats { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined } =
-            *stats;
+        let Stats {
+            total,
+            available,
+            allocated,
+            standby,
+            pending_deletion,
+            stale,
+            deletion_failed,
+            warming,
+            quarantined,
+        } = *stats;
         let counts = [
             ("total", total),
             ("available", available),
             ("allocated", allocated),
+            ("standby", standby),
             ("pending_deletion", pending_deletion),
             ("stale", stale),
             ("deletion_failed", deletion_failed),
@@ -211,6 +222,14 @@ impl Coordination for DynamoStore {
             request.send()
         };
         call(&self.client, Kind::Write, send).await.map(|_| ()).map_err(StoreError::from)
+    }
+
+    async fn put_labs(&self, counted_at: Timestamp, labs: &[LabStats]) -> Result<(), StoreError> {
+        self.store_labs(counted_at, labs).await
+    }
+
+    async fn labs(&self) -> Result<StoredLabs, StoreError> {
+        self.stored_labs().await
     }
 
     async fn add_supply(&self, added: u64) -> Result<(), StoreError> {

@@ -69,6 +69,10 @@ pub(super) fn stats_key() -> Item {
     key("STATS#latest".to_owned(), META.to_owned())
 }
 
+pub(super) fn labs_key() -> Item {
+    key("STATS#labs".to_owned(), META.to_owned())
+}
+
 /// The key and the attributes of the record of a step before a deletion.
 pub(super) fn pre_delete_record(record: &PreDeleteRecord) -> (Item, Vec<(&'static str, AttributeValue)>) {
     let PreDeleteRecord { sandbox, cleaned_at, is_skipped, failed_reason, deleted_at, ttl } = record;
@@ -125,6 +129,7 @@ pub(super) fn read_ticket(item: &Item) -> Result<Ticket, StoreError> {
         owner_proof: item.optional_text("owner_proof")?.map(OwnerProof::stored),
         enqueued_at: UnixMillis(item.number("enqueued_ms")?),
         name_prefix: item.optional_text("name_prefix")?,
+        track_name: item.optional_text("track_name")?,
         open_until: item.time("open_until")?,
         seen_at: item.time("seen_at")?,
     })
@@ -332,6 +337,7 @@ pub(super) fn read_stats(item: &Item) -> Result<StoredStats, StoreError> {
             total: count("total")?,
             available: count("available")?,
             allocated: count("allocated")?,
+            standby: count("standby")?,
             pending_deletion: count("pending_deletion")?,
             stale: count("stale")?,
             deletion_failed: count("deletion_failed")?,
@@ -379,7 +385,7 @@ impl Reader<'_> {
         self.number(name).map(Timestamp)
     }
 
-    fn lab(&self) -> Result<LabTime, StoreError> {
+    pub(super) fn lab(&self) -> Result<LabTime, StoreError> {
         Ok(LabTime {
             lab_seconds: self.optional_number("lab_seconds")?,
             standby: self.0.get("standby") == Some(&AttributeValue::Bool(true)),

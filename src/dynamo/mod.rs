@@ -3,12 +3,14 @@
 
 pub mod audit;
 mod call;
+mod changes;
 pub mod client;
 mod coordination;
 mod cursor;
 pub mod embedded;
 mod errors;
 pub mod item;
+mod labs;
 mod limit;
 mod readability;
 mod request_metrics;

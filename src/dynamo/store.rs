@@ -13,14 +13,14 @@ use aws_sdk_dynamodb::types::{
 use broker_actors::actor::ActorName;
 use broker_actors::error::cause;
 use broker_actors::ports::{
-    ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, StoreError, WriteOutcome,
+    ClaimOutcome, Cursor, HoldingSummary, Listing, Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore,
+    StoreError, WriteOutcome,
 };
 use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount};
 use uuid::Uuid;
 
 use super::call::{CallError, call, call_throttled};
 use super::client::DynamoClient;
-use super::cursor;
 use super::errors::{CONDITION_FAILED, Kind, THROTTLED, is_throttled};
 use super::item::{
     Item, PK, SK, claim_item, claim_key, control_key, number, pre_delete_record, read_claim, read_sandbox, replica_key,
@@ -29,6 +29,7 @@ use super::item::{
 use super::readability::Readability;
 use super::table::TableForm;
 use super::update::{Change, UpdateParts, read_changes, update_of};
+use super::{changes, cursor};
 
 /// Connections that are open before the broker is ready.
 const WARM_CONNECTIONS: usize = 8;
@@ -38,7 +39,7 @@ const WARM_CONNECTIONS: usize = 8;
 pub struct DynamoStore {
     pub(super) client: Arc<DynamoClient>,
     pub(super) table: String,
-    form: TableForm,
+    pub(super) form: TableForm,
     /// The largest page of a listing, in items. Claims wait behind a page where the store does one thing at a time, as
     /// the embedded engine does: about a millisecond for 100.
     page_limit: u32,
@@ -59,6 +60,11 @@ impl DynamoStore {
     #[must_use]
     pub fn with_small_pages(self) -> Self {
         Self { page_limit: 100, count_limit: 500, ..self }
+    }
+
+    /// The largest page of a count, as a request names it.
+    pub(super) fn counted_page(&self) -> i32 {
+        i32::try_from(self.count_limit).unwrap_or(i32::MAX)
     }
 
     /// Opens a few connections to the service, so that the first claims need not wait for name resolution and TLS.
@@ -120,7 +126,10 @@ impl DynamoStore {
         update: &ConditionalUpdate,
     ) -> Result<WriteOutcome, StoreError> {
         match self.transact([claim, self.sandbox_write(update)]).await? {
-            Ok(()) => Ok(WriteOutcome::Done),
+            Ok(()) => {
+                changes::log(update);
+                Ok(WriteOutcome::Done)
+            }
             Err([_, Verdict::ConditionFailed(current)]) => {
                 Ok(WriteOutcome::PreconditionFailed { current: current.as_ref().map(read_sandbox).transpose()? })
             }
@@ -209,7 +218,10 @@ impl SandboxStore for DynamoStore {
 
     async fn claim(&self, update: &ConditionalUpdate, claim: &Claim) -> Result<ClaimOutcome, StoreError> {
         match self.transact([self.claim_put(claim), self.sandbox_write(update)]).await? {
-            Ok(()) => Ok(ClaimOutcome::Claimed),
+            Ok(()) => {
+                changes::log(update);
+                Ok(ClaimOutcome::Claimed)
+            }
             Err(verdicts) => refused_claim(verdicts),
         }
     }
@@ -320,7 +332,10 @@ impl SandboxStore for DynamoStore {
             request.send()
         };
         let (error, was_unanswered) = match call(&self.client, Kind::Write, send).await {
-            Ok(_) => return Ok(WriteOutcome::Done),
+            Ok(_) => {
+                changes::log(update);
+                return Ok(WriteOutcome::Done);
+            }
             Err(CallError::Outcome { error, was_unanswered }) => (error, was_unanswered),
             Err(CallError::Failed(error)) => return Err(error),
         };
@@ -330,6 +345,7 @@ impl SandboxStore for DynamoStore {
                 let current = failure.item().filter(|item| !item.is_empty()).map(read_sandbox).transpose()?;
                 // An attempt without an answer may have made the change.
                 if was_unanswered && current.as_ref().is_some_and(|current| update.is_result(current)) {
+                    changes::log(update);
                     return Ok(WriteOutcome::Done);
                 }
                 Ok(WriteOutcome::PreconditionFailed { current })
@@ -370,7 +386,7 @@ impl SandboxStore for DynamoStore {
                     .table_name(&self.table)
                     .index_name(&self.form.status_index)
                     .select(Select::Count)
-                    .limit(i32::try_from(self.count_limit).unwrap_or(i32::MAX))
+                    .limit(self.counted_page())
                     .key_condition_expression(condition)
                     .set_expression_attribute_values(Some(position_values(&listing, &partition)))
                     .set_exclusive_start_key(start.clone());
@@ -383,6 +399,10 @@ impl SandboxStore for DynamoStore {
                 None => return Ok(count),
             }
         }
+    }
+
+    async fn holdings(&self, shard: Shard) -> Result<Vec<HoldingSummary>, StoreError> {
+        self.holdings_of(shard).await
     }
 
     async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError> {
@@ -452,7 +472,7 @@ impl SandboxStore for DynamoStore {
 }
 
 /// The condition of a listing on the keys of the status index.
-fn position_condition(listing: &Listing) -> &'static str {
+pub(super) fn position_condition(listing: &Listing) -> &'static str {
     match (listing.from, listing.until) {
         (None, None) => "status_shard = :partition",
         (Some(_), None) => "status_shard = :partition AND shard_at >= :from",
@@ -462,7 +482,7 @@ fn position_condition(listing: &Listing) -> &'static str {
 }
 
 /// The values in it.
-fn position_values(listing: &Listing, partition: &str) -> Item {
+pub(super) fn position_values(listing: &Listing, partition: &str) -> Item {
     let bounds = [(":from", listing.from), (":until", listing.until)];
     let bounds = bounds.into_iter().filter_map(|(name, at)| Some((name.to_owned(), time(at?))));
     bounds.chain([(":partition".to_owned(), text(partition))]).collect()

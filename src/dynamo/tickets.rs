@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{Delete, KeysAndAttributes, ReturnValuesOnConditionCheckFailure, TransactWriteItem};
 use broker_actors::error::cause;
 use broker_actors::ports::{ClaimOutcome, GrantOutcome, StoreError, TICKET_LIFETIME, Ticket, Tickets};
@@ -13,6 +14,7 @@ use broker_actors::sandbox::{Claim, ClaimKey, ConditionalUpdate, Timestamp};
 use futures_util::future::try_join_all;
 
 use super::call::{CallError, call};
+use super::changes;
 use super::coordination::{MAX_BATCH_READS, has_key, is_written};
 use super::errors::Kind;
 use super::item::{
@@ -118,7 +120,10 @@ impl Tickets for DynamoStore {
             .expect("key and table are set");
         let delete = TransactWriteItem::builder().delete(delete).build();
         match self.transact([self.claim_put(claim), self.sandbox_write(update), delete]).await? {
-            Ok(()) => Ok(GrantOutcome::Claim(ClaimOutcome::Claimed)),
+            Ok(()) => {
+                changes::log(update);
+                Ok(GrantOutcome::Claim(ClaimOutcome::Claimed))
+            }
             // What the key holds comes first: with it the ticket has gone.
             Err([claim @ Verdict::ConditionFailed(Some(_)), sandbox, _]) => {
                 refused_claim([claim, sandbox]).map(GrantOutcome::Claim)
@@ -149,16 +154,12 @@ impl DynamoStore {
         let mut update = "SET ticket_track = :track, ticket_key = :key, enqueued_ms = :enqueued, open_until = :open, \
                           seen_at = :seen, #ttl = :ttl"
             .to_owned();
-        let mut removals = Vec::new();
-        for (name, value) in [("name_prefix", ticket.name_prefix.as_deref()), ("owner_proof", proof(ticket))] {
-            match value {
-                Some(_) => update += &format!(", {name} = :{name}"),
-                None => removals.push(name),
-            }
-        }
-        if !removals.is_empty() {
-            update += &format!(" REMOVE {}", removals.join(", "));
-        }
+        let optional = [
+            ("name_prefix", ticket.name_prefix.as_deref()),
+            ("track_name", ticket.track_name.as_deref()),
+            ("owner_proof", proof(ticket)),
+        ];
+        set_or_remove(&mut update, &optional);
         let send = |client: Client| {
             let request = client
                 .update_item()
@@ -175,15 +176,7 @@ impl DynamoStore {
                 .expression_attribute_values(":ttl", time(ttl(ticket)))
                 .expression_attribute_values(":expired", time(ticket.seen_at.minus(TICKET_LIFETIME)))
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-            let request = match &ticket.name_prefix {
-                Some(prefix) => request.expression_attribute_values(":name_prefix", text(prefix)),
-                None => request,
-            };
-            let request = match proof(ticket) {
-                Some(proof) => request.expression_attribute_values(":owner_proof", text(proof)),
-                None => request,
-            };
-            request.send()
+            with_values(request, &optional).send()
         };
         match call(&self.client, Kind::Write, send).await {
             Ok(_) => Ok(None),
@@ -200,24 +193,22 @@ impl DynamoStore {
 
     /// Stores what may change of a ticket; `false` if it is gone.
     async fn write_ticket(&self, ticket: &Ticket) -> Result<bool, StoreError> {
-        let prefix = if ticket.name_prefix.is_some() { ", name_prefix = :prefix" } else { " REMOVE name_prefix" };
+        let optional = [("name_prefix", ticket.name_prefix.as_deref()), ("track_name", ticket.track_name.as_deref())];
+        let mut update = "SET open_until = :open, seen_at = :seen, #ttl = :ttl".to_owned();
+        set_or_remove(&mut update, &optional);
         let send = |client: Client| {
             let request = client
                 .update_item()
                 .table_name(&self.table)
                 .set_key(Some(ticket_key(&ticket.claim_key)))
-                .update_expression(format!("SET open_until = :open, seen_at = :seen, #ttl = :ttl{prefix}"))
+                .update_expression(&update)
                 .condition_expression("enqueued_ms = :enqueued")
                 .expression_attribute_names("#ttl", "ttl")
                 .expression_attribute_values(":enqueued", number(ticket.enqueued_at.0))
                 .expression_attribute_values(":open", time(ticket.open_until))
                 .expression_attribute_values(":seen", time(ticket.seen_at))
                 .expression_attribute_values(":ttl", time(ttl(ticket)));
-            let request = match &ticket.name_prefix {
-                Some(prefix) => request.expression_attribute_values(":prefix", text(prefix)),
-                None => request,
-            };
-            request.send()
+            with_values(request, &optional).send()
         };
         is_written(call(&self.client, Kind::Write, send).await)
     }
@@ -252,6 +243,29 @@ fn readable(item: &Item) -> Option<Ticket> {
         tracing::error!(event = "unreadable_item", %error, "a ticket was left out");
     };
     read_ticket(item).inspect_err(unreadable).ok()
+}
+
+/// An attribute that a ticket may lack.
+type Optional<'a> = (&'static str, Option<&'a str>);
+
+/// Completes an update expression that starts with `SET`.
+fn set_or_remove(update: &mut String, attributes: &[Optional<'_>]) {
+    let mut removals = Vec::new();
+    for (name, value) in attributes {
+        match value {
+            Some(_) => *update += &format!(", {name} = :{name}"),
+            None => removals.push(*name),
+        }
+    }
+    if !removals.is_empty() {
+        *update += &format!(" REMOVE {}", removals.join(", "));
+    }
+}
+
+/// The values of the attributes that [`set_or_remove`] sets.
+fn with_values(request: UpdateItemFluentBuilder, attributes: &[Optional<'_>]) -> UpdateItemFluentBuilder {
+    let present = attributes.iter().filter_map(|(name, value)| Some((name, (*value)?)));
+    present.fold(request, |request, (name, value)| request.expression_attribute_values(format!(":{name}"), text(value)))
 }
 
 fn proof(ticket: &Ticket) -> Option<&str> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::api::body::{
     ActorList, ActorStatus, AuditPage, Claim, CleanupReport, Completed, DiscardReport, DiscardStaleReport, Dropped,
-    ExpiryReport, Held, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox,
+    ExpiryReport, Held, LabList, OwnSandbox, Preflight, Queue, Released, ReleasedHeld, Renewed, RetryReport, Sandbox,
     SandboxDetails, SandboxPage, Stats, StatsHistory, SyncReport,
 };
 use super::api::{admin, allocation, client, events, preflight, probes, sandboxes};
@@ -131,7 +131,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(OwnSandbox::example())),
     post("/v1/sandboxes/{id}/renew", "renew", Track, || handler(sandboxes::renew))
         .audited()
-        .summary("Renews the sandbox for the full lab duration, up to the longest holding")
+        .summary("Renews the sandbox for the full lab duration, up to `MAX_HOLDING_HOURS` from its start")
         .errors(&[STORE, OWN, UPDATE, &[WrongState, MaxDurationReached]])
         .example(|| json(Renewed::example())),
     post("/v1/sandboxes/{id}/mark-for-deletion", "mark-for-deletion", Track, || handler(sandboxes::mark_for_deletion))
@@ -170,6 +170,10 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .audited()
         .identified_as("release")
         .summary("Releases a sandbox on its owner's behalf")
+        .description(
+            "The holding ends at once, and the next cleanup deletes the account with all its contents. This cannot be \
+             undone; only a freeze or a quarantine delays the deletion.",
+        )
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
     post("/v1/admin/sandboxes/{id}/retry-deletion", "retry-deletion", Admin, || handler(admin::pool::retry_deletion))
@@ -199,6 +203,12 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .summary("Keeps an allocated or released sandbox from being deleted for a while")
         .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
         .example(|| json(Sandbox::released_example())),
+    post("/v1/admin/sandboxes/{id}/extend", "extend", Admin, || handler(admin::pool::extend))
+        .audited()
+        .summary("Extends a holding: it ends this long from now, or at its present end if that is later")
+        .description("`MAX_HOLDING_HOURS` does not apply. A sandbox on standby is refused: its lab has not started.")
+        .errors(&[STORE, UPDATE, &[SandboxNotFound, WrongState]])
+        .example(|| json(Sandbox::allocated_example())),
     post("/v1/admin/sync", "sync", Admin, || handler(admin::jobs::sync))
         .audited()
         .summary("Syncs with the cloud provider's listing now")
@@ -207,6 +217,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     post("/v1/admin/cleanup", "cleanup", Admin, || handler(admin::jobs::cleanup))
         .audited()
         .summary("Deletes released sandboxes at the cloud provider now")
+        .description("The accounts are deleted with all their contents. This cannot be undone.")
         .errors(&[STORE, RUN, CSP])
         .example(|| json(Completed::example(CleanupReport::example()))),
     post("/v1/admin/auto-expire", "auto-expire", Admin, || handler(admin::jobs::auto_expire))
@@ -222,9 +233,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .example(|| json(Completed::example(DiscardStaleReport::example()))),
     post("/v1/admin/bulk-delete", "bulk-delete", Admin, || handler(admin::pool::bulk_delete))
         .audited()
-        .summary("Removes all sandboxes of one status, without a call to the cloud provider")
+        .summary("Removes the records of all sandboxes of one status, without a call to the cloud provider")
+        .description(
+            "Destroys only what the broker knows of them. The accounts stay alive at the cloud provider, go on costing \
+             money, and may be listed again.",
+        )
         .errors(&[STORE, WRITE])
         .example(|| json(Completed::example(DiscardReport::example()))),
+    get("/v1/admin/labs", "labs", Admin, || handler(admin::labs::labs))
+        .summary("Shows for each lab its sandboxes, its students who wait, and the median time of its holdings")
+        .errors(&[STORE])
+        .example(|| json(LabList::example())),
     get("/v1/admin/queue", "queue", Admin, || handler(admin::queue::queue))
         .summary("Shows who waits for a sandbox")
         .errors(&[STORE])

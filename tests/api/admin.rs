@@ -158,6 +158,54 @@ async fn a_frozen_sandbox_is_not_deleted_before_its_time() {
 }
 
 #[actix_web::test]
+async fn an_operator_extends_a_holding_beyond_what_its_owner_may() {
+    let app = TestApp::start(&["--lab-duration-hours=1", "--max-holding-hours=1"]).await;
+    let held = app.allocate("student-1").await;
+    let (id, ends) = (held.sandbox_id().to_owned(), held.body["expires_at"].as_u64().unwrap());
+    let extend =
+        async |id: &str, hours: &str| app.post_admin(&format!("/v1/admin/sandboxes/{id}/extend?hours={hours}")).await;
+    for hours in ["-1", "8761", "NaN", "soon", ""] {
+        assert_error(&extend(&id, hours).await, 400, "BAD_QUERY");
+    }
+    assert_eq!(extend(&id, "0.5").await.body["expires_at"], ends, "it never gets shorter");
+    let extended = extend(&id, "3").await.body["expires_at"].as_u64().unwrap();
+    assert!((ends + 7199..=ends + 7260).contains(&extended), "{ends} {extended}");
+    let replay = app.allocate("student-1").await;
+    assert_eq!((replay.status.as_u16(), &replay.body["expires_at"]), (200, &extended.into()), "its owner sees it");
+    assert_eq!(app.mark_for_deletion(&id, "student-1").await.status, 200);
+    assert_error(&extend(&id, "3").await, 409, "WRONG_STATE");
+    assert_error(&extend("no-such-id", "3").await, 404, "SANDBOX_NOT_FOUND");
+
+    let standby = app.track(Method::POST, "/v1/allocate", "student-2").header("X-Sandbox-Standby", "true");
+    assert_error(&extend(send(standby).await.sandbox_id(), "3").await, 409, "WRONG_STATE");
+}
+
+#[actix_web::test]
+async fn standby_and_labs_are_counted_apart() {
+    let app = TestApp::start(&[]).await;
+    for (student, lab, standby) in [("a", "dns", "true"), ("b", "dns", "false"), ("c", "zero-trust", "true")] {
+        let request = app.track(Method::POST, "/v1/allocate", student).header("X-Instruqt-Track-ID", lab);
+        assert_eq!(send(request.header("X-Sandbox-Standby", standby)).await.status, 201);
+    }
+    let stats = app.stats().await.body;
+    assert_eq!((&stats["allocated"], &stats["standby"]), (&3.into(), &2.into()), "{stats}");
+    assert_eq!(app.post_admin("/v1/admin/actors/pool-stats/run").await.status, 200);
+    let list = app.get_admin("/v1/admin/labs").await.body;
+    assert!(list["counted_at"].is_u64(), "{list}");
+    let figures = |lab: &Value| json!([lab["lab"], lab["held"], lab["standby"], lab["waiting"]]);
+    let labs: Vec<_> = list["labs"].as_array().unwrap().iter().map(figures).collect();
+    assert_eq!(labs, [json!(["dns", 2, 1, 0]), json!(["zero-trust", 1, 1, 0])]);
+    assert!(list["labs"][0]["median_seconds"].is_u64() && list["labs"][1]["median_seconds"].is_null(), "{list}");
+    eventually("the gauge follows", async || (app.metric("broker_pool_standby", "").await == 2.0).then_some(())).await;
+
+    let activated = send(app.track(Method::POST, "/v1/allocation/activate", "a")).await;
+    assert_eq!(activated.status, 200, "{activated:?}");
+    assert_eq!(app.stats().await.body["standby"], 1);
+    let shown = app.get_admin(&format!("/v1/admin/sandboxes/{}", activated.sandbox_id())).await.body;
+    assert!(shown["standby"] == false && shown["activated_at"].is_u64(), "{shown}");
+}
+
+#[actix_web::test]
 async fn given_up_deletions_are_retried_by_their_error() {
     let csp = CspSim::start(3).await;
     let app = TestApp::on_csp(&csp.url, &["--deletion-retry-max-attempts=1"], &[]).await;

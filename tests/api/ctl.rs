@@ -3,9 +3,10 @@
 use std::io::Read as _;
 use std::process::{Output, Stdio};
 
+use reqwest::Method;
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use test_support::{ADMIN_TOKEN, Broker, Process, TRACK_TOKEN, eventually, output_of, program};
+use test_support::{ADMIN_TOKEN, Broker, Process, TRACK_TOKEN, eventually, output_of, program, send};
 
 struct Ctl {
     url: String,
@@ -120,6 +121,52 @@ async fn single_sandboxes_and_all_of_a_status_are_processed() {
     assert_eq!(ctl.json(&["drain", "--status", "allocated", "--yes"]).await["drained"], 25);
     assert_eq!(ctl.json(&["stats"]).await["pending_deletion"], 26);
     assert_eq!(ctl.json(&["drain", "--status", "stale", "--yes"]).await["drained"], 0);
+}
+
+#[actix_web::test]
+async fn holdings_are_extended_and_labs_are_listed() {
+    let (broker, ctl) = broker().await;
+    let mut ids = Vec::new();
+    for student in ["student-1", "student-2"] {
+        let request = broker.track(Method::POST, "/v1/allocate", student).header("X-Instruqt-Track-ID", "dns");
+        ids.push(send(request).await.sandbox_id().to_owned());
+    }
+    let before = ctl.json(&["show", &ids[0]]).await["expires_at"].as_u64().unwrap();
+    let extended = ctl.json(&["extend", &ids[0], &ids[1], "--for", "2d"]).await;
+    let ends = extended["sandboxes"][0]["expires_at"].as_u64().unwrap();
+    assert!((before + 43 * 3600..=before + 48 * 3600).contains(&ends), "{before} {extended}");
+    assert_eq!(extended["sandboxes"].as_array().unwrap().len(), 2);
+    ctl.fails(2, &["extend", &ids[0]]).await;
+    assert!(ctl.fails(4, &["extend", "no-such-id", "--for", "1h"]).await.contains("SANDBOX_NOT_FOUND"));
+    let orders = ctl.json(&["audit", "--action", "extend"]).await;
+    assert_eq!(orders["entries"].as_array().unwrap().len(), 3, "{orders}");
+
+    ctl.ok(&["run", "pool-stats"]).await;
+    let labs = ctl.ok(&["labs"]).await;
+    let line = labs.lines().find(|line| line.starts_with("dns")).unwrap_or_else(|| panic!("no line for dns: {labs}"));
+    assert_eq!(line.split_whitespace().nth(1), Some("2"), "{labs}");
+}
+
+#[actix_web::test]
+async fn a_preflight_needs_a_track_token() {
+    let (broker, ctl) = broker().await;
+    let run = async |token: Option<&str>, arguments: &[&str]| {
+        let mut command = program(&["ctl", "--url", &ctl.url, "preflight"]);
+        command.args(arguments).env_remove("BROKER_ADMIN_TOKEN").env_remove("BROKER_API_TOKEN");
+        command.envs(token.map(|token| ("BROKER_API_TOKEN", token)));
+        output_of(command).await
+    };
+    let said = run(Some(TRACK_TOKEN), &["--count", "230", "--prefix", "lab-", "--minutes", "60", "--json"]).await;
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!((&said["would"], &said["available"]), (&"allocate".into(), &230.into()), "{said}");
+    let table = run(Some(TRACK_TOKEN), &["--count", "231"]).await;
+    assert!(String::from_utf8_lossy(&table.stdout).contains("wait"), "{table:?}");
+    let missing = run(None, &[]).await;
+    assert_eq!(missing.status.code(), Some(2), "{missing:?}");
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("BROKER_API_TOKEN"), "{missing:?}");
+    assert_eq!(run(Some("wrong"), &[]).await.status.code(), Some(3));
+    assert_eq!(broker.stats().await.body["available"], 230);
 }
 
 #[actix_web::test]

@@ -61,6 +61,29 @@ async fn each_request_is_one_line_with_caller_action_and_outcome() {
 }
 
 #[actix_web::test]
+async fn each_move_of_a_sandbox_is_one_line_that_names_who_moved_it() {
+    let broker = Broker::start(&[("BROKER_STORE", "memory")]).await;
+    broker.sync("").await;
+    let id = broker.allocate("student-1").await.sandbox_id().to_owned();
+    broker.renew(&id, "student-1").await;
+    send(broker.admin(Method::POST, &format!("/v1/admin/sandboxes/{id}/release")).header("X-Operator", "anna")).await;
+    broker.post_admin("/v1/admin/cleanup").await;
+    let moves = eventually("three lines are written", async || {
+        let mut moves = lines(&broker);
+        moves.retain(|line| line["event"] == "sandbox_changed" && line["sandbox_id"] == *id);
+        (moves.len() >= 3).then_some(moves)
+    })
+    .await;
+    let moves: Vec<_> = moves.iter().map(|line| json!([line["from"], line["to"], line["by"]])).collect();
+    let expected = [
+        json!(["available", "allocated", "owner"]),
+        json!(["allocated", "pending_deletion", "anna@127.0.0.1"]),
+        json!(["pending_deletion", "deleted", "cleanup"]),
+    ];
+    assert_eq!(moves, expected);
+}
+
+#[actix_web::test]
 async fn each_run_of_a_job_is_one_line_with_its_report() {
     let csp = CspSim::start(5).await;
     let broker = Broker::on_csp(&csp, &[]).await;

@@ -60,12 +60,15 @@ async fn a_client_that_prefers_to_wait_is_told_so_and_a_bad_preference_is_ignore
 async fn operators_see_the_queue_and_drop_a_ticket() {
     let app = TestApp::start(&["--csp-sim-sandboxes=0", "--allocate-wait-sec=30"]).await;
     let request = app.track(Method::POST, "/v1/allocate", "student-1").header("X-Sandbox-Name-Prefix", "lab-");
+    let request = request.header("X-Instruqt-Track-ID", "dns");
     let (answer, ()) = tokio::join!(send(request), async {
         eventually("it waits", async || (waiting(&app).await == 1).then_some(())).await;
         let queue = app.get_admin("/v1/admin/queue").await;
         let ticket = &queue.body["tickets"][0];
         assert_eq!((&ticket["position"], &ticket["track_id"]), (&1.into(), &"student-1".into()));
-        assert_eq!(ticket["name_prefix"], "lab-");
+        assert_eq!((&ticket["name_prefix"], &ticket["track_name"]), (&"lab-".into(), &"dns".into()));
+        let labs = app.get_admin("/v1/admin/labs").await.body["labs"].clone();
+        assert_eq!(labs, json!([{ "lab": "dns", "held": 0, "standby": 0, "waiting": 1, "median_seconds": null }]));
         let path = "/v1/admin/queue?track_id=student-1&reason=left%20the%20class";
         assert_eq!(send(app.admin(Method::DELETE, path)).await.body, json!({ "dropped": true }));
         assert_eq!(send(app.admin(Method::DELETE, path)).await.body, json!({ "dropped": false }));

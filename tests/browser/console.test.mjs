@@ -212,6 +212,79 @@ test("a selection is released after its number was typed, and the list is export
   await close(page);
 });
 
+test("the queue shows who waits, and a ticket is dropped with a reason", async () => {
+  const empty = await Broker.start({ CSP_SIM_SANDBOXES: "0", BROKER_STORE: "memory" });
+  const page = await open(chrome, empty, "/console#/queue");
+  await page.getByLabel("Admin token").fill(ADMIN_TOKEN);
+  await page.keyboard.press("Enter");
+  await shows(page, page.locator("#queue-caption"), "No one waits.");
+  const request = (track, headers) => empty.allocate(track, { Prefer: "wait=50", ...headers });
+  const first = request("<i>student-1</i>", { "X-Sandbox-Name-Prefix": "gpu-", "X-Instruqt-Track-ID": "dns" });
+  const rows = page.locator("#queue-rows tr");
+  await shows(page, rows, "<i>student-1</i>");
+  const second = request("student-2", { "Idempotency-Key": "lab-2" });
+  await shows(page, page.locator("#queue-caption"), "2 students wait; no sandbox has come lately");
+  assert.match(await rows.nth(0).textContent(), /^1<i>student-1<\/i>gpu-dns.*open/);
+  assert.match(await rows.nth(1).textContent(), /^2student-2lab-2/);
+  const drop = page.getByRole("button", { name: "Drop student-2 from the queue" });
+  await drop.click();
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator("#dialog").isVisible(), true, "a reason is required");
+  await page.getByLabel("Reason").fill("left the class");
+  await page.keyboard.press("Enter");
+  await shows(page, page.locator("#queue-caption"), "student-2");
+  const { status, body } = await second;
+  assert.deepEqual([status, body.error.code], [409, "WITHDRAWN"]);
+  await drop.waitFor({ state: "detached" });
+  const { entries } = (await empty.admin("audit?action=drop-ticket")).body;
+  assert.match(entries[0].parameters, /left/);
+
+  await tab(page, "Overview");
+  await shows(page, tile(page, "waiting"), /^1$/);
+  await shows(page, page.locator("#labs tr"), /dns/);
+  await empty.call("DELETE", "/v1/admin/queue?track_id=%3Ci%3Estudent-1%3C%2Fi%3E&reason=done", ADMIN_TOKEN);
+  await first;
+  await close(page);
+  await empty.end();
+});
+
+test("standby is shown apart, and a holding is extended and frozen on its page", async () => {
+  const own = await Broker.start({ BROKER_STORE: "memory" });
+  const lab = { "X-Instruqt-Track-ID": "dns" };
+  await own.allocate("student-standby", { ...lab, "X-Sandbox-Standby": "true" });
+  const { body } = await own.allocate("student-active", lab);
+  await own.call("POST", "/v1/admin/actors/pool-stats/run", ADMIN_TOKEN);
+  const page = await signedIn({}, own);
+  await shows(page, tile(page, "standby"), /^1$/);
+  await shows(page, tile(page, "allocated"), /^2$/);
+  await page.locator("#labs").getByRole("link", { name: "dns" }).click();
+  await shows(page, page.locator("#table-caption"), "2 sandboxes");
+  assert.match(page.url(), /#\/sandboxes\?lab=dns$/);
+
+  await page.locator("#rows").getByRole("link", { name: body.name }).click();
+  const before = (await own.admin(`sandboxes/${body.sandbox_id}`)).body.expires_at;
+  await page.getByRole("button", { name: "Extend" }).click();
+  await page.getByLabel("Hours from now").fill("soon");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator("#dialog").isVisible(), true, "it takes a number");
+  await page.getByLabel("Hours from now").fill("9.5");
+  await page.keyboard.press("Enter");
+  await page.locator("#sandbox-orders tr", { hasText: "extend" }).waitFor();
+  assert.ok((await own.admin(`sandboxes/${body.sandbox_id}`)).body.expires_at > before + 5 * 3600);
+  await page.getByRole("button", { name: "Freeze" }).click();
+  await page.keyboard.press("Enter");
+  await page.locator("#sandbox-orders tr", { hasText: "freeze" }).waitFor();
+  await page.getByRole("button", { name: "Release" }).click();
+  await page.locator("#dialog-yes").click();
+  await page.getByRole("button", { name: "Quarantine" }).click();
+  await page.getByLabel("Reason").fill("evidence");
+  await page.keyboard.press("Enter");
+  await shows(page, page.locator("#sandbox-fields"), "evidence");
+  await page.getByRole("button", { name: "End quarantine" }).waitFor();
+  await close(page);
+  await own.end();
+});
+
 test("a pause of the pool is announced for as long as it lasts", async () => {
   const paused = await Broker.start();
   const page = await signedIn({}, paused);
@@ -265,7 +338,7 @@ for (const colorScheme of ["light", "dark"]) {
     await page.keyboard.press("Enter");
     await page.locator("#connection.live").waitFor();
     await page.locator("#stats dd").first().waitFor();
-    for (const path of ["", "sandboxes", `sandbox/${body.sandbox_id}`, "actors", "audit", "events"]) {
+    for (const path of ["", "sandboxes", `sandbox/${body.sandbox_id}`, "queue", "actors", "audit", "events"]) {
       await page.evaluate((hash) => void (location.hash = `#/${hash}`), path);
       await page.waitForTimeout(500);
       await check(path);
@@ -346,7 +419,7 @@ for (const colorScheme of ["light", "dark"]) {
   test(`it fits a phone in ${colorScheme}`, async () => {
     const page = await signedIn({ colorScheme, viewport: { width: 360, height: 700 } });
     assert.equal(await page.evaluate(() => scrollY), 0, "the top is visible");
-    for (const name of ["Overview", "Sandboxes", "Actors", "Audit", "Events"]) {
+    for (const name of ["Overview", "Sandboxes", "Queue", "Actors", "Audit", "Events"]) {
       await tab(page, name);
       await page.waitForTimeout(300);
       const width = await page.evaluate(() => document.documentElement.scrollWidth);
@@ -374,7 +447,7 @@ test("a search finds while one types, and the page does not jump under the point
 test("the keyboard reaches everything", async () => {
   const page = await signedIn();
   const names = new Set();
-  for (const name of ["Overview", "Sandboxes", "Actors", "Audit", "Events"]) {
+  for (const name of ["Overview", "Sandboxes", "Queue", "Actors", "Audit", "Events"]) {
     await tab(page, name);
     await page.waitForTimeout(500);
     await page.evaluate(() => document.activeElement.blur());

@@ -8,7 +8,7 @@ use crate::queue::Standing;
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, Event, IdempotencyKey, Owner, Sandbox, SandboxId, Status, Timestamp,
 };
-use crate::update::{ClaimChange, SandboxError, Step, owned, update_sandbox};
+use crate::update::{ClaimChange, SandboxError, Step, existing, owned, update_sandbox};
 
 /// Why the holding of a key was not read or changed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -258,6 +258,39 @@ impl Allocator {
         let renewed = update_sandbox(&*self.0.store, sandbox_id, waits, first, next).await?;
         self.0.timers.set(renewed.claim.clone());
         Ok(renewed)
+    }
+
+    /// Extends a holding on an operator's order: it ends `duration` from now, or at its present end if that is later. The
+    /// longest duration binds owners alone.
+    ///
+    /// # Errors
+    ///
+    /// See [`SandboxError`].
+    pub async fn extend(
+        &self,
+        sandbox_id: &SandboxId,
+        duration: Duration,
+        operator: &str,
+    ) -> Result<Sandbox, SandboxError> {
+        let next = |current| {
+            let sandbox = existing(current, sandbox_id)?;
+            if sandbox.status == Status::Allocated && sandbox.lab.standby {
+                return Err(SandboxError::Standby(sandbox_id.clone()));
+            }
+            let now = self.0.clock.now();
+            let expires_at = sandbox.expires_at.unwrap_or_default().max(now.plus(duration));
+            let update = sandbox.update(Event::Renew { expires_at }, now)?.made_by(operator);
+            let answer = sandbox.after(&update.mutation);
+            let claim = Claim::held(&answer).map_or(ClaimChange::None, ClaimChange::Renew);
+            Ok(Step::Write { update, claim, answer })
+        };
+        let first = next(self.0.store.get(sandbox_id).await?)?;
+        let waits = self.0.settings.retry.waits(&self.0.jitter);
+        let extended = update_sandbox(&*self.0.store, sandbox_id, waits, first, next).await?;
+        if let Some(claim) = Claim::held(&extended) {
+            self.0.timers.set(claim);
+        }
+        Ok(extended)
     }
 
     fn lab_duration(&self, held: &Claim) -> Duration {

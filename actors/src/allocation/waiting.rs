@@ -40,7 +40,8 @@ impl Allocator {
         }
         let started = Instant::now();
         let claim_key = ClaimKey { track: request.owner.track.clone(), key: request.key.clone() };
-        let place = self.0.queue.join(claim_key, &request.owner, request.name_prefix.clone()).await?;
+        let (prefix, lab) = (request.name_prefix.clone(), request.track_name.clone());
+        let place = self.0.queue.join(claim_key, &request.owner, prefix, lab).await?;
         let ticket = place.ticket().clone();
         let served = timeout_at(until, self.serve(place, &request));
         let served = tokio::select! {

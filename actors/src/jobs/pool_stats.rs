@@ -1,5 +1,5 @@
 //! PoolStats: counts the sandboxes in each status and stores the count in one item, which all replicas read for gauges,
-//! log and consoles.
+//! log and consoles; and the figures of the labs in another, which is read when an operator asks.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Job, JobError};
 use crate::actor::ActorName;
-use crate::ports::{Clock, SandboxStore, Stats};
+use crate::ports::{Clock, Counts, SandboxStore, Stats};
 
 /// The job.
 #[derive(Clone)]
@@ -24,8 +24,10 @@ impl Job for PoolStats {
     const NAME: ActorName = ActorName::PoolStats;
 
     async fn run(&self, _: &CancellationToken) -> Result<Stats, JobError> {
-        let stats = self.store.count_all(self.clock.now()).await?;
-        self.store.put_stats(self.clock.now(), &stats).await?;
+        let Counts { stats, labs } = self.store.count_all(self.clock.now()).await?;
+        let counted_at = self.clock.now();
+        self.store.put_stats(counted_at, &stats).await?;
+        self.store.put_labs(counted_at, &labs).await?;
         Ok(stats)
     }
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
+use super::labs::{LabStats, StoredLabs};
 use crate::actor::{ActorName, Control, RunRecord};
 use crate::sandbox::{ReplicaId, Status, Timestamp};
 
@@ -79,12 +80,15 @@ pub struct DueCondition {
 /// The number of sandboxes in each status, without tombstones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// The sum of all statuses below.
+    /// The sum of all statuses below. A standby is allocated.
     pub total: u64,
     /// Free to be handed out.
     pub available: u64,
     /// Held by a track.
     pub allocated: u64,
+    /// Those of the allocated ones that wait for their learner.
+    #[serde(default)]
+    pub standby: u64,
     /// Waiting for deletion.
     pub pending_deletion: u64,
     /// Missing from the CSP's listing.
@@ -172,6 +176,12 @@ pub trait Coordination: Send + Sync + 'static {
 
     /// Stores a count.
     async fn put_stats(&self, counted_at: Timestamp, stats: &Stats) -> Result<(), StoreError>;
+
+    /// Stores the figures of the labs.
+    async fn put_labs(&self, counted_at: Timestamp, labs: &[LabStats]) -> Result<(), StoreError>;
+
+    /// Reads the figures of the labs.
+    async fn labs(&self) -> Result<StoredLabs, StoreError>;
 
     /// Raises the supply counter of the stats item.
     async fn add_supply(&self, added: u64) -> Result<(), StoreError>;

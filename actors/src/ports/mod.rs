@@ -3,6 +3,7 @@
 mod coordination;
 mod csp;
 mod error;
+mod labs;
 mod pre_delete;
 mod store;
 mod tickets;
@@ -13,6 +14,7 @@ pub use self::coordination::{
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;
+pub use self::labs::{Counts, HoldingSummary, LabStats, StoredLabs};
 pub use self::pre_delete::{PreDelete, PreDeleteError, PreDeleteRecord, Prepared};
 pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
 pub use self::tickets::{GrantOutcome, TICKET_LIFETIME, Ticket, Tickets};

@@ -10,6 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::coordination::{Coordination, Stats};
 use super::error::StoreError;
+use super::labs::{Counts, HoldingSummary, labs_of};
 use super::pre_delete::PreDeleteRecord;
 use super::tickets::Tickets;
 use crate::sandbox::{
@@ -168,6 +169,10 @@ pub trait SandboxStore: Coordination + Tickets {
     /// Counts the sandboxes of a listing in one shard of the status index. One request for each page.
     async fn count(&self, listing: Listing, shard: Shard) -> Result<u64, StoreError>;
 
+    /// Reads what the figures of the labs are made of: the allocated sandboxes of one shard of the status index. One
+    /// request for each page. It costs as much as counting them.
+    async fn holdings(&self, shard: Shard) -> Result<Vec<HoldingSummary>, StoreError>;
+
     /// Reads one page of the sandboxes that match, latest allocation first, from an index that lags behind the table.
     async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError>;
 
@@ -202,10 +207,11 @@ impl dyn SandboxStore {
     /// # Errors
     ///
     /// As [`SandboxStore::count`].
-    pub async fn count_all(&self, now: Timestamp) -> Result<Stats, StoreError> {
+    pub async fn count_all(&self, now: Timestamp) -> Result<Counts, StoreError> {
         let available = Listing::of(Status::Available);
         let warming = available.from(now.plus(Duration::from_secs(1)));
-        let others = Status::LIVE.into_iter().filter(|status| *status != Status::Available).map(Listing::of);
+        let is_counted_apart = |status: &Status| matches!(status, Status::Available | Status::Allocated);
+        let others = Status::LIVE.into_iter().filter(|status| !is_counted_apart(status)).map(Listing::of);
         let listings = [available.until(now), warming].into_iter().chain(others);
         let shards = self.shards().all();
         let counts = listings.flat_map(|listing| shards.clone().map(move |shard| (listing, shard)));
@@ -216,7 +222,11 @@ impl dyn SandboxStore {
         while let Some((listing, count)) = counts.next().await {
             stats.add(listing.status, listing == warming, count?);
         }
-        Ok(stats)
+        let holdings: Vec<_> = shards.map(|shard| self.holdings(shard)).collect();
+        let holdings = futures_util::stream::iter(holdings).buffer_unordered(CONCURRENT_SHARDS).try_concat().await?;
+        stats.add(Status::Allocated, false, holdings.len() as u64);
+        stats.standby = holdings.iter().filter(|holding| holding.standby).count() as u64;
+        Ok(Counts { stats, labs: labs_of(holdings, now) })
     }
 
     /// Counts the sandboxes of a listing, in all shards.

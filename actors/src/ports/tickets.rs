@@ -22,6 +22,8 @@ pub struct Ticket {
     pub enqueued_at: UnixMillis,
     /// Only sandboxes whose name starts with this.
     pub name_prefix: Option<String>,
+    /// The lab's slug.
+    pub track_name: Option<String>,
     /// A request of the owner waits until then at least.
     pub open_until: Timestamp,
     /// When the owner was last seen.

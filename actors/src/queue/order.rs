@@ -48,6 +48,7 @@ mod tests {
             owner_proof: None,
             enqueued_at: UnixMillis(0),
             name_prefix: prefix.map(str::to_owned),
+            track_name: None,
             open_until: Timestamp(0),
             seen_at: Timestamp(0),
         }

@@ -222,6 +222,7 @@ impl Queue {
         claim_key: ClaimKey,
         owner: &Owner,
         name_prefix: Option<String>,
+        track_name: Option<String>,
     ) -> Result<Place, JoinError> {
         let limit = self.0.settings.max_waiting;
         if self.waiting() >= limit {
@@ -233,6 +234,7 @@ impl Queue {
             owner_proof: owner.proof.clone(),
             enqueued_at: self.0.clock.now_millis(),
             name_prefix,
+            track_name,
             open_until: now.plus(OPEN_FOR),
             seen_at: now,
         };

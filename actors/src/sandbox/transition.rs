@@ -106,11 +106,15 @@ impl ConditionalUpdate {
 
     /// Whether the update moves the sandbox to another status.
     pub fn changes_status(&self) -> bool {
-        let from = match &self.precondition {
+        self.from() != self.mutation.to
+    }
+
+    /// The status before the change.
+    pub fn from(&self) -> Status {
+        match &self.precondition {
             Precondition::Unchanged { status, .. } => *status,
             Precondition::HeldBy { .. } => Status::Allocated,
-        };
-        from != self.mutation.to
+        }
     }
 
     /// Applies `event` to the sandbox of a holding, fenced by the claim's epoch.

@@ -15,11 +15,13 @@ use super::trace::Trace;
 use crate::actor::{ActorName, Control};
 use crate::error::cause;
 use crate::ports::{
-    ClaimOutcome, ClusterState, Coordination, Cursor, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Listing,
-    Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError, StoredQueue, StoredStats, Ticket,
-    WriteOutcome,
+    ClaimOutcome, ClusterState, Coordination, Cursor, HEARTBEAT_AHEAD, HoldingSummary, JobLease, LabStats,
+    LeaseOutcome, LeaseRequest, Listing, Lookup, Page, PageRequest, PreDeleteRecord, SandboxStore, Stats, StoreError,
+    StoredLabs, StoredQueue, StoredStats, Ticket, WriteOutcome,
 };
-use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Timestamp};
+use crate::sandbox::{
+    Claim, ClaimKey, ConditionalUpdate, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status, Timestamp,
+};
 
 /// The simplest store that keeps the contract, with injected faults.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,7 @@ pub(super) struct Contents {
     leases: BTreeMap<ActorName, JobLease>,
     controls: BTreeMap<ActorName, Control>,
     stats: StoredStats,
+    labs: StoredLabs,
     pub(super) queue: StoredQueue,
     replicas: BTreeMap<ReplicaId, Timestamp>,
     pre_delete_records: Vec<PreDeleteRecord>,
@@ -382,6 +385,16 @@ impl SandboxStore for ModelStore {
         .await
     }
 
+    async fn holdings(&self, shard: Shard) -> Result<Vec<HoldingSummary>, StoreError> {
+        self.read("holdings", |contents| {
+            let is_held = |sandbox: &&Sandbox| {
+                sandbox.status == Status::Allocated && shards().shard_of(&sandbox.sandbox_id) == shard
+            };
+            Ok(contents.index().sandboxes().filter(is_held).map(HoldingSummary::of).collect())
+        })
+        .await
+    }
+
     async fn find(&self, lookup: &Lookup, limit: u32, after: Option<&Cursor>) -> Result<Page, StoreError> {
         let after = after.map(read_cursor).transpose()?;
         self.read("find", |contents| {
@@ -486,6 +499,15 @@ impl Coordination for ModelStore {
             contents.stats = StoredStats { counted_at: Some(counted_at), stats, ..contents.stats };
         })
         .await
+    }
+
+    async fn put_labs(&self, counted_at: Timestamp, labs: &[LabStats]) -> Result<(), StoreError> {
+        let labs = StoredLabs { counted_at: Some(counted_at), labs: labs.to_vec() };
+        self.write("put_labs", throttled(), move |contents| contents.labs = labs).await
+    }
+
+    async fn labs(&self) -> Result<StoredLabs, StoreError> {
+        self.read("labs", |contents| Ok(contents.labs.clone())).await
     }
 
     async fn add_supply(&self, added: u64) -> Result<(), StoreError> {

@@ -180,8 +180,8 @@ impl FromHead for Operator {
     }
 
     fn document(parts: &mut OperationParts) {
-        let description = "The name of the operator, for the broker's records; percent-encoded if it has other characters \
-                           than those of ASCII";
+        let description = "The name of the operator, for the broker's records; percent-encoded unless all of its characters \
+                           are ASCII";
         parts.header(OPERATOR, description, name_schema(MAX_OPERATOR_LENGTH));
         parts.errors.insert(ErrorCode::BadHeader);
     }

@@ -38,7 +38,7 @@ pub(crate) async fn preflight(
         return Err(ApiError::new(ErrorCode::BadQuery, format!("count takes a number from 1 to {MAX_COUNT}")));
     }
     let (queue, max_holding) = (broker.queue(), broker.allocator().max_holding());
-    let available = broker.available(query.prefix.as_deref()).await?;
+    let (available, warming) = broker.available(query.prefix.as_deref()).await?;
     let waiting = queue.view().await?.open.len();
     let lacking = (count + waiting).saturating_sub(available);
     let mut reasons = Vec::new();
@@ -53,7 +53,8 @@ pub(crate) async fn preflight(
     if is_too_long {
         reasons.push(format!("a holding may last {} minutes", max_holding.as_secs() / 60));
     }
-    let is_hopeless = lacking > 0 && queue.is_hopeless();
+    // Those that get old enough come without any supply.
+    let is_hopeless = lacking > warming && queue.is_hopeless();
     if is_hopeless {
         reasons.push("no sandbox has come for a long time, and none is being replaced".to_owned());
     }
@@ -66,7 +67,7 @@ pub(crate) async fn preflight(
     Ok(web::Json(Preflight {
         would,
         available,
-        warming: 0,
+        warming,
         waiting,
         eta_seconds: eta.map(|eta| eta.as_secs()),
         token: "track",

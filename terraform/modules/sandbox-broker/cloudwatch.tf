@@ -416,6 +416,7 @@ locals {
     "waiting or none, by lab"      = "filter event = 'request' and code in ['WAITING', 'NO_SANDBOXES_AVAILABLE']\n| stats count() as answers, count_distinct(track_id) as students by instruqt_track_id, code\n| sort answers desc"
     "one student"                  = "filter event = 'request' and track_id = 'STUDENT'\n| fields @timestamp, action, status, code, sandbox_id, request_id\n| sort @timestamp asc\n| limit 1000"
     "one sandbox"                  = "filter sandbox_id = 'SANDBOX'\n| fields @timestamp, event, action, status, outcome, track_id, operator\n| sort @timestamp asc\n| limit 1000"
+    "moves of one sandbox"         = "filter event = 'sandbox_changed' and sandbox_id = 'SANDBOX'\n| fields @timestamp, from, to, by\n| sort @timestamp asc\n| limit 1000"
     "allocation latency by minute" = "filter event = 'request' and action = 'allocate' and status in [200, 201]\n| fields latency_ms - coalesce(waited_ms, 0) as took_ms\n| stats count() as allocations, count(waited_ms) as waited, pct(took_ms, 50) as p50, pct(took_ms, 99) as p99 by bin(1m)"
     "job runs that failed"         = "filter event = 'job_run' and outcome != 'completed'\n| fields @timestamp, job, outcome, error\n| sort @timestamp desc\n| limit 200"
   }

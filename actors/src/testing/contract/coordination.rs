@@ -1,6 +1,6 @@
 use super::{NOW, Store, unique};
 use crate::actor::{ActorName, Control, DesiredState};
-use crate::ports::{ClusterState, DueCondition, JobLease, LeaseOutcome, LeaseRequest, Stats};
+use crate::ports::{ClusterState, DueCondition, JobLease, LabStats, LeaseOutcome, LeaseRequest, Stats, StoredLabs};
 use crate::sandbox::{ReplicaId, Timestamp};
 
 const JOB: ActorName = ActorName::CspSync;
@@ -128,7 +128,7 @@ pub async fn the_newest_control_counts(store: Store) {
 
 /// A count and the supply counter share an item and do not overwrite each other.
 pub async fn counts_and_supply_are_kept_together(store: Store) {
-    let stats = Stats { total: 6, available: 1, allocated: 2, pending_deletion: 3, ..Stats::default() };
+    let stats = Stats { total: 6, available: 1, allocated: 2, standby: 1, pending_deletion: 3, ..Stats::default() };
     store.add_supply(5).await.unwrap();
     let state = store.cluster_state().await.unwrap();
     assert_eq!((state.stats.counted_at, state.stats.supply), (None, 5));
@@ -136,6 +136,15 @@ pub async fn counts_and_supply_are_kept_together(store: Store) {
     store.add_supply(2).await.unwrap();
     let state = store.cluster_state().await.unwrap();
     assert_eq!((state.stats.counted_at, state.stats.stats, state.stats.supply), (Some(NOW), stats, 7));
+}
+
+/// The last figures of the labs are read as they were stored.
+pub async fn the_figures_of_labs_are_kept(store: Store) {
+    let lab = |lab: &str, median_seconds| LabStats { lab: lab.to_owned(), held: 3, standby: 1, median_seconds };
+    for labs in [vec![lab("dns", Some(60)), lab("\"ゼロ\"", None)], Vec::new()] {
+        store.put_labs(NOW, &labs).await.unwrap();
+        assert_eq!(store.labs().await.unwrap(), StoredLabs { counted_at: Some(NOW), labs });
+    }
 }
 
 /// A replica is listed until its heartbeat expires or it leaves.

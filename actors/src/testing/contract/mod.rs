@@ -47,6 +47,7 @@ macro_rules! store_contract {
                 list_takes_a_range_of_positions
                 list_refuses_foreign_cursors
                 count_counts_all_pages
+                holdings_are_summed_up
                 sandboxes_are_found_by_owner_and_by_key
                 a_missing_sandbox_is_none
                 a_lease_has_one_holder
@@ -57,6 +58,7 @@ macro_rules! store_contract {
                 one_of_many_concurrent_requests_gets_the_lease
                 the_newest_control_counts
                 counts_and_supply_are_kept_together
+                the_figures_of_labs_are_kept
                 a_live_ticket_keeps_its_rank
                 a_ticket_is_continued_by_its_owner_alone
                 a_ticket_of_another_life_is_left_alone

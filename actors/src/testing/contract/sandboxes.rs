@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, unique};
 use crate::ports::{ClaimOutcome, Cursor, Listing, Lookup, PageRequest, StoreError, WriteOutcome};
 use crate::sandbox::{
-    AccountChanges, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId,
+    AccountChanges, Event, Holding, IdempotencyKey, LabTime, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId,
 };
 
 /// I7: an item that is there is not overwritten.
@@ -188,8 +188,29 @@ pub async fn list_refuses_foreign_cursors(store: Store) {
 /// A count grows by what was added.
 pub async fn count_counts_all_pages(store: Store) {
     stale_ones(&store, 12).await;
-    let stats = store.count_all(NOW).await.unwrap();
+    let stats = store.count_all(NOW).await.unwrap().stats;
     assert!(stats.stale >= 12 && stats.total >= 12, "{stats:?}");
+}
+
+/// Each allocated sandbox is summed up once, in its shard.
+pub async fn holdings_are_summed_up(store: Store) {
+    let lab = unique("lab");
+    for (standby, count) in [(true, 2), (false, 3)] {
+        for _ in 0..count {
+            let lab_time = LabTime { standby, ..LabTime::default() };
+            let holding = Holding { track_name: Some(lab.clone()), lab: lab_time, ..fresh_holding() };
+            let (update, claim) = claim_writes(&created(&store).await, &holding);
+            assert_eq!(store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
+        }
+    }
+    let mut holdings = Vec::new();
+    for shard in store.shards().all() {
+        holdings.extend(store.holdings(shard).await.unwrap());
+    }
+    holdings.retain(|holding| holding.lab.as_ref() == Some(&lab));
+    assert_eq!(holdings.len(), 5, "{holdings:?}");
+    assert_eq!(holdings.iter().filter(|holding| holding.standby).count(), 2, "{holdings:?}");
+    assert!(holdings.iter().all(|holding| holding.since == NOW), "{holdings:?}");
 }
 
 /// A sandbox is found by its owner and by its key, now and after it was given back, the latest allocation first.

@@ -15,6 +15,7 @@ fn fresh_ticket(secret: Option<&[u8]>) -> Ticket {
         owner_proof: owner.proof,
         enqueued_at: UnixMillis(NOW.0 * 1000),
         name_prefix: Some("lab-".to_owned()),
+        track_name: Some("first-steps".to_owned()),
         open_until: NOW.plus(Duration::from_secs(15)),
         seen_at: NOW,
     }
@@ -41,7 +42,7 @@ pub async fn a_live_ticket_keeps_its_rank(store: Store) {
     let first = fresh_ticket(None);
     assert_eq!(store.open_ticket(&first).await.unwrap().as_ref(), Some(&first));
     assert_eq!(stored(&store, &first).await.as_ref(), Some(&first));
-    let later = Ticket { name_prefix: None, ..again(&first, 89) };
+    let later = Ticket { name_prefix: None, track_name: None, ..again(&first, 89) };
     let continued = Ticket { enqueued_at: first.enqueued_at, ..later.clone() };
     assert_eq!(store.open_ticket(&later).await.unwrap().as_ref(), Some(&continued));
     assert_eq!(stored(&store, &first).await.as_ref(), Some(&continued));

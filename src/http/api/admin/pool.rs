@@ -52,7 +52,7 @@ pub(crate) struct ListQuery {
     /// Only allocated sandboxes whose time is over
     #[serde(default)]
     overdue: bool,
-    /// Only allocated sandboxes that have been held for longer
+    /// Only allocated sandboxes that have been held for longer than this
     #[param(minimum = 0, maximum = 8760)]
     held_longer_than_hours: Option<f64>,
 }
@@ -103,7 +103,7 @@ pub(crate) async fn show(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct HistoryQuery {
-    /// How far back; 1 if it is not given
+    /// The number of hours back; 1 if it is not given
     #[param(minimum = 1, maximum = 168)]
     hours: Option<u64>,
 }
@@ -188,12 +188,33 @@ pub(crate) async fn freeze(
     Head(Operator(operator)): Head<Operator>,
     Query(FreezeQuery { hours }): Query<FreezeQuery>,
 ) -> Result<web::Json<Sandbox>, ApiError> {
-    if !(0.0..=MAX_HOURS).contains(&hours) {
-        let message = format!("hours takes a number from 0 to {MAX_HOURS}");
-        return Err(ApiError::new(ErrorCode::BadQuery, message));
+    Ok(web::Json(broker.admin().freeze(&sandbox_id, duration_of(hours)?, &operator).await?.into()))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ExtendQuery {
+    /// Hours from now; fractions are allowed
+    #[param(minimum = 0, maximum = 8760)]
+    hours: f64,
+}
+
+pub(crate) async fn extend(
+    broker: web::Data<Broker>,
+    Head(SandboxPath(sandbox_id)): Head<SandboxPath>,
+    Head(Operator(operator)): Head<Operator>,
+    Query(ExtendQuery { hours }): Query<ExtendQuery>,
+) -> Result<web::Json<Sandbox>, ApiError> {
+    let extended = broker.allocator().extend(&sandbox_id, duration_of(hours)?, &operator).await?;
+    Ok(web::Json(extended.into()))
+}
+
+fn duration_of(hours: f64) -> Result<Duration, ApiError> {
+    if (0.0..=MAX_HOURS).contains(&hours) {
+        return Ok(Duration::from_secs_f64(hours * 3600.0));
     }
-    let duration = Duration::from_secs_f64(hours * 3600.0);
-    Ok(web::Json(broker.admin().freeze(&sandbox_id, duration, &operator).await?.into()))
+    Err(ApiError::new(ErrorCode::BadQuery, format!("hours takes a number from 0 to {MAX_HOURS}")))
 }
 
 #[derive(Deserialize, IntoParams)]

@@ -30,7 +30,7 @@ pub(crate) struct DropQuery {
     /// Its key; the track's id if it is not given
     #[param(min_length = 1, max_length = 256)]
     idempotency_key: Option<String>,
-    /// The reason, for the log
+    /// The reason, for the audit log
     #[param(min_length = 1, max_length = 500)]
     reason: String,
 }

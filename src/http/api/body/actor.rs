@@ -197,7 +197,7 @@ pub(crate) struct BreakerSnapshot {
     consecutive_failures: u32,
     /// Seconds until a probe goes through, while it is open
     retry_in_seconds: Option<u64>,
-    /// Seconds for which the cloud provider asked for no calls
+    /// Seconds for which no call is made, because the cloud provider asked for that (`Retry-After`)
     silent_for_seconds: Option<u64>,
 }
 

@@ -2,6 +2,7 @@
 
 mod actor;
 mod audit;
+mod labs;
 mod queue;
 mod report;
 mod sandbox;
@@ -11,6 +12,7 @@ mod values;
 pub(super) use self::actor::sync_example;
 pub(crate) use self::actor::{ActorList, ActorStatus, BreakerSnapshot};
 pub(crate) use self::audit::AuditPage;
+pub(crate) use self::labs::LabList;
 pub(crate) use self::queue::{Dropped, Held, Preflight, Queue};
 pub(crate) use self::report::{
     CleanupReport, Completed, DiscardReport, DiscardStaleReport, ExpiryReport, RetryReport, SyncReport,

@@ -46,7 +46,7 @@ pub(crate) struct Waiting {
     position: usize,
     /// The number of those who wait
     of: usize,
-    /// Seconds until the supply of the last minutes reaches this position; null if none came
+    /// Estimated seconds until it gets a sandbox, from the supply of the last minutes; null if none came
     eta_seconds: Option<u64>,
     /// When the place is lost unless the track asks again
     ticket_expires_at: Timestamp,
@@ -74,7 +74,7 @@ pub(crate) struct Queue {
     waiting: usize,
     /// The number of those who keep a place, but have no open request
     absent: usize,
-    /// Seconds until the supply of the last minutes reaches the last one; null if none came
+    /// Estimated seconds until the last one gets a sandbox, from the supply of the last minutes; null if none came
     eta_seconds: Option<u64>,
     /// The tickets, in the order of the queue, the absent ones last; at most 1000
     tickets: Vec<Ticket>,
@@ -89,6 +89,8 @@ pub(crate) struct Ticket {
     idempotency_key: IdempotencyKey,
     /// Only sandboxes whose name starts with this
     name_prefix: Option<String>,
+    /// The lab's slug
+    track_name: Option<String>,
     /// Since when it waits
     enqueued_at: Timestamp,
     /// When its owner was last seen
@@ -104,6 +106,7 @@ impl Ticket {
             track_id: ticket.claim_key.track.clone().into(),
             idempotency_key: ticket.claim_key.key.clone().into(),
             name_prefix: ticket.name_prefix.clone(),
+            track_name: ticket.track_name.clone(),
             enqueued_at: ticket.enqueued_at.seconds().into(),
             seen_at: ticket.seen_at.into(),
             expires_at: ticket.expires_at().into(),
@@ -146,9 +149,10 @@ pub(crate) struct Preflight {
     pub(crate) warming: usize,
     /// Those who wait already
     pub(crate) waiting: usize,
-    /// Seconds until the supply of the last minutes reaches the last one; null if none came, or none is needed
+    /// Estimated seconds until the last student gets a sandbox, from the supply of the last minutes; null if none came,
+    /// or none is needed
     pub(crate) eta_seconds: Option<u64>,
-    /// What is known of the caller's token: it is a valid track token
+    /// Always `track`: the caller's token is a valid track token
     pub(crate) token: &'static str,
     /// Why not at once
     pub(crate) reasons: Vec<String>,

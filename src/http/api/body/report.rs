@@ -25,7 +25,7 @@ pub(crate) struct SyncReport {
     marked_stale: u64,
     /// Sandboxes with a failed deletion that two listings in a row lack, now deleted
     confirmed_deleted: u64,
-    /// Allocated sandboxes that are no longer listed; their owners read it
+    /// Allocated sandboxes that are no longer listed; their owners see `gone_at_provider`
     allocated_missing: u64,
     /// Released or allocated sandboxes whose name or account differs in the listing; they are not changed
     held_changed: u64,
@@ -141,7 +141,7 @@ impl From<stale_collector::DiscardReport> for DiscardReport {
 pub(crate) struct DiscardStaleReport {
     /// Sandboxes that were removed
     deleted: u64,
-    /// Hours for which they had been stale at least
+    /// The least number of hours for which they had been stale
     grace_period_hours: f64,
 }
 

@@ -223,6 +223,10 @@ pub(crate) struct Sandbox {
     allocated_at: Timestamp,
     /// When the holding ends, without the grace period
     expires_at: Option<Timestamp>,
+    /// Whether it is held for a learner who has not come yet
+    standby: bool,
+    /// When the lab of a sandbox that was on standby started
+    activated_at: Option<Timestamp>,
     /// The owner, or the last owner of a released sandbox
     allocated_to_track: Option<TrackId>,
     /// The lab's slug
@@ -271,6 +275,8 @@ impl From<sandbox::Sandbox> for Sandbox {
             available_from: sandbox.available_from.map(Timestamp::from),
             allocated_at: sandbox.allocated_at.into(),
             expires_at: sandbox.expires_at.map(Timestamp::from),
+            standby: sandbox.lab.standby,
+            activated_at: sandbox.lab.activated_at.map(Timestamp::from),
             allocated_to_track: sandbox.allocated_to_track.map(TrackId::from),
             track_name: sandbox.track_name,
             idempotency_key: sandbox.idempotency_key.map(IdempotencyKey::from),
@@ -306,7 +312,7 @@ pub(crate) struct SandboxDetails {
 pub(crate) struct Change {
     at: Timestamp,
     to: Status,
-    /// The first 24 bytes of the name
+    /// Who moved it; the first 24 bytes of a longer name
     by: String,
 }
 
@@ -343,17 +349,19 @@ impl SandboxPage {
 /// The number of sandboxes in each state, without deleted ones
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Stats {
-    /// The sum of all states below
+    /// The sum of all states below; `standby` is a part of `allocated`
     total: u64,
     /// Free to be allocated
     available: u64,
     /// Held by a track
     allocated: u64,
+    /// Those of the allocated ones that wait for their learner
+    standby: u64,
     /// Waiting for their deletion at the cloud provider
     pending_deletion: u64,
     /// Missing from the cloud provider's listing
     stale: u64,
-    /// Given up after deletions that failed for too long
+    /// Their deletions failed for too long and were given up
     deletion_failed: u64,
     /// Available and not old enough to be allocated; not counted as available
     warming: u64,
@@ -367,13 +375,14 @@ impl From<stats::Stats> for Stats {
             total,
             available,
             allocated,
+            standby,
             pending_deletion,
             stale,
             deletion_failed,
             warming,
             quarantined,
         } = stats;
-        Self { total, available, allocated, pending_deletion, stale, deletion_failed, warming, quarantined }
+        Self { total, available, allocated, standby, pending_deletion, stale, deletion_failed, warming, quarantined }
     }
 }
 
@@ -408,6 +417,10 @@ impl Released {
 }
 
 impl Sandbox {
+    pub(crate) fn allocated_example() -> Self {
+        allocated_example().into()
+    }
+
     pub(crate) fn released_example() -> Self {
         after(&allocated_example(), sandbox::Event::Release).into()
     }
@@ -425,6 +438,7 @@ impl Stats {
             total: 400,
             available: 250,
             allocated: 140,
+            standby: 30,
             pending_deletion: 5,
             stale: 1,
             deletion_failed: 1,

@@ -37,6 +37,8 @@ pub(crate) struct Snapshot {
     /// Null while the store does not answer
     actors: Option<Vec<ActorStatus>>,
     circuit_breaker: BreakerSnapshot,
+    /// Those who wait for a sandbox, as far as this replica knows
+    waiting: usize,
     /// Allocations in flight on this replica
     in_flight: usize,
     throughput: Throughput,
@@ -129,6 +131,7 @@ impl EventFeed {
             stats: counts.counted_at.map(|_| counts.stats.into()),
             actors: Some(actors.into_iter().map(ActorStatus::from).collect()),
             circuit_breaker: self.broker.circuit_breaker().into(),
+            waiting: self.broker.queue().waiting(),
             in_flight: self.broker.allocator().in_flight(),
             throughput,
         }
@@ -200,6 +203,7 @@ pub(crate) fn example() -> String {
         stats: Some(Stats::example()),
         actors: Some(vec![actor.into()]),
         circuit_breaker: BreakerSnapshot::example(),
+        waiting: 0,
         in_flight: 1,
         throughput: ThroughputMeter::new().read(Instant::now()),
     };

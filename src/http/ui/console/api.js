@@ -73,14 +73,15 @@ export async function post(path, body) {
   return (await send(path, { method: "POST", ...json })).json();
 }
 
-/** Does what an operator asked for, and shows what went wrong. */
-export async function attempt(what, work) {
+/** Does what an operator asked for, and shows what went wrong. Work that only reads leaves nothing in doubt. */
+export async function attempt(what, work, { isRead = false } = {}) {
   try {
     await work();
     notify("");
   } catch (error) {
     if (error.isRefusal) return whenRefused();
     if (error instanceof ApiError || error.isAnswer) return notify(`${what} failed: ${error.message}`);
-    notify(`${what} failed: the broker does not answer; whether it was done is unknown`, UNREACHABLE);
+    const doubt = isRead ? "" : "; whether it was done is unknown";
+    notify(`${what} failed: the broker does not answer${doubt}`, UNREACHABLE);
   }
 }

@@ -39,7 +39,7 @@ export async function loadAudit() {
     const field = find(`audit-${name}`);
     if (document.activeElement !== field) field.value = query.get(name) ?? "";
   }
-  await attempt("Listing the orders", () => show(null));
+  await attempt("Listing the orders", () => show(null), { isRead: true });
 }
 
 async function show(cursor) {
@@ -70,4 +70,4 @@ find("audit-filter").addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(filter, TYPING_MS);
 });
-find("older").addEventListener("click", () => attempt("Listing the orders", () => show(next)));
+find("older").addEventListener("click", () => attempt("Listing the orders", () => show(next), { isRead: true }));

@@ -51,7 +51,7 @@ export class Chart {
     });
     const grid = path("grid", [25, 50, 75].map((height) => `M0,${height}H${WIDTH}`).join(""));
     this.#figure.querySelector("svg").replaceChildren(...areas, grid);
-    setText(this.#figure.querySelector(".top"), `${number(top)} ${this.#unit}`);
+    setText(this.#figure.querySelector(".top"), points.length ? `${number(top)} ${this.#unit}` : "No figures yet");
     setText(this.#figure.querySelector(".from"), moment(from));
     setText(this.#figure.querySelector(".to"), moment(to));
   }

@@ -6,8 +6,10 @@ import { ApiError, UNREACHABLE, get, send, session } from "/console/api.js";
 import { loadAudit } from "/console/audit.js";
 import { clearHistory, loadHistory } from "/console/history.js";
 import { addEvents, clearEvents, redrawEvents } from "/console/journal.js";
+import { clearLabs, loadLabs } from "/console/labs.js";
 import { clearOverview, showOverview } from "/console/overview.js";
 import { find, notify, resolve, setText, setUtc, zoneName } from "/console/page.js";
+import { clearQueue, loadQueue } from "/console/queue.js";
 import { onRoute, route } from "/console/route.js";
 import { loadSandbox } from "/console/sandbox.js";
 import { loadSandboxes } from "/console/sandboxes.js";
@@ -15,9 +17,10 @@ import { follow, unfollow } from "/console/stream.js";
 
 /** What each tab loads when it is shown. */
 const TABS = {
-  overview: () => loadHistory().catch(() => {}),
+  overview: () => Promise.all([loadHistory(), loadLabs()]).catch(() => {}),
   sandboxes: loadSandboxes,
   sandbox: loadSandbox,
+  queue: loadQueue,
   actors: () => {},
   audit: loadAudit,
   events: () => {},
@@ -66,6 +69,8 @@ function signOut(why) {
   unfollow();
   clearOverview();
   clearHistory();
+  clearLabs();
+  clearQueue();
   clearEvents();
   for (const id of ["rows", "actors", "orders", "sandbox-fields", "sandbox-orders", "sandbox-history"]) find(id).replaceChildren();
   setText(find("table-caption"), "");

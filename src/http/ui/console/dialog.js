@@ -2,22 +2,32 @@
 
 import { find } from "/console/page.js";
 
+const MAX_HOURS = 8760;
+
 /**
- * Resolves to the reason, or to true if none is asked for; to null if the operator cancels. With `count`, the operator
- * types the number of sandboxes first.
+ * Resolves to the reason or the number of hours, or to true if neither is asked for; to null if the operator cancels. With
+ * `count`, the operator types the number of sandboxes first. `hours` is the proposed number of hours from now.
  */
-export function ask({ title, text, yes, withReason = false, count = null }) {
+export function ask({ title, text, yes, withReason = false, count = null, hours = null }) {
   const dialog = find("dialog");
   const input = find("dialog-reason");
-  const label = count === null ? "Reason, for other operators" : `Type ${count} to confirm`;
-  const needsText = withReason || count !== null;
+  const labels = [[hours, "Hours from now"], [count, `Type ${count} to confirm`]];
+  const label = labels.find(([wanted]) => wanted !== null)?.[1] ?? "Reason, for other operators";
+  const needsText = withReason || count !== null || hours !== null;
+  const isHours = (value) => value !== "" && Number(value) >= 0 && Number(value) <= MAX_HOURS;
+  const answerOf = (value) => {
+    if (hours !== null) return isHours(value) ? Number(value) : null;
+    if (withReason) return value || null;
+    return count === null || value === String(count) ? true : null;
+  };
   find("dialog-title").textContent = title;
   find("dialog-text").textContent = text;
   find("dialog-yes").textContent = yes;
   find("dialog-reason-text").textContent = label;
   find("dialog-reason-label").hidden = !needsText;
   input.required = needsText;
-  input.value = "";
+  input.value = hours ?? "";
+  input.inputMode = hours === null ? "text" : "decimal";
   dialog.showModal();
   (needsText ? input : find("dialog-no")).focus();
   return new Promise((resolve) => {
@@ -30,9 +40,9 @@ export function ask({ title, text, yes, withReason = false, count = null }) {
     const listen = (place, kind, listener) => place.addEventListener(kind, listener, { signal: done.signal });
     listen(dialog.querySelector("form"), "submit", (submitted) => {
       submitted.preventDefault();
-      const value = input.value.trim();
-      if (withReason ? value : count === null || value === String(count)) end(withReason ? value : true);
-      else input.select();
+      const answer = answerOf(input.value.trim());
+      if (answer === null) input.select();
+      else end(answer);
     });
     listen(find("dialog-no"), "click", () => end(null));
     listen(dialog, "close", () => end(null));

@@ -3,13 +3,14 @@
 
 import { get, session } from "/console/api.js";
 import { Chart } from "/console/chart.js";
+import { loadLabs } from "/console/labs.js";
 import { duration, find, setText } from "/console/page.js";
 
 const REFRESH_MS = 30_000;
 // The time over which the fall of the pool is measured.
 const TREND_SECONDS = 1800;
 
-const poolChart = new Chart(find("pool-chart"), ["available", "allocated", "pending_deletion", "stale", "deletion_failed"], "sandboxes");
+const poolChart = new Chart(find("pool-chart"), ["available", "active", "standby", "pending_deletion", "stale", "deletion_failed"], "sandboxes");
 const allocationChart = new Chart(find("allocation-chart"), ["allocations", "errors"], "each step");
 
 let hours = 1;
@@ -22,7 +23,9 @@ export async function loadHistory() {
   const to = Math.floor(Date.now() / 1000);
   const range = { from: to - hours * 3600, to, step };
   const counted = points.filter((point) => Object.keys(point.counts).length);
-  poolChart.show(counted.map(({ at, counts }) => ({ at, ...counts })), range);
+  // Minutes of an earlier version know no standby.
+  const active = ({ allocated = 0, standby = 0 }) => allocated - standby;
+  poolChart.show(counted.map(({ at, counts }) => ({ at, ...counts, active: active(counts) })), range);
   allocationChart.show(points, range);
   setText(find("step"), `One step is ${duration(step)}. All replicas together.`);
 }
@@ -51,4 +54,4 @@ for (const choice of find("ranges").querySelectorAll("button")) {
   });
 }
 
-setInterval(() => session.token && !document.hidden && loadHistory().catch(() => {}), REFRESH_MS);
+setInterval(() => session.token && !document.hidden && Promise.all([loadHistory(), loadLabs()]).catch(() => {}), REFRESH_MS);

@@ -3,7 +3,7 @@
 import { duration, element, find, number, setText, words } from "/console/page.js";
 import { minutesToEmpty } from "/console/history.js";
 
-const STATUSES = ["available", "allocated", "pending_deletion", "stale", "deletion_failed"];
+const STATUSES = ["available", "allocated", "standby", "pending_deletion", "stale", "deletion_failed"];
 // A pool that will be empty within this time gets a banner.
 const SOON_MINUTES = 60;
 
@@ -12,7 +12,8 @@ export function showOverview(snapshot) {
   const { stats, throughput } = snapshot;
   if (stats) {
     const known = STATUSES.concat(Object.keys(stats).filter((name) => name !== "total" && !STATUSES.includes(name)));
-    tiles(find("stats"), [...known, "total"].map((status) => [words(status), stats[status], status]));
+    const label = (status) => (status === "standby" ? "of them on standby" : words(status));
+    tiles(find("stats"), [...[...known, "total"].map((status) => [label(status), stats[status], status]), ["waiting in the queue", snapshot.waiting, "waiting"]]);
     find("pool-empty").hidden = stats.total > 0;
   }
   tiles(find("throughput"), [
@@ -58,7 +59,7 @@ function showBreaker(breaker) {
 }
 
 /** What needs an operator now. A banner goes when its cause does. */
-function showBanners({ stats, actors, circuit_breaker: breaker }) {
+function showBanners({ stats, actors, waiting, circuit_breaker: breaker }) {
   const banners = [];
   const pool = actors?.find((actor) => actor.name === "pool-manager");
   if (pool?.desired_state === "paused") {
@@ -66,7 +67,8 @@ function showBanners({ stats, actors, circuit_breaker: breaker }) {
     banners.push(`Allocation is paused: ${reason ?? "no reason given"} (${by ?? "unknown"}). Tracks get 503 until pool-manager is resumed.`);
   }
   if (breaker.state !== "closed") banners.push(`The circuit breaker of the cloud provider is ${words(breaker.state)}: ${breakerText(breaker)}.`);
-  if (stats && stats.total > 0 && stats.available === 0) banners.push("No sandbox is available. Labs that start now wait.");
+  if (waiting) banners.push(`${waiting} ${waiting === 1 ? "student waits" : "students wait"} for a sandbox. The tab Queue shows who.`);
+  else if (stats && stats.total > 0 && stats.available === 0) banners.push("No sandbox is available. Labs that start now wait.");
   const minutes = stats?.available ? minutesToEmpty(stats.available) : null;
   if (minutes !== null && minutes < SOON_MINUTES) {
     banners.push(`The pool will be empty in ${duration(minutes * 60)} if allocations go on as in the last half hour.`);

@@ -4,9 +4,12 @@ import { attempt, get } from "/console/api.js";
 import { orderRow } from "/console/audit.js";
 import { button, element, find, moment, setText, words } from "/console/page.js";
 import { route } from "/console/route.js";
-import { actions } from "/console/sandboxes.js";
+import { allActions } from "/console/orders.js";
 
-const TIMES = ["allocated_at", "expires_at", "deletion_requested_at", "next_attempt_at", "ttl", "created_at", "updated_at", "last_synced"];
+const TIMES = [
+  "available_from", "allocated_at", "expires_at", "activated_at", "deletion_requested_at", "deletion_failing_since", "next_attempt_at",
+  "freeze_until", "deleted_at", "ttl", "created_at", "updated_at", "last_synced",
+];
 const COPIED = ["sandbox_id", "name", "external_id", "sfdc_account_id", "allocated_to_track", "idempotency_key"];
 
 /** Shows the sandbox that the address names. */
@@ -20,23 +23,27 @@ export async function loadSandbox() {
       get(`audit?target=${encodeURIComponent(id)}&limit=50`),
     ]);
     if (route().id !== id) return;
-    find("sandbox-fields").append(...Object.entries(sandbox).filter(([name]) => name !== "history").map(field));
+    find("sandbox-fields").append(...Object.entries(sandbox).filter(isShown).map(field));
     find("sandbox-history").append(...(sandbox.history ?? []).map(change));
     find("sandbox-history-title").hidden = !sandbox.history?.length;
-    find("sandbox-actions").append(...actions(sandbox, loadSandbox));
+    find("sandbox-actions").append(...allActions(sandbox, loadSandbox));
     find("sandbox-orders").append(...entries.map(orderRow));
     setText(find("sandbox-orders-caption"), entries.length ? "Orders of operators, the last first" : "No operator has ordered anything for this sandbox.");
-  });
+  }, { isRead: true });
+}
+
+/** Whether a field says something of this sandbox. */
+function isShown([name, value]) {
+  return name !== "history" && value !== null && value !== "" && value !== false && !(TIMES.includes(name) && value === 0);
 }
 
 function field([name, value]) {
   const made = element("div");
   const text = element("dd");
-  const isEmpty = value === null || value === "" || (TIMES.includes(name) && value === 0);
-  if (isEmpty) text.append(element("span", "–", "quiet"));
-  else if (name === "status") text.append(element("span", words(value), `badge ${value}`));
+  if (name === "status") text.append(element("span", words(value), `badge ${value}`));
+  else if (value === true) text.append(element("span", "yes"));
   else text.append(element("span", TIMES.includes(name) ? moment(value) : String(value)));
-  if (!isEmpty && COPIED.includes(name)) text.append(" ", copyButton(name, value));
+  if (COPIED.includes(name)) text.append(" ", copyButton(name, value));
   made.append(element("dt", words(name)), text);
   return made;
 }

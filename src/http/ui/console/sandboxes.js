@@ -1,8 +1,9 @@
 // The table of sandboxes: search, filter, pages, selection, export, and the operators' actions.
 
-import { attempt, get, post, session } from "/console/api.js";
+import { attempt, get, session } from "/console/api.js";
 import { ask } from "/console/dialog.js";
-import { button, element, find, link, moment, setText, words } from "/console/page.js";
+import { actions, order } from "/console/orders.js";
+import { element, find, link, moment, setText, words } from "/console/page.js";
 import { address, replace, route } from "/console/route.js";
 
 const PAGE_SIZE = 25;
@@ -15,6 +16,28 @@ const REFRESH_MS = 5000;
 const TYPING_MS = 400;
 // Orders for the selection that are sent at once.
 const CONCURRENT = 6;
+/** Orders for the selection, by their buttons. Each is for the sandboxes of some statuses. */
+const BULK = {
+  "release-selected": {
+    name: "Release selected",
+    statuses: ["allocated"],
+    verb: "release",
+    text: "Their holdings end at once, and the sandboxes with all their contents are deleted at the cloud provider. This cannot be undone.",
+  },
+  "retry-selected": {
+    name: "Retry selected",
+    statuses: ["deletion_failed"],
+    verb: "retry-deletion",
+    text: "They become pending deletion again, and the next cleanup tries to delete them.",
+  },
+  "quarantine-selected": {
+    name: "Quarantine selected",
+    statuses: ["available", "pending_deletion", "deletion_failed"],
+    verb: "quarantine",
+    text: "They are neither allocated nor deleted until their quarantine ends.",
+    withReason: true,
+  },
+};
 const CSV_FIELDS = [
   "sandbox_id", "name", "status", "allocated_to_track", "track_name", "idempotency_key", "allocated_at", "expires_at",
   "deletion_requested_at", "deletion_retry_count", "next_attempt_at", "last_error", "external_id",
@@ -33,9 +56,11 @@ export async function loadSandboxes() {
   const { query } = route();
   if (document.activeElement !== find("search")) find("search").value = query.get("search") ?? "";
   find("status").value = query.get("status") ?? "";
+  if (document.activeElement !== find("lab")) find("lab").value = query.get("lab") ?? "";
+  find("held").value = query.get("held_longer_than_hours") ?? "";
   find("overdue").checked = query.get("overdue") === "true";
   if (query.get("cursor") !== (pages.cursors.at(-1) ?? null)) pages = { cursors: query.get("cursor") ? [null, query.get("cursor")] : [null], next: null };
-  await attempt("Listing the sandboxes", () => show());
+  await attempt("Listing the sandboxes", () => show(), { isRead: true });
 }
 
 async function show({ isRefresh = false } = {}) {
@@ -73,7 +98,13 @@ async function show({ isRefresh = false } = {}) {
 const isInUse = () => find("rows").contains(document.activeElement) || find("rows").matches(":hover") || find("dialog").open || selected().length > 0;
 
 function filters() {
-  const parameters = { search: find("search").value.trim(), status: find("status").value, overdue: find("overdue").checked ? "true" : "" };
+  const parameters = {
+    search: find("search").value.trim(),
+    status: find("status").value,
+    lab: find("lab").value.trim(),
+    held_longer_than_hours: find("held").value,
+    overdue: find("overdue").checked ? "true" : "",
+  };
   return Object.fromEntries(Object.entries(parameters).filter(([, value]) => value));
 }
 
@@ -116,69 +147,44 @@ function fill(row, sandbox) {
   row.dataset.state = state;
   const [, name, badge, track, ends, error, buttons] = row.children;
   name.replaceChildren(link(sandbox.name, address(`sandbox/${encodeURIComponent(id)}`)), element("span", id, "id"));
-  badge.replaceChildren(element("span", words(status), `badge ${status}`));
+  badge.replaceChildren(element("span", words(status), `badge ${status}`), ...(sandbox.standby ? [element("span", "on standby", "under")] : []));
   track.replaceChildren(...[sandbox.allocated_to_track && element("bdi", sandbox.allocated_to_track), sandbox.track_name && element("span", sandbox.track_name, "under")].filter(Boolean));
   setText(ends, status === "allocated" ? moment(sandbox.expires_at) : "");
   const nextAttempt = sandbox.next_attempt_at && `next attempt at ${moment(sandbox.next_attempt_at)}`;
   error.replaceChildren(...[sandbox.last_error && element("span", sandbox.last_error), nextAttempt && element("span", nextAttempt, "under")].filter(Boolean));
-  buttons.replaceChildren(...actions(sandbox, async () => {
+  buttons.replaceChildren(...actions(sandbox, async (what) => {
     await show();
     // The button that had the focus is gone.
     find("table-caption").focus();
-  }));
-}
-
-/** The orders that an operator may give for a sandbox. `done` follows one that was carried out. */
-export function actions({ sandbox_id: id, status, allocated_to_track: track }, done) {
-  if (status === "allocated") {
-    const text = `The holding of ${track} ends at once, and the sandbox with all its contents is deleted at the cloud provider. This cannot be undone.`;
-    return [button("Release", `Release sandbox ${id}`, () => change(id, "release", text, done), "danger")];
-  }
-  if (status === "deletion_failed") {
-    const text = "The sandbox becomes pending deletion again, and the next cleanup tries to delete it at the cloud provider.";
-    const label = `Retry deletion of sandbox ${id}`;
-    return [button("Retry deletion", label, () => change(id, "retry-deletion", text, done))];
-  }
-  return [];
-}
-
-const order = (id, verb) => post(`sandboxes/${encodeURIComponent(id)}/${verb}`);
-
-async function change(id, verb, text, done) {
-  const what = verb === "release" ? `Release sandbox ${id}` : `Retry the deletion of sandbox ${id}`;
-  if (!(await ask({ title: `${what}?`, text, yes: what }))) return;
-  await attempt(what, async () => {
-    await order(id, verb);
-    await done();
     setText(find("table-caption"), `${what}: done.`);
-  });
+  }));
 }
 
 const selected = () => [...find("rows").querySelectorAll("input:checked")].map((box) => box.closest("tr").dataset.id);
 
 function showSelection() {
   const chosen = selected().map((id) => shown.get(id)).filter(Boolean);
-  const count = (status) => chosen.filter((sandbox) => sandbox.status === status).length;
   setText(find("selection-count"), chosen.length ? `${chosen.length} selected` : "");
-  find("release-selected").disabled = !count("allocated");
-  find("retry-selected").disabled = !count("deletion_failed");
+  for (const [id, { statuses }] of Object.entries(BULK)) find(id).disabled = !chosen.some(({ status }) => statuses.includes(status));
   find("select-all").checked = chosen.length > 0 && chosen.length === shown.size;
 }
 
-async function changeSelected(status, verb, words_) {
-  const ids = selected().filter((id) => shown.get(id)?.status === status);
-  const text = verb === "release" ? "Their holdings end at once, and the sandboxes with all their contents are deleted at the cloud provider. This cannot be undone." : "They become pending deletion again, and the next cleanup tries to delete them.";
-  if (!(await ask({ title: `${words_} ${ids.length} ${ids.length === 1 ? "sandbox" : "sandboxes"}?`, text, yes: words_, count: ids.length }))) return;
-  await attempt(words_, async () => {
+async function changeSelected({ name, statuses, verb, text, withReason = false }) {
+  const ids = selected().filter((id) => statuses.includes(shown.get(id)?.status));
+  const title = `${name}: ${ids.length} ${ids.length === 1 ? "sandbox" : "sandboxes"}?`;
+  const answer = await ask({ title, text, yes: name, ...(withReason ? { withReason } : { count: ids.length }) });
+  if (answer === null) return;
+  await attempt(name, async () => {
     const waiting = [...ids];
     const failures = [];
+    const body = withReason ? { reason: answer } : undefined;
     const work = async () => {
-      for (let id = waiting.pop(); id; id = waiting.pop()) await order(id, verb).catch((error) => failures.push(`${id}: ${error.message}`));
+      for (let id = waiting.pop(); id; id = waiting.pop()) await order(id, verb, body).catch((error) => failures.push(`${id}: ${error.message}`));
     };
     await Promise.all(Array.from({ length: CONCURRENT }, work));
     for (const box of find("rows").querySelectorAll("input:checked")) box.checked = false;
     await show();
-    setText(find("table-caption"), `${words_}: ${ids.length - failures.length} of ${ids.length} done.`);
+    setText(find("table-caption"), `${name}: ${ids.length - failures.length} of ${ids.length} done.`);
     find("table-caption").focus();
     if (failures.length) throw Object.assign(new Error(failures[0]), { isAnswer: true });
   });
@@ -231,11 +237,13 @@ find("filter").addEventListener("submit", (submitted) => {
   submitted.preventDefault();
   restart();
 });
-for (const id of ["status", "overdue"]) find(id).addEventListener("change", restart);
-find("search").addEventListener("input", () => {
-  clearTimeout(typing);
-  typing = setTimeout(restart, TYPING_MS);
-});
+for (const id of ["status", "held", "overdue"]) find(id).addEventListener("change", restart);
+for (const id of ["search", "lab"]) {
+  find(id).addEventListener("input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(restart, TYPING_MS);
+  });
+}
 find("next").addEventListener("click", () => {
   pages.cursors.push(pages.next);
   turn();
@@ -248,9 +256,8 @@ find("select-all").addEventListener("change", ({ target }) => {
   for (const box of find("rows").querySelectorAll("input")) box.checked = target.checked;
   showSelection();
 });
-find("release-selected").addEventListener("click", () => changeSelected("allocated", "release", "Release selected"));
-find("retry-selected").addEventListener("click", () => changeSelected("deletion_failed", "retry-deletion", "Retry selected"));
-find("export").addEventListener("click", () => attempt("Exporting", exportAll));
+for (const [id, bulk] of Object.entries(BULK)) find(id).addEventListener("click", () => changeSelected(bulk));
+find("export").addEventListener("click", () => attempt("Exporting", exportAll, { isRead: true }));
 
 setInterval(() => {
   const isLive = find("connection").classList.contains("live");
