@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::try_join;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::order::{classes, turns};
+use super::place::Place;
 use super::supply::Supply;
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
@@ -21,13 +21,7 @@ use crate::ports::{Clock, ClusterState, SandboxStore, StoreError, StoredQueue, T
 use crate::sandbox::{ClaimKey, Owner, Timestamp, UnixMillis};
 
 /// How far ahead of now an open request keeps its ticket open.
-const OPEN_FOR: Duration = Duration::from_secs(15);
-
-/// The time from one renewal of an open ticket to the next.
-const RENEW_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The time to the next renewal after one that failed.
-const RENEW_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const OPEN_FOR: Duration = Duration::from_secs(15);
 
 /// The time from one read of the tickets to the next, while this replica has waiters.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,28 +83,17 @@ pub enum JoinError {
     Store(#[from] StoreError),
 }
 
-/// What a waiter is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// A sandbox that fits should be free: claim it.
-    Claim,
-    /// The ticket is gone: its key holds a sandbox, or it was withdrawn.
-    Gone,
-    /// This replica is stopping. The ticket stays.
-    Stopping,
-}
-
 /// The queue.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
 
-struct Shared {
-    store: Arc<dyn SandboxStore>,
-    clock: Arc<dyn Clock>,
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn SandboxStore>,
+    pub(super) clock: Arc<dyn Clock>,
     pool: Pool,
     settings: QueueSettings,
     /// The keys that wait on this replica. An entry exists as long as a request of its key is open here.
-    local: Mutex<BTreeMap<ClaimKey, Local>>,
+    pub(super) local: Mutex<BTreeMap<ClaimKey, Local>>,
     /// The last read of the tickets, and when it started.
     view: Mutex<(Option<Instant>, Arc<QueueView>)>,
     /// What other replicas announced last.
@@ -120,22 +103,22 @@ struct Shared {
     /// Allocations past the queue since the last look at what other replicas announced.
     unqueued: AtomicU64,
     /// Wakes the loop: a waiter came, or one that had its turn waits again.
-    joined: Notify,
-    closing: CancellationToken,
+    pub(super) joined: Notify,
+    pub(super) closing: CancellationToken,
 }
 
-struct Local {
+pub(super) struct Local {
     ticket: Ticket,
     signal: watch::Sender<Signal>,
-    requests: usize,
+    pub(super) requests: usize,
     /// It has its turn. It gets no other one before this one has ended.
-    is_claiming: bool,
+    pub(super) is_claiming: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Signal {
+pub(super) struct Signal {
     turns: u64,
-    is_gone: bool,
+    pub(super) is_gone: bool,
 }
 
 impl Queue {
@@ -252,8 +235,7 @@ impl Queue {
             signal
         };
         self.0.joined.notify_one();
-        let renew_at = Instant::now() + RENEW_INTERVAL;
-        Ok(Place { shared: Arc::clone(&self.0), ticket, signal, renew_at, is_served: false })
+        Ok(Place::new(Arc::clone(&self.0), ticket, signal))
     }
 
     /// The place of a ticket.
@@ -415,7 +397,7 @@ impl Queue {
     }
 }
 
-fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
+pub(super) fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
     metrics::gauge!("broker_queue_waiting").set(local.len() as f64);
 }
 
@@ -423,101 +405,6 @@ fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
 pub(crate) fn retry_after(claim_key: &ClaimKey) -> Duration {
     let (first, last) = RETRY_AFTER_SECONDS.into_inner();
     Duration::from_secs(first + claim_key.hash() % (last - first + 1))
-}
-
-/// The place of one open request in the queue. When it is dropped, the ticket stays, and is granted no more.
-pub struct Place {
-    shared: Arc<Shared>,
-    ticket: Ticket,
-    signal: watch::Receiver<Signal>,
-    renew_at: Instant,
-    is_served: bool,
-}
-
-impl Place {
-    /// The ticket.
-    pub fn ticket(&self) -> &Ticket {
-        &self.ticket
-    }
-
-    /// Waits for the next turn. Keeps the ticket open meanwhile.
-    pub async fn turn(&mut self) -> Turn {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            tokio::select! {
-                biased;
-                () = shared.closing.cancelled() => return Turn::Stopping,
-                changed = self.signal.changed() => {
-                    let is_gone = changed.is_err() || self.signal.borrow_and_update().is_gone;
-                    return if is_gone { Turn::Gone } else { Turn::Claim };
-                }
-                () = sleep_until(self.renew_at) => {
-                    if !self.renew().await {
-                        return Turn::Gone;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The turn brought nothing: it waits for the next one.
-    pub fn missed(&self) {
-        if let Some(local) = self.shared.local.lock().get_mut(&self.ticket.claim_key) {
-            local.is_claiming = false;
-        }
-        self.shared.joined.notify_one();
-    }
-
-    /// The key holds a sandbox, so that the ticket is gone.
-    pub fn served(mut self) {
-        self.is_served = true;
-    }
-
-    /// Whether the ticket is still there.
-    async fn renew(&mut self) -> bool {
-        let now = self.shared.clock.now();
-        let renewed = Ticket { open_until: now.plus(OPEN_FOR), seen_at: now, ..self.ticket.clone() };
-        match self.shared.store.renew_ticket(&renewed).await {
-            Ok(true) => {
-                self.renew_at = Instant::now() + RENEW_INTERVAL;
-                self.ticket = renewed;
-                true
-            }
-            Ok(false) => false,
-            Err(_) => {
-                self.renew_at = Instant::now() + RENEW_AGAIN;
-                true
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut local = self.shared.local.lock();
-        let key = &self.ticket.claim_key;
-        let is_last = local.get_mut(key).is_none_or(|local| {
-            local.requests -= 1;
-            local.is_claiming = false;
-            local.requests == 0
-        });
-        if !is_last {
-            return;
-        }
-        local.remove(key);
-        set_waiting(&local);
-        drop(local);
-        if self.is_served {
-            return;
-        }
-        // Others pass the ticket over at once, not only when its time has passed.
-        if let Ok(runtime) = Handle::try_current() {
-            let (shared, mut ticket) = (Arc::clone(&self.shared), self.ticket.clone());
-            let now = shared.clock.now();
-            (ticket.seen_at, ticket.open_until) = (now, now);
-            runtime.spawn(async move { shared.store.renew_ticket(&ticket).await });
-        }
-    }
 }
 
 impl std::fmt::Debug for Queue {
