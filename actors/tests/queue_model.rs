@@ -34,11 +34,11 @@ const BACK: &str = "a waiter comes back after a crash and keeps its rank";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turns {
     /// The first of those who are there, as the broker does it.
-    OfThePresent,
+    Present,
     /// The first of all tickets, whether their owners are there or not.
-    OfAll,
+    All,
     /// Anyone, as long as something is free.
-    OfAnyone,
+    Anyone,
 }
 
 struct Queue {
@@ -177,9 +177,9 @@ impl Queue {
         let now = state.now();
         let mut tickets = self.tickets(state);
         match self.turns {
-            Turns::OfThePresent => tickets.retain(|ticket| ticket.is_open(now)),
-            Turns::OfAll => tickets.retain(|ticket| ticket.is_live(now)),
-            Turns::OfAnyone => return tickets.into_iter().map(|ticket| ticket.claim_key).collect(),
+            Turns::Present => tickets.retain(|ticket| ticket.is_open(now)),
+            Turns::All => tickets.retain(|ticket| ticket.is_live(now)),
+            Turns::Anyone => return tickets.into_iter().map(|ticket| ticket.claim_key).collect(),
         }
         let mut free = BTreeMap::new();
         for sandbox in state.tables.sandboxes().filter(|sandbox| sandbox.status == Status::Available) {
@@ -296,7 +296,7 @@ impl Model for Queue {
 
 /// A pair of twins, or twins and another.
 fn queue(waiters: &[u8], joins: u8) -> Queue {
-    Queue { waiters: waiters.to_vec(), sandboxes: 2, ticks: 2, joins, turns: Turns::OfThePresent, flaw: None }
+    Queue { waiters: waiters.to_vec(), sandboxes: 2, ticks: 2, joins, turns: Turns::Present, flaw: None }
 }
 
 fn explore(queue: Queue, situations: &[&str]) {
@@ -338,8 +338,8 @@ fn wrong_protocols_are_found() {
         ("a grant does not check its ticket", Queue { flaw: Some(Flaw::TicketIgnored), ..twins() }, LIVE_TICKET),
         ("a grant does not check its key", Queue { flaw: Some(Flaw::HeldKeyIgnored), ..twins() }, ONE_PER_KEY),
         ("a ticket that is opened again loses its rank", Queue { flaw: Some(Flaw::RankForgotten), ..twins() }, RANK),
-        ("anyone claims what is free", Queue { turns: Turns::OfAnyone, ..strangers() }, ORDER),
-        ("the absent have turns", Queue { turns: Turns::OfAll, ..strangers() }, PROGRESS),
+        ("anyone claims what is free", Queue { turns: Turns::Anyone, ..strangers() }, ORDER),
+        ("the absent have turns", Queue { turns: Turns::All, ..strangers() }, PROGRESS),
     ];
     for (protocol, queue, broken) in wrong {
         let checker = queue.checker().finish_when(HasDiscoveries::AllOf([broken].into())).spawn_bfs().join();

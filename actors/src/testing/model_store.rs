@@ -36,7 +36,7 @@ pub(super) struct Contents {
     pub(super) stats: StoredStats,
     pub(super) queue: StoredQueue,
     pub(super) replicas: BTreeMap<ReplicaId, Timestamp>,
-    pre_delete_records: Vec<PreDeleteRecord>,
+    pre_delete_records: BTreeMap<SandboxId, PreDeleteRecord>,
     /// The contents of the status index while it lags.
     lagging_index: Option<Tables>,
     observer: Option<Observer>,
@@ -127,7 +127,7 @@ impl ModelStore {
 
     /// The records of steps before deletions.
     pub fn pre_delete_records(&self) -> Vec<PreDeleteRecord> {
-        self.contents().pre_delete_records.clone()
+        self.contents().pre_delete_records.values().cloned().collect()
     }
 
     /// Panics if claims and sandboxes do not match.
@@ -408,7 +408,10 @@ impl SandboxStore for ModelStore {
 
     async fn record_pre_delete(&self, record: &PreDeleteRecord) -> Result<(), StoreError> {
         let record = record.clone();
-        self.write("record_pre_delete", throttled(), move |contents| contents.pre_delete_records.push(record)).await
+        self.write("record_pre_delete", throttled(), move |contents| {
+            contents.pre_delete_records.insert(record.sandbox.sandbox_id.clone(), record);
+        })
+        .await
     }
 
     async fn check(&self, _: &ReplicaId) -> Result<(), StoreError> {
