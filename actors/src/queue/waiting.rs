@@ -87,6 +87,7 @@ pub enum JoinError {
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
 
+/// No one takes a second of these locks while it holds one: HTTP workers and the loop take them at the same time.
 pub(super) struct Shared {
     pub(super) store: Arc<dyn SandboxStore>,
     pub(super) clock: Arc<dyn Clock>,
@@ -159,7 +160,8 @@ impl Queue {
 
     /// Whether some wait, as far as this replica knows.
     pub fn stands(&self) -> bool {
-        self.0.announced.lock().until > self.0.clock.now() || !self.0.local.lock().is_empty()
+        let announced_until = self.0.announced.lock().until;
+        announced_until > self.0.clock.now() || self.has_local()
     }
 
     /// Whether a newcomer has to wait behind others: unless more is free than they need.
@@ -178,7 +180,8 @@ impl Queue {
 
     /// The number of those who wait, as far as this replica knows.
     pub fn waiting(&self) -> usize {
-        let seen = self.0.view.lock().1.open.len().max(self.0.local.lock().len());
+        let seen = self.0.view.lock().1.open.len();
+        let seen = seen.max(self.0.local.lock().len());
         let announced = *self.0.announced.lock();
         let is_announced = announced.until > self.0.clock.now();
         seen.max(if is_announced { usize::try_from(announced.waiting).unwrap_or(usize::MAX) } else { 0 })
@@ -288,13 +291,18 @@ impl Queue {
         self.0.closing.cancel();
     }
 
+    fn has_local(&self) -> bool {
+        !self.0.local.lock().is_empty()
+    }
+
     fn set_view(&self, started: Instant, mut tickets: Vec<Ticket>) -> Arc<QueueView> {
         let now = self.0.clock.now();
         tickets.sort_unstable_by(|one, other| one.rank().cmp(&other.rank()));
-        let local = self.0.local.lock();
-        let is_open = |ticket: &Ticket| ticket.is_open(now) || local.contains_key(&ticket.claim_key);
-        let (open, absent): (Vec<_>, Vec<_>) =
-            tickets.into_iter().filter(|ticket| ticket.is_live(now)).partition(is_open);
+        tickets.retain(|ticket| ticket.is_live(now));
+        let (open, absent): (Vec<_>, Vec<_>) = {
+            let local = self.0.local.lock();
+            tickets.into_iter().partition(|ticket| ticket.is_open(now) || local.contains_key(&ticket.claim_key))
+        };
         let view = Arc::new(QueueView { open, absent });
         *self.0.view.lock() = (Some(started), Arc::clone(&view));
         view
@@ -309,7 +317,7 @@ impl Queue {
     ) {
         let mut announce_at = Instant::now();
         loop {
-            if self.0.local.lock().is_empty() {
+            if !self.has_local() {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
@@ -410,5 +418,42 @@ pub(crate) fn retry_after(claim_key: &ClaimKey) -> Duration {
 impl std::fmt::Debug for Queue {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Queue").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::liveness::LivenessMonitor;
+    use crate::sandbox::{ReplicaId, ShardCount};
+    use crate::testing::{ModelStore, PausedClock};
+
+    /// HTTP workers and the loop take the locks at the same time.
+    #[actix::test]
+    async fn no_two_locks_are_taken_in_both_orders() {
+        let monitor = LivenessMonitor::default();
+        let here = actix::Arbiter::current();
+        let pool = Pool::start(&here, ReplicaId::new("r"), ShardCount::default(), 0, monitor.guard("pool-manager"));
+        let settings = QueueSettings { max_waiting: 1, no_supply_after: Duration::ZERO };
+        let queue = Queue::new(Arc::new(ModelStore::default()), Arc::new(PausedClock::new()), pool, settings);
+        let (sender, done) = channel();
+        let works: [fn(&Queue); 3] = [
+            |queue| drop(queue.set_view(Instant::now(), Vec::new())),
+            |queue| _ = queue.waiting(),
+            |queue| _ = queue.apply(&ClusterState::default()),
+        ];
+        for work in works {
+            let (queue, sender) = (queue.clone(), sender.clone());
+            thread::spawn(move || {
+                (0..200_000).for_each(|_| work(&queue));
+                sender.send(())
+            });
+        }
+        for _ in works {
+            done.recv_timeout(Duration::from_secs(60)).expect("no thread waits for another for ever");
+        }
     }
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Ten thousand students at once, on several brokers and one DynamoDB server.
 
-  benches/queue.py wait     they wait on an empty pool, and sandboxes appear for some of them
-  benches/queue.py burst    as many sandboxes as students are there: latency by quartile of submission
+  benches/students.py wait     they wait on an empty pool, and sandboxes appear for some of them
+  benches/students.py burst    as many sandboxes as students are there: latency by quartile of submission
 
 Environment:
   BROKER     the program (target/release/sandbox-broker, which is built); the DynamoDB server is the example beside it
@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 
 MODE = sys.argv[1] if len(sys.argv) > 1 else "wait"
@@ -94,10 +95,10 @@ class Fleet:
             "BROKER_API_TOKEN": TRACK_TOKEN,
             "BROKER_ADMIN_TOKEN": ADMIN_TOKEN,
             "LOG_FORMAT": "json",
+            "LAB_DURATION_HOURS": "4",
             "SYNC_INTERVAL_SEC": "3600",
             "MAX_WAITING": str(2 * STUDENTS),
             "MAX_IN_FLIGHT": str(STUDENTS),
-            "MAX_CONNECTIONS": str(STUDENTS),
         }
         subprocess.run([broker, "table", "create"], env=settings, check=True, stdout=subprocess.DEVNULL)
         logs = [
@@ -124,22 +125,26 @@ class Fleet:
                 total += int(re.search(r"VmRSS:\s+(\d+)", status.read())[1])
         return total / 1024
 
-    def admin(self, method, path, broker=0):
-        url = f"http://127.0.0.1:{self.ports[broker]}{path}"
+    def admin(self, method, path):
+        url = f"http://127.0.0.1:{self.ports[0]}{path}"
         request = urllib.request.Request(url, method=method, headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise SystemExit(f"{method} {path}: {error.read().decode()}") from error
 
 
 def awaited(log, pattern):
     """What the first match in the log says, once it is there."""
-    for _ in range(1200):
+    for _ in range(600):
         with open(log, encoding="utf-8") as output:
             match = re.search(pattern, output.read())
         if match:
             return match[match.lastindex or 0]
         time.sleep(0.05)
-    raise SystemExit(f"nothing like {pattern} in {log}")
+    with open(log, encoding="utf-8") as output:
+        raise SystemExit(f"nothing like {pattern} in:\n{output.read()}")
 
 
 class Student:
@@ -187,7 +192,7 @@ async def wait_for_supply(fleet):
     started, count = time.monotonic(), 0
     while count < STUDENTS:
         await asyncio.sleep(1)
-        count = (await asyncio.to_thread(fleet.admin, "GET", "/v1/admin/queue?limit=1"))["waiting"]
+        count = (await asyncio.to_thread(fleet.admin, "GET", "/v1/admin/queue"))["waiting"]
         if time.monotonic() - started > 300:
             raise SystemExit(f"only {count} wait")
     joined = time.monotonic() - started
@@ -221,8 +226,13 @@ async def wait_for_supply(fleet):
 
 async def burst(fleet):
     Csp.accounts = STUDENTS
-    for broker in range(BROKERS):
-        await asyncio.to_thread(fleet.admin, "POST", "/v1/admin/sync", broker)
+    for _ in range(60):
+        try:
+            await asyncio.to_thread(fleet.admin, "POST", "/v1/admin/sync")
+            break
+        except SystemExit:
+            # Another broker's first sync still runs.
+            await asyncio.sleep(1)
     # Until every cache has read them.
     await asyncio.sleep(20)
     students = [Student(number, fleet.ports[number % BROKERS]) for number in range(STUDENTS)]
@@ -264,4 +274,5 @@ def main():
             fleet.stop()
 
 
-main()
+if __name__ == "__main__":
+    main()
