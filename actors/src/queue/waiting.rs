@@ -325,25 +325,43 @@ impl Queue {
                 }
             }
             let read_at = Instant::now();
-            if let Err(error) = self.read().await {
-                tracing::warn!(event = "queue_unreadable", error = %Chain(&error), "the queue was not read");
-            } else if read_at >= announce_at {
-                self.announce().await;
-                announce_at = read_at + ANNOUNCE_INTERVAL;
-            }
-            let next_read = read_at + READ_INTERVAL.max(read_at.elapsed() * 2);
-            loop {
-                self.give_turns().await;
+            let is_announced = announce_at > read_at;
+            let cycle = async {
+                let is_read = self.read_and_announce(is_announced).await;
+                // What was read may give someone a turn.
+                self.0.joined.notify_one();
+                sleep_until(read_at + READ_INTERVAL.max(read_at.elapsed() * 2)).await;
+                is_read
+            };
+            tokio::pin!(cycle);
+            // A long queue takes a while to read. That delays no turn.
+            let is_read = loop {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = sleep_until(next_read) => break,
+                    is_read = &mut cycle => break is_read,
                     () = self.0.joined.notified() => {}
                     // The pool manager is gone if there are no more refreshes. The broker ends then.
                     changed = refreshes.changed() => if changed.is_err() { return },
                 }
+                self.give_turns().await;
+            };
+            if is_read && !is_announced {
+                announce_at = read_at + ANNOUNCE_INTERVAL;
             }
         }
+    }
+
+    /// Reads the queue and announces it, unless that was done lately. Returns whether it was read.
+    async fn read_and_announce(&self, is_announced: bool) -> bool {
+        if let Err(error) = self.read().await {
+            tracing::warn!(event = "queue_unreadable", error = %Chain(&error), "the queue was not read");
+            return false;
+        }
+        if !is_announced {
+            self.announce().await;
+        }
+        true
     }
 
     /// Reads tickets and supply. A waiter whose ticket is gone is told; a pool that has nothing is read again.
@@ -351,15 +369,22 @@ impl Queue {
         let started = Instant::now();
         let waiting: Vec<(ClaimKey, UnixMillis)> =
             self.0.local.lock().iter().map(|(key, local)| (key.clone(), local.ticket.enqueued_at)).collect();
-        let (tickets, state) = try_join(self.0.store.tickets(), self.0.store.cluster_state()).await?;
-        self.tell_gone(&waiting, &tickets);
-        self.set_view(started, tickets);
-        let came = self.apply(&state);
-        let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
-        if came || is_empty {
-            self.0.pool.request_refresh();
-        }
-        Ok(())
+        let tickets = async {
+            let tickets = self.0.store.tickets().await?;
+            self.tell_gone(&waiting, &tickets);
+            self.set_view(started, tickets);
+            Ok(())
+        };
+        // The supply is known before a long queue is read.
+        let supply = async {
+            let came = self.apply(&self.0.store.cluster_state().await?);
+            let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
+            if came || is_empty {
+                self.0.pool.request_refresh();
+            }
+            Ok(())
+        };
+        try_join(tickets, supply).await.map(|((), ())| ())
     }
 
     /// Tells those of `waiting` whose ticket is not among `tickets`, which were read later.
