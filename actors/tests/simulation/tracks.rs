@@ -6,7 +6,7 @@ use broker_actors::allocation::{AllocateError, Allocation};
 use broker_actors::jobs::csp_sync::SyncOptions;
 use broker_actors::ports::{Coordination as _, SandboxStore as _};
 use broker_actors::sandbox::{Sandbox, Status};
-use broker_actors::testing::ModelStore;
+use broker_actors::testing::{Fault, ModelStore};
 use broker_actors::update::SandboxError;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -220,15 +220,17 @@ pub(crate) async fn check_queue(world: &World) {
     check_withdrawal(world).await;
 }
 
-/// I11: one who leaves the queue is granted nothing, though the next sandbox comes before its replica has read the queue.
+/// I11: one who leaves the queue while its grant is on its way gets nothing.
 async fn check_withdrawal(world: &World) {
     let Some(replica) = world.replica(0) else { return };
     let key = Key::of_probe(20_000);
     let leave = async {
         sleep(Duration::from_secs(5)).await;
-        leave_queue(world, &replica, &key).await;
+        world.store.fail_next("grant", Fault::Delay(Duration::from_secs(4)));
         world.csp.add(SUPPLIED + SUPPLY as u32);
         let _ = replica.broker.sync(SyncOptions::default()).await;
+        sleep(Duration::from_secs(3)).await;
+        leave_queue(world, &replica, &key).await;
     };
     let (answer, ()) = tokio::join!(replica.broker.allocator().allocate(key.waiting_request()), leave);
     world.check();
