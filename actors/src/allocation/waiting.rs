@@ -69,7 +69,7 @@ impl Allocator {
             match place.turn().await {
                 Turn::Stopping => return Err(AllocateError::Stopping),
                 Turn::Gone => {
-                    place.served();
+                    place.granted();
                     // A twin was served, or the ticket was withdrawn.
                     return self.0.replay_or(request, AllocateError::Withdrawn).await;
                 }
@@ -80,8 +80,10 @@ impl Allocator {
                     let turn = tokio::spawn(async move { shared.claim_turn(&request, &ticket).await });
                     match turn.await.unwrap_or(Some(Err(AllocateError::Stopping))) {
                         Some(answer) => {
-                            if answer.is_ok() {
-                                place.served();
+                            match &answer {
+                                Ok(Allocation { replayed: false, .. }) => place.granted(),
+                                Ok(Allocation { replayed: true, .. }) => place.needless(),
+                                Err(_) => drop(place),
                             }
                             return answer;
                         }
