@@ -7,6 +7,7 @@ use url::Url;
 
 use super::bulk::{DrainStatus, PurgeStatus};
 use super::client::encode;
+use super::output::Format;
 use super::watch::Watch;
 use crate::config::values::http_url;
 
@@ -37,21 +38,6 @@ pub struct CtlArgs {
     pub(super) no_headers: bool,
     #[command(subcommand)]
     pub(super) command: Command,
-}
-
-/// A form of the output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// Columns for people, with ages
-    Table,
-    /// All columns, with times
-    Wide,
-    /// The API's JSON
-    Json,
-    /// Ids or names alone, one on a line
-    Name,
-    /// All columns, comma-separated
-    Csv,
 }
 
 #[derive(Subcommand, Debug)]

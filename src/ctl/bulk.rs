@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, sandbox_path};
 use super::error::CtlError;
+use super::escape::escape;
 use super::output;
 
 /// Requests in flight.
@@ -58,7 +59,7 @@ pub(super) async fn each(
             Err(CtlError::OutputClosed) => return Err(CtlError::OutputClosed),
             Err(error) if ids.len() == 1 => return Err(error),
             Err(error) => {
-                let failure = output::escape(&format!("{id}: {}", Chain(&error)));
+                let failure = escape(&format!("{id}: {}", Chain(&error)));
                 output::print_error(&failure);
                 failures.push(failure);
             }

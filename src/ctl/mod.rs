@@ -4,6 +4,7 @@ mod args;
 mod bulk;
 mod client;
 mod error;
+mod escape;
 mod events;
 mod output;
 mod table;
@@ -21,20 +22,22 @@ use self::args::Command;
 pub use self::args::CtlArgs;
 use self::client::{Client, actor_path, encode, sandbox_path};
 use self::error::CtlError;
-use self::output::Output;
+use self::escape::escape;
+use self::output::{Format, Output};
 use crate::config::SecretSettings;
 use crate::config::secrets::Secret;
 
 /// Runs the command. Its result goes to standard output, everything else to standard error.
 pub async fn run(args: CtlArgs) -> ExitCode {
-    let output = Output::new(&args);
+    let format = if args.json { Format::Json } else { args.output };
+    let output = Output::new(format, !args.no_headers);
     match execute(args, &output).await {
         // The reader of a pipe, such as `head`, has read enough.
         Ok(()) | Err(CtlError::OutputClosed) => ExitCode::SUCCESS,
         Err(error) => {
             let text = match &error {
                 CtlError::Refused { body, .. } if output.is_json() => output::pretty(body),
-                error => format!("sandbox-broker ctl: {}", output::escape(&Chain(error).to_string())),
+                error => format!("sandbox-broker ctl: {}", escape(&Chain(error).to_string())),
             };
             output::print_error(&text);
             ExitCode::from(error.exit_code())
@@ -114,7 +117,7 @@ async fn execute(args: CtlArgs, output: &Output) -> Result<(), CtlError> {
             let before = client.get(&actor_path(&actor, "")).await?;
             if let Some(reason) = before["control"]["reason"].as_str().filter(|_| before["desired_state"] == "paused") {
                 let by = before["control"]["by"].as_str().unwrap_or("?");
-                output::print_error(&output::escape(&format!("{actor} was paused by {by}: {reason}")));
+                output::print_error(&escape(&format!("{actor} was paused by {by}: {reason}")));
             }
             output.print(&client.post(&actor_path(&actor, "/resume")).await?, &views::ACTOR)
         }

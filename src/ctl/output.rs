@@ -3,13 +3,29 @@
 use std::io::{IsTerminal as _, Write as _};
 
 use broker_actors::ports::Clock as _;
+use clap::ValueEnum;
 use console::Term;
 use serde_json::Value;
 
-use super::args::{CtlArgs, Format};
 use super::error::CtlError;
+use super::escape::escape;
 use super::table::{Column, Table, View};
 use crate::app::SystemClock;
+
+/// A form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Columns for people, with ages
+    Table,
+    /// All columns, with times
+    Wide,
+    /// The API's JSON
+    Json,
+    /// Ids or names alone, one on a line
+    Name,
+    /// All columns, comma-separated
+    Csv,
+}
 
 /// The form of the output of one command.
 pub(super) struct Output {
@@ -20,10 +36,9 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(args: &CtlArgs) -> Self {
-        let format = if args.json { Format::Json } else { args.output };
+    pub(super) fn new(format: Format, headers: bool) -> Self {
         let width = std::io::stdout().is_terminal().then(|| Term::stdout().size().1.into());
-        Self { format, headers: !args.no_headers, width }
+        Self { format, headers, width }
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -72,20 +87,4 @@ pub(super) fn print_error(text: &str) {
 
 pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-/// The text without characters that would control the terminal or reorder the line.
-pub(super) fn escape(text: &str) -> String {
-    let is_harmful = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, character| {
-        if is_harmful(character) {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-        escaped
-    })
 }

@@ -3,7 +3,7 @@
 use console::{Style, measure_text_width, truncate_str};
 use serde_json::{Value, json};
 
-use super::output::escape;
+use super::escape::escape;
 
 /// The least width that a shortened cell keeps.
 const MIN_WIDTH: usize = 8;

@@ -7,6 +7,7 @@ use clap::Args;
 use tokio::time::sleep;
 
 use super::error::CtlError;
+use super::escape::escape;
 use super::output::{self, Output};
 
 /// How a command is repeated.
@@ -34,7 +35,7 @@ impl Watch {
             output.start_screen()?;
             match command().await {
                 Err(error) if error.is_temporary() => {
-                    output::print_error(&format!("{}; trying again", output::escape(&Chain(&error).to_string())));
+                    output::print_error(&format!("{}; trying again", escape(&Chain(&error).to_string())));
                 }
                 outcome => outcome?,
             }

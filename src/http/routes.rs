@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use actix_web::dev::ServiceRequest;
 use actix_web::middleware::from_fn;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -304,6 +305,10 @@ pub(super) fn find(method: &actix_web::http::Method, path: &str) -> Option<&'sta
     ENDPOINTS.iter().find(|endpoint| endpoint.path == path && endpoint.method.as_str() == method)
 }
 
+fn action_of(request: &ServiceRequest) -> Option<&'static str> {
+    request.match_pattern().and_then(|path| Some(find(request.method(), &path)?.action))
+}
+
 /// Whether a probe has this path.
 pub(super) fn is_probe(path: &str) -> bool {
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -349,7 +354,7 @@ pub(super) fn register(services: &mut web::ServiceConfig, surface: Surface) {
             // before the caller is known.
             Track | Admin => services.service(
                 resource
-                    .wrap(from_fn(move |request, next| audit::record(role, request, next)))
+                    .wrap(from_fn(move |request, next| audit::record(role, action_of, request, next)))
                     .wrap(from_fn(body::read))
                     .wrap(from_fn(move |request, next| auth::authorize(role, request, next)))
                     .wrap(from_fn(move |request, next| rate_limit::limit(role, request, next)))

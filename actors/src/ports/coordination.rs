@@ -152,6 +152,15 @@ impl Stats {
     }
 }
 
+/// A count of the whole table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The sandboxes by status.
+    pub stats: Stats,
+    /// The labs with the most sandboxes, the largest first.
+    pub labs: Vec<LabStats>,
+}
+
 /// The part of the table that replicas coordinate by: job leases, operators' commands, the stats item, the list of live
 /// replicas. One request for each method unless it says otherwise.
 #[async_trait]

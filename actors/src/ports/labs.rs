@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::coordination::Stats;
 use crate::sandbox::{Sandbox, Timestamp};
 
 /// The most labs with figures of their own.
@@ -52,15 +51,6 @@ pub struct LabStats {
 pub struct StoredLabs {
     /// When they were counted; `None` before the first count.
     pub counted_at: Option<Timestamp>,
-    /// The labs with the most sandboxes, the largest first.
-    pub labs: Vec<LabStats>,
-}
-
-/// A count of the whole table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// The sandboxes by status.
-    pub stats: Stats,
     /// The labs with the most sandboxes, the largest first.
     pub labs: Vec<LabStats>,
 }

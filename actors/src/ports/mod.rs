@@ -4,19 +4,21 @@ mod coordination;
 mod csp;
 mod error;
 mod labs;
+mod outcome;
 mod pre_delete;
 mod store;
 mod tickets;
 
 pub use self::coordination::{
-    ClusterState, Coordination, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats,
+    ClusterState, Coordination, Counts, DueCondition, HEARTBEAT_AHEAD, JobLease, LeaseOutcome, LeaseRequest, Stats,
     StoredQueue, StoredStats,
 };
 pub use self::csp::{CspClient, CspDeletion, CspError, CspListing, Presence, UnreadableRecord};
 pub use self::error::StoreError;
-pub use self::labs::{Counts, HoldingSummary, LabStats, StoredLabs};
+pub use self::labs::{HoldingSummary, LabStats, StoredLabs};
+pub use self::outcome::{ClaimOutcome, WriteOutcome};
 pub use self::pre_delete::{PreDelete, PreDeleteError, PreDeleteRecord, Prepared};
-pub use self::store::{ClaimOutcome, Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore, WriteOutcome};
+pub use self::store::{Cursor, Listing, Lookup, Page, PageRequest, Pages, SandboxStore};
 pub use self::tickets::{GrantOutcome, TICKET_LIFETIME, Ticket, Tickets};
 use crate::sandbox::{Timestamp, UnixMillis};
 

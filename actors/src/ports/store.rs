@@ -8,51 +8,16 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::coordination::{Coordination, Stats};
+use super::coordination::{Coordination, Counts, Stats};
 use super::error::StoreError;
-use super::labs::{Counts, HoldingSummary, labs_of};
+use super::labs::{HoldingSummary, labs_of};
+use super::outcome::{ClaimOutcome, WriteOutcome};
 use super::pre_delete::PreDeleteRecord;
 use super::tickets::Tickets;
 use crate::sandbox::{
     Claim, ClaimKey, ConditionalUpdate, IdempotencyKey, ReplicaId, Sandbox, SandboxId, Shard, ShardCount, Status,
     Timestamp, TrackId,
 };
-
-/// The outcome of a claim transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
-pub enum ClaimOutcome {
-    /// The claim item is written, the sandbox is allocated.
-    Claimed,
-    /// The key already holds a sandbox. Nothing was written.
-    AlreadyHeld(Claim),
-    /// The candidate is not as expected. Nothing was written.
-    CandidateChanged {
-        /// The candidate as it is; `None` if there is no such item.
-        current: Option<Sandbox>,
-    },
-    /// Another transaction is working on the candidate. Nothing was written.
-    CandidateConflict,
-    /// Another transaction is working on the claim item. Nothing was written, and the candidate is untouched.
-    ClaimConflict,
-}
-
-/// The outcome of a conditional update.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "it is matched at once; a box would cost an allocation")]
-pub enum WriteOutcome {
-    /// Written.
-    Done,
-    /// The sandbox is not as expected. Nothing was written.
-    PreconditionFailed {
-        /// The sandbox as it is; `None` if there is no such item.
-        current: Option<Sandbox>,
-    },
-    /// The claim item belongs to another sandbox. Nothing was written. Only for updates that include a claim.
-    ClaimMismatch,
-    /// Another transaction is working on one of the items. Nothing was written.
-    Conflict,
-}
 
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]

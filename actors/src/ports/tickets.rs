@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::error::StoreError;
-use super::store::ClaimOutcome;
+use super::outcome::ClaimOutcome;
 use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Owner, OwnerProof, Timestamp, UnixMillis};
 
 /// How long a ticket lives after its owner was last seen.

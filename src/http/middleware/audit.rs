@@ -14,14 +14,14 @@ use super::request_id;
 use crate::audit::{AuditLog, Order};
 use crate::http::api::headers::Operator;
 use crate::http::error::{ApiError, ErrorCode};
-use crate::http::routes;
 
 /// What is kept of a text from a request, in characters.
 const MAX_CHARS: usize = 500;
 
-/// The innermost middleware of the endpoints with this role.
+/// The innermost middleware of the endpoints with this role. `action_of` names what a request asks for.
 pub(crate) async fn record<B: MessageBody>(
     role: Role,
+    action_of: fn(&ServiceRequest) -> Option<&'static str>,
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
@@ -29,7 +29,7 @@ pub(crate) async fn record<B: MessageBody>(
         return Ok(next.call(request).await?.map_into_left_body());
     }
     let log = request.app_data::<web::Data<AuditLog>>().expect("the server sets the audit log").clone();
-    let begun = match order_of(&mut request).await {
+    let begun = match order_of(&mut request, action_of).await {
         Ok(order) => log.begin(order).await.map_err(refusal),
         Err(error) => Err(error),
     };
@@ -44,12 +44,15 @@ pub(crate) async fn record<B: MessageBody>(
     Ok(response.map_into_left_body())
 }
 
-async fn order_of(request: &mut ServiceRequest) -> Result<Order, ApiError> {
+async fn order_of(
+    request: &mut ServiceRequest,
+    action_of: fn(&ServiceRequest) -> Option<&'static str>,
+) -> Result<Order, ApiError> {
     let body = request.extract::<web::Bytes>().await.map_err(|_| ErrorCode::BadBody)?;
     request.set_payload(body.clone().into());
     let reason = serde_json::from_slice::<Value>(&body).ok();
     let reason = reason.and_then(|body| body["reason"].as_str().map(short));
-    let action = request.match_pattern().and_then(|path| Some(routes::find(request.method(), &path)?.action));
+    let action = action_of(request);
     let path = request.match_info();
     Ok(Order {
         by: Operator::of(request.request())?,

@@ -8,7 +8,7 @@ use dynoxide::Item;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::commit::Witness;
+use super::commit::{Committed, Witness};
 use super::database::Items;
 use super::error::ServiceError;
 use super::faults::FaultRule;
@@ -156,6 +156,18 @@ impl State {
     pub(super) fn throttle_error(&mut self, throttled: &Throttled) -> ServiceError {
         self.throttled_as_provisioned = !self.throttled_as_provisioned;
         ServiceError::throttled(throttled, self.throttled_as_provisioned)
+    }
+
+    /// Shows a commit to the witness. Each item comes with the lag of its indexes.
+    pub(super) fn show_commit(&mut self, items: &[(&Target, Duration)]) {
+        let Some(mut witness) = self.witness.take() else { return };
+        let committed = items.iter().filter_map(|(target, index_lag)| {
+            let item = self.get(target).ok()?;
+            let (table, key) = (target.name.table.clone(), target.key.clone());
+            Some(Committed { table, key, item, index_lag: *index_lag })
+        });
+        witness(committed.collect());
+        self.witness = Some(witness);
     }
 }
 
