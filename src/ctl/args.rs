@@ -2,7 +2,7 @@
 
 use broker_actors::sandbox::Status;
 use clap::builder::PossibleValuesParser;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use url::Url;
 
 use super::bulk::{DrainStatus, PurgeStatus};
