@@ -1,9 +1,12 @@
 //! The DynamoDB adapter keeps the contract of the store: on the embedded engine, in memory and on a file; over HTTP; and on
 //! the server that `DDB_ENDPOINT_URL` names.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use broker_actors::ports::SandboxStore;
+use aws_sdk_dynamodb::types::AttributeValue;
+use broker_actors::ports::{PreDeleteRecord, SandboxStore};
+use broker_actors::sandbox::{Timestamp, TrackId};
 use broker_actors::store_contract;
 use broker_actors::testing::ModelStore;
 use sandbox_broker::dynamo::DynamoClient;
@@ -47,6 +50,39 @@ store_contract!(
     named_server,
     on_named_server()
 );
+
+/// The record that the Python broker wrote too: its attributes, and none of an earlier deletion.
+#[tokio::test]
+async fn the_record_of_a_step_before_a_deletion_has_the_agreed_attributes() {
+    let server = DynamoServer::start().await;
+    let store = dynamo_store(server.dynamo_client()).await;
+    let mut sandbox = ModelStore::sandbox(1);
+    (sandbox.track_name, sandbox.allocated_to_track) = (Some("intro".to_owned()), Some(TrackId::new("student-1")));
+    let failed = PreDeleteRecord {
+        sandbox,
+        cleaned_at: None,
+        is_skipped: true,
+        failed_reason: Some("no session".to_owned()),
+        deleted_at: Timestamp(1_800_000_000),
+        ttl: Timestamp(1_802_592_000),
+    };
+    let mut always =
+        ["PK", "SK", "sandbox_id", "sandbox_name", "external_id", "track_name", "allocated_to_track"].to_vec();
+    always.extend(["niosxaas_cleanup_skipped", "deleted_at", "ttl"]);
+    let cleaned = PreDeleteRecord { cleaned_at: Some(Timestamp(1_799_999_990)), failed_reason: None, ..failed.clone() };
+    for (record, other) in [(failed, "niosxaas_cleanup_failed_reason"), (cleaned, "niosxaas_cleaned_at")] {
+        store.record_pre_delete(&record).await.unwrap();
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let get = server.client().get_item().table_name("sandbox-broker-pool").key("SK", text("CLEANUP"));
+        let item = get.key("PK", text("NIOSXAAS#2000001")).consistent_read(true).send().await.unwrap().item.unwrap();
+        let names: BTreeSet<&str> = item.keys().map(String::as_str).collect();
+        assert_eq!(names, always.iter().copied().chain([other]).collect());
+        let times = ["deleted_at", "ttl"].map(|name| item[name].as_n().unwrap().as_str());
+        assert_eq!(times, ["1800000000", "1802592000"]);
+        assert_eq!(item["allocated_to_track"], text("student-1"));
+        assert_eq!(item["niosxaas_cleanup_skipped"], AttributeValue::Bool(true));
+    }
+}
 
 #[tokio::test]
 async fn a_write_survives_a_restart() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use broker_actors::allocation::held::{Held, HeldError};
 use broker_actors::allocation::{AllocateError, AllocateRequest, Allocation};
-use broker_actors::ports::{Coordination as _, SandboxStore as _};
-use broker_actors::sandbox::{IdempotencyKey, Owner, Status, TrackId};
+use broker_actors::ports::{ClaimOutcome, Clock as _, Coordination as _, SandboxStore as _};
+use broker_actors::sandbox::{Holding, IdempotencyKey, LabTime, Owner, Status, TrackId};
 use broker_actors::testing::{FakeCsp, Fault, ModelStore, PausedClock, TestBroker};
 use futures_util::future::join_all;
 use tokio::task::{JoinHandle, spawn_local};
@@ -253,6 +253,31 @@ async fn a_grant_without_an_answer_is_answered() {
     assert!(waiting.await.unwrap().is_ok());
     assert_eq!(broker.count(Status::Allocated), 1);
     broker.store.assert_consistent();
+}
+
+/// A twin of a waiter is served past the queue, at a replica that does not know of it. The ticket must not take a turn.
+#[actix::test]
+async fn the_ticket_of_a_key_that_holds_a_sandbox_takes_no_turn() {
+    let broker = empty_broker().await;
+    let twin = wait(&broker, "t1", None, MINUTE);
+    sleep(Duration::from_millis(100)).await;
+    let behind = wait(&broker, "t2", None, MINUTE);
+    sleep(Duration::from_secs(5)).await;
+    let claimed = ModelStore::sandbox(1);
+    assert!(broker.store.create(&claimed).await.unwrap());
+    let (owner, key) = key("t1");
+    let expires_at = broker.clock.now().plus(MINUTE);
+    let holding = Holding { owner, track_name: None, key, expires_at, lab: LabTime::default() };
+    let (update, claim) = claimed.claim(holding, broker.clock.now()).unwrap();
+    assert_eq!(broker.store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
+    supply(&broker, 2..=2).await;
+    let answer = twin.await.unwrap().unwrap();
+    assert!(answer.replayed && answer.claim.sandbox_id == claimed.sandbox_id, "{answer:?}");
+    let answered = Instant::now();
+    assert!(behind.await.unwrap().is_ok());
+    assert!(answered.elapsed() <= Duration::from_secs(2), "I11: {:?}", answered.elapsed());
+    sleep(Duration::from_secs(1)).await;
+    assert!(broker.store.tickets_left().is_empty());
 }
 
 #[actix::test]

@@ -1,7 +1,7 @@
 //! A model of the queue (I11), explored exhaustively within small bounds: every order in which twins and others join, have
-//! their turns, send grants that arrive late or never, withdraw, crash, and let their tickets expire. The order of turns is
-//! that of the core (`queue::order`), the conditional writes are those of the model store. The simulation of whole brokers is
-//! in `queue.rs` and `simulation/`.
+//! their turns, send grants that arrive late or never, withdraw, crash, come back, and let their tickets expire. The order of
+//! turns is that of the core (`queue::order`), the conditional writes are those of the model store. Wrong protocols are
+//! explored too, and the model must find what each of them breaks. Whole brokers are in `queue.rs` and `simulation/`.
 #![allow(clippy::print_stdout, reason = "the size of the state space is part of the result")]
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use broker_actors::sandbox::{
     ClaimKey, Holding, IdempotencyKey, LabTime, Owner, Status, Timestamp, TrackId, UnixMillis,
 };
 use broker_actors::testing::{Flaw, PausedClock, Tables};
-use stateright::{Checker as _, Model, Path, Property};
+use stateright::{Checker as _, HasDiscoveries, Model, Path, Property};
 
 /// One step of the clock: longer than a ticket stays open without its owner, and shorter than it lives.
 const TICK: Duration = Duration::from_secs(60);
@@ -21,11 +21,25 @@ const TICK: Duration = Duration::from_secs(60);
 const ONE_PER_KEY: &str = "I2: a key holds one sandbox";
 const LIVE_TICKET: &str = "I11: nothing is granted without a live ticket";
 const RANK: &str = "I11: a live ticket keeps its rank";
+const ORDER: &str = "I11: no one claims what those before it need";
+const PROGRESS: &str = "I11: what is free is offered to the first who are there";
 const GRANTED: &str = "a waiter is granted a sandbox";
 const TWIN: &str = "a twin finds what its key holds";
 const REFUSED: &str = "a grant is refused because its ticket is gone";
 const LATE: &str = "a grant arrives after its waiter crashed";
 const EXPIRED: &str = "an expired ticket starts again";
+const BACK: &str = "a waiter comes back after a crash and keeps its rank";
+
+/// Who claims next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turns {
+    /// The first of those who are there, as the broker does it.
+    Present,
+    /// The first of all tickets, whether their owners are there or not.
+    All,
+    /// Anyone, as long as something is free.
+    Anyone,
+}
 
 struct Queue {
     /// The track of each waiter. Twins have one track.
@@ -33,6 +47,7 @@ struct Queue {
     sandboxes: u32,
     ticks: u64,
     joins: u8,
+    turns: Turns,
     flaw: Option<Flaw>,
 }
 
@@ -62,6 +77,8 @@ struct Seen {
     refused: bool,
     late: bool,
     expired: bool,
+    overtaken: bool,
+    back: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,11 +118,13 @@ impl Queue {
             seen_at: now,
         };
         let before = state.tables.ticket(&ticket.claim_key).cloned();
+        let was_crashed = std::mem::take(&mut state.waiters[waiter].is_crashed);
         let opened = state.tables.open_ticket(&ticket).expect("no owner has a secret");
         if let Some(before) = before {
             let is_kept = before.enqueued_at == opened.enqueued_at;
             state.seen.lost_rank |= before.is_live(now) && !is_kept;
             state.seen.expired |= !before.is_live(now) && !is_kept;
+            state.seen.back |= was_crashed && is_kept;
         }
         state.waiters[waiter].joins += 1;
         state.waiters[waiter].place = Some(opened);
@@ -143,20 +162,49 @@ impl Queue {
         }
     }
 
-    /// The waiters whose turn it is, by the tickets in the table.
+    /// The tickets in their order.
+    fn tickets(&self, state: &State) -> Vec<Ticket> {
+        let waiters = 0..self.waiters.len();
+        let mut tickets: Vec<_> =
+            waiters.filter_map(|waiter| state.tables.ticket(&self.key(waiter)).cloned()).collect();
+        tickets.sort_by(|one, other| one.rank().cmp(&other.rank()));
+        tickets.dedup();
+        tickets
+    }
+
+    /// The keys whose turn it is, by the tickets in the table.
     fn turns(&self, state: &State) -> Vec<ClaimKey> {
         let now = state.now();
-        let mut open: Vec<Ticket> = (0..self.waiters.len())
-            .filter_map(|waiter| state.tables.ticket(&self.key(waiter)).cloned())
-            .filter(|ticket| ticket.is_open(now))
-            .collect();
-        open.sort_by(|one, other| one.rank().cmp(&other.rank()));
-        open.dedup();
+        let mut tickets = self.tickets(state);
+        match self.turns {
+            Turns::Present => tickets.retain(|ticket| ticket.is_open(now)),
+            Turns::All => tickets.retain(|ticket| ticket.is_live(now)),
+            Turns::Anyone => return tickets.into_iter().map(|ticket| ticket.claim_key).collect(),
+        }
         let mut free = BTreeMap::new();
         for sandbox in state.tables.sandboxes().filter(|sandbox| sandbox.status == Status::Available) {
             *free.entry(sandbox.name.clone()).or_default() += 1;
         }
-        turns(&open, free).into_iter().cloned().collect()
+        turns(&tickets, free).into_iter().cloned().collect()
+    }
+
+    /// Whether the sandboxes that are free suffice for this ticket and all open ones before it. This is what the promise
+    /// says, counted without the core.
+    fn is_due(&self, state: &State, ticket: &Ticket) -> bool {
+        let free = state.tables.sandboxes().filter(|sandbox| sandbox.status == Status::Available).count();
+        let is_before = |other: &&Ticket| other.is_open(state.now()) && other.rank() < ticket.rank();
+        self.tickets(state).iter().filter(is_before).count() < free
+    }
+
+    /// Whether each waiter that is there, and for whom something is free, has its turn.
+    fn all_due_have_their_turns(&self, state: &State) -> bool {
+        let turns = self.turns(state);
+        state.waiters.iter().filter(|waiter| !waiter.is_crashed).filter_map(|waiter| waiter.place.as_ref()).all(
+            |place| {
+                let stored = state.tables.ticket(&place.claim_key).filter(|stored| stored.is_open(state.now()));
+                stored.is_none_or(|stored| !self.is_due(state, stored) || turns.contains(&stored.claim_key))
+            },
+        )
     }
 }
 
@@ -174,9 +222,7 @@ impl Model for Queue {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let turns = self.turns(state);
         for (number, waiter) in state.waiters.iter().enumerate() {
-            if waiter.is_crashed {
-                continue;
-            }
+            // A crashed one joins again when it has come back.
             if waiter.joins < self.joins {
                 actions.push(Action::Join(number));
             }
@@ -206,6 +252,7 @@ impl Model for Queue {
             Action::Join(waiter) => self.join(&mut next, waiter),
             Action::Send(waiter, sandbox) => {
                 let ticket = next.waiters[waiter].place.clone()?;
+                next.seen.overtaken |= !self.is_due(state, &ticket);
                 next.sent.push((waiter, sandbox, ticket));
             }
             Action::Arrive(grant) => self.arrive(&mut next, grant),
@@ -235,18 +282,21 @@ impl Model for Queue {
             }),
             Property::always(LIVE_TICKET, |_, state: &State| !state.seen.unticketed_grant),
             Property::always(RANK, |_, state: &State| !state.seen.lost_rank),
+            Property::always(ORDER, |_, state: &State| !state.seen.overtaken),
+            Property::always(PROGRESS, Self::all_due_have_their_turns),
             Property::sometimes(GRANTED, |_, state: &State| state.seen.granted),
             Property::sometimes(TWIN, |_, state: &State| state.seen.twin),
             Property::sometimes(REFUSED, |_, state: &State| state.seen.refused),
             Property::sometimes(LATE, |_, state: &State| state.seen.late),
             Property::sometimes(EXPIRED, |_, state: &State| state.seen.expired),
+            Property::sometimes(BACK, |_, state: &State| state.seen.back),
         ]
     }
 }
 
 /// A pair of twins, or twins and another.
 fn queue(waiters: &[u8], joins: u8) -> Queue {
-    Queue { waiters: waiters.to_vec(), sandboxes: 2, ticks: 2, joins, flaw: None }
+    Queue { waiters: waiters.to_vec(), sandboxes: 2, ticks: 2, joins, turns: Turns::Present, flaw: None }
 }
 
 fn explore(queue: Queue, situations: &[&str]) {
@@ -254,7 +304,7 @@ fn explore(queue: Queue, situations: &[&str]) {
     println!("{} states, depth {}", checker.unique_state_count(), checker.max_depth());
     assert!(checker.is_done());
     let discoveries = checker.discoveries();
-    for invariant in [ONE_PER_KEY, LIVE_TICKET, RANK] {
+    for invariant in [ONE_PER_KEY, LIVE_TICKET, RANK, ORDER, PROGRESS] {
         let counterexample = discoveries.get(invariant).cloned().map(Path::into_actions);
         assert_eq!(counterexample, None, "this violates \"{invariant}\"");
     }
@@ -265,7 +315,7 @@ fn explore(queue: Queue, situations: &[&str]) {
 
 #[test]
 fn twins_with_retries() {
-    explore(queue(&[0, 0], 2), &[GRANTED, TWIN, REFUSED, LATE, EXPIRED]);
+    explore(queue(&[0, 0], 2), &[GRANTED, TWIN, REFUSED, LATE, EXPIRED, BACK]);
 }
 
 #[test]
@@ -273,16 +323,28 @@ fn twins_and_another() {
     explore(queue(&[0, 0, 1], 1), &[GRANTED, TWIN, REFUSED, LATE]);
 }
 
-/// The model detects a grant that does not check its ticket.
+/// More wait than there are sandboxes, so that the order decides.
 #[test]
-fn a_grant_without_the_tickets_condition_is_found() {
-    let checker = Queue { flaw: Some(Flaw::TicketIgnored), ..queue(&[0, 0], 1) }.checker().spawn_bfs().join();
-    assert!(checker.discoveries().contains_key(LIVE_TICKET));
+fn strangers_on_one_sandbox() {
+    explore(Queue { sandboxes: 1, ticks: 1, ..queue(&[0, 1], 2) }, &[GRANTED, REFUSED, LATE, BACK]);
 }
 
-/// The model detects a claim that does not check its key.
+/// The model finds what each wrong protocol breaks.
 #[test]
-fn a_grant_without_the_keys_condition_is_found() {
-    let checker = Queue { flaw: Some(Flaw::HeldKeyIgnored), ..queue(&[0, 0], 2) }.checker().spawn_bfs().join();
-    assert!(checker.discoveries().contains_key(ONE_PER_KEY));
+fn wrong_protocols_are_found() {
+    let twins = || queue(&[0, 0], 2);
+    let strangers = || Queue { sandboxes: 1, ..queue(&[0, 1], 2) };
+    let wrong = [
+        ("a grant does not check its ticket", Queue { flaw: Some(Flaw::TicketIgnored), ..twins() }, LIVE_TICKET),
+        ("a grant does not check its key", Queue { flaw: Some(Flaw::HeldKeyIgnored), ..twins() }, ONE_PER_KEY),
+        ("a ticket that is opened again loses its rank", Queue { flaw: Some(Flaw::RankForgotten), ..twins() }, RANK),
+        ("anyone claims what is free", Queue { turns: Turns::Anyone, ..strangers() }, ORDER),
+        ("the absent have turns", Queue { turns: Turns::All, ..strangers() }, PROGRESS),
+    ];
+    for (protocol, queue, broken) in wrong {
+        let checker = queue.checker().finish_when(HasDiscoveries::AllOf([broken].into())).spawn_bfs().join();
+        let counterexample = checker.discoveries().get(broken).cloned().map(Path::into_actions);
+        let counterexample = counterexample.unwrap_or_else(|| panic!("not found: {protocol}"));
+        println!("{protocol}: {broken} is violated in {} steps: {counterexample:?}", counterexample.len());
+    }
 }

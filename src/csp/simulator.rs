@@ -6,7 +6,7 @@
 //! - `GET`, `PUT` and `DELETE /sim/faults`: the active faults ([`Faults`]). A `PUT` turns off what it omits. Both changes
 //!   need the CSP's token.
 //! - `GET /sim/stats`: the number of listings, and of deletions by account; the services of accounts that were deleted, and
-//!   those that were left behind.
+//!   those that were left behind; the accounts that a false answer called deleted.
 //! - the calls of NIOSXaaS, with services that every account has.
 //!
 //! A file can keep its state, so that a deleted account stays deleted over a restart.
@@ -132,6 +132,8 @@ struct State {
     deleted_services: BTreeSet<String>,
     /// Accounts that were deleted while they had a service of tracks.
     orphaned_services: u64,
+    /// Accounts that an answer called deleted while they existed, by `csp_id`.
+    falsely_deleted: BTreeSet<u64>,
 }
 
 struct Tenant {
@@ -324,6 +326,16 @@ async fn delete(tenant: web::Data<Tenant>, request: HttpRequest, uuid: web::Path
             HttpResponse::Forbidden().json(json!({ "detail": "simulated refusal of this account" }))
         }
         _ if faults.deletion.is_some() => match faults.deletion {
+            Some(FalseAnswer::Deleted) if number.is_some_and(|number| state.accounts.present.contains(&number)) => {
+                // It is replaced, as if it had been deleted.
+                if state.falsely_deleted.insert(FIRST_CSP_ID + number.unwrap_or_default()) {
+                    state.accounts.add_next();
+                }
+                match tenant.save(&state.accounts) {
+                    Ok(()) => HttpResponse::NoContent().finish(),
+                    Err(error) => HttpResponse::InternalServerError().json(json!({ "detail": error.to_string() })),
+                }
+            }
             Some(FalseAnswer::Accepted) => HttpResponse::Accepted().finish(),
             Some(FalseAnswer::NotFound) => HttpResponse::NotFound().json(json!({ "detail": "no such account" })),
             Some(FalseAnswer::NoBackend) => HttpResponse::NotFound().body("default backend - 404"),
@@ -379,5 +391,6 @@ async fn stats(tenant: web::Data<Tenant>) -> HttpResponse {
         "calls": state.calls,
         "services_deleted": state.deleted_services.len(),
         "services_orphaned": state.orphaned_services,
+        "falsely_deleted": state.falsely_deleted,
     }))
 }

@@ -82,8 +82,8 @@ pub(super) fn stats_key() -> Item {
     key("STATS#latest".to_owned(), META.to_owned())
 }
 
-/// The key and the attributes of the record of a step before a deletion.
-pub(super) fn pre_delete_record(record: &PreDeleteRecord) -> (Item, Vec<(&'static str, AttributeValue)>) {
+/// The key and the attributes of the record of a step before a deletion. One without a value does not apply.
+pub(super) fn pre_delete_record(record: &PreDeleteRecord) -> (Item, Vec<(&'static str, Option<AttributeValue>)>) {
     let PreDeleteRecord { sandbox, cleaned_at, is_skipped, failed_reason, deleted_at, ttl } = record;
     let key = key(format!("NIOSXAAS#{}", sandbox.sandbox_id), "CLEANUP".to_owned());
     // Without `allocated_at` the record is in no index.
@@ -101,8 +101,8 @@ pub(super) fn pre_delete_record(record: &PreDeleteRecord) -> (Item, Vec<(&'stati
         ("deleted_at", time(*deleted_at)),
         ("ttl", time(*ttl)),
     ];
-    let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    (key, attributes.into_iter().chain(optional).collect())
+    let attributes = attributes.into_iter().map(|(name, value)| (name, Some(value)));
+    (key, attributes.chain(optional).collect())
 }
 
 pub(super) fn replica_key(replica: &ReplicaId) -> Item {

@@ -410,17 +410,21 @@ impl SandboxStore for DynamoStore {
 
     async fn record_pre_delete(&self, record: &PreDeleteRecord) -> Result<(), StoreError> {
         let (key, attributes) = pre_delete_record(record);
-        let sets: Vec<_> = attributes.iter().map(|(name, _)| format!("#{name} = :{name}")).collect();
+        let (sets, removals): (Vec<_>, Vec<_>) = attributes.iter().partition(|(_, value)| value.is_some());
+        let sets: Vec<_> = sets.iter().map(|(name, _)| format!("#{name} = :{name}")).collect();
+        let mut update = format!("SET {}", sets.join(", "));
+        if !removals.is_empty() {
+            let removals: Vec<_> = removals.iter().map(|(name, _)| format!("#{name}")).collect();
+            update += &format!(" REMOVE {}", removals.join(", "));
+        }
         let send = |client: aws_sdk_dynamodb::Client| {
-            let mut request = client
-                .update_item()
-                .table_name(&self.table)
-                .set_key(Some(key.clone()))
-                .update_expression(format!("SET {}", sets.join(", ")));
+            let mut request =
+                client.update_item().table_name(&self.table).set_key(Some(key.clone())).update_expression(&update);
             for (name, value) in &attributes {
-                request = request
-                    .expression_attribute_names(format!("#{name}"), *name)
-                    .expression_attribute_values(format!(":{name}"), value.clone());
+                request = request.expression_attribute_names(format!("#{name}"), *name);
+                if let Some(value) = value {
+                    request = request.expression_attribute_values(format!(":{name}"), value.clone());
+                }
             }
             request.send()
         };

@@ -1,6 +1,7 @@
 //! The queue over HTTP: one broker, and several on one table.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use reqwest::{Client, Method};
 use serde_json::json;
 use test_support::{
     Answer, ApiClient, Broker, CspSim, DynamoServer, TRACK_TOKEN, TestApp, assert_error, dynamo_store, eventually,
-    read_answer, send,
+    output_of, read_answer, send,
 };
 use tokio::time::sleep;
 
@@ -159,7 +160,8 @@ async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
     all_wait(FIRST).await;
     students.extend((FIRST..ALL).map(join));
     all_wait(ALL).await;
-    replicas[0].process.kill();
+    let killed = fastrand::usize(..replicas.len());
+    replicas[killed].process.kill();
     // Those of the dead replica are passed over until they are back, and have their old ranks then.
     sleep(Duration::from_secs(16)).await;
     all_wait(ALL).await;
@@ -173,11 +175,11 @@ async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
     };
     supply(1..=FIRST as u32).await;
     let first = join_all(students.drain(..FIRST)).await;
-    assert!(students.iter().all(|student| !student.is_finished()), "I11: no one else was served");
+    assert!(students.iter().all(|student| !student.is_finished()), "I11: no one else was served; {killed} was killed");
     supply(FIRST as u32 + 1..=ALL as u32).await;
     let rest = join_all(students).await;
     let sandboxes: BTreeSet<_> = first.into_iter().chain(rest).map(Result::unwrap).collect();
-    assert_eq!(sandboxes.len(), ALL, "I1: no two have one sandbox, and no ticket is lost");
+    assert_eq!(sandboxes.len(), ALL, "I1: no two have one sandbox, and no ticket is lost; {killed} was killed");
 }
 
 /// A client of the first replica that answers.
@@ -190,6 +192,60 @@ async fn replicas_alive(urls: &[String]) -> ApiClient {
         }
     }
     panic!("no replica answers");
+}
+
+/// The scripts in the wild, unchanged: five tries, each read for at most 30 s; 503 is repeated after `Retry-After`, any
+/// other refusal is final. Times are divided by 10.
+const UNCHANGED_SCRIPT: &str = r#"
+for try in 1 2 3 4 5; do
+  code=$(curl -sS --max-time 3 -D "$HOME/head" -o "$HOME/body" -w '%{http_code}' -X POST "$URL/v1/allocate" \
+    -H "Authorization: Bearer $TOKEN" -H "X-Track-ID: $STUDENT")
+  case $code in
+    200 | 201) grep -o '"sandbox_id":"[^"]*"' "$HOME/body"; exit 0 ;;
+    503) seconds=$(tr -d '\r' < "$HOME/head" | sed -n 's/^[Rr]etry-[Aa]fter: //p'); sleep "$(awk "BEGIN { print $seconds / 10 }")" ;;
+    *) echo "final: $code $(cat "$HOME/body")"; exit 1 ;;
+  esac
+done
+echo "no try is left: $code"; exit 1
+"#;
+
+#[actix_web::test]
+async fn unchanged_scripts_get_their_sandboxes_from_a_pool_that_is_empty_at_first() {
+    const STUDENTS: usize = 20;
+    let server = DynamoServer::start().await;
+    let store = dynamo_store(server.dynamo_client()).await;
+    let csp = CspSim::start(0).await;
+    let settings = [&csp.settings()[..], &[("ALLOCATE_WAIT_SEC", "2")]].concat();
+    let (one, other) = (Broker::on_server(&server, &settings).await, Broker::on_server(&server, &settings).await);
+    let scripts: Vec<_> = (0..STUDENTS)
+        .map(|number| {
+            let address = if number % 2 == 0 { one.address } else { other.address };
+            actix_web::rt::spawn(async move {
+                let home = tempfile::tempdir().unwrap();
+                let mut script = Command::new("bash");
+                script.args(["-c", UNCHANGED_SCRIPT]).env("HOME", home.path());
+                script.envs([("URL", format!("http://{address}")), ("STUDENT", format!("student-{number}"))]);
+                script.env("TOKEN", TRACK_TOKEN);
+                output_of(script).await
+            })
+        })
+        .collect();
+    // Each has been told to come back at least once.
+    eventually("all have waited in vain", async || {
+        let queue = one.get_admin("/v1/admin/queue").await.body;
+        let all = queue["waiting"].as_u64().unwrap() + queue["absent"].as_u64().unwrap();
+        (all == STUDENTS as u64 && queue["absent"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+    for number in 1..=STUDENTS as u32 {
+        assert!(store.create(&ModelStore::sandbox(number)).await.unwrap());
+    }
+    store.add_supply(STUDENTS as u64).await.unwrap();
+    let outputs: Vec<_> = join_all(scripts).await.into_iter().map(Result::unwrap).collect();
+    let printed: BTreeSet<_> =
+        outputs.iter().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).collect();
+    assert!(outputs.iter().all(|output| output.status.success()), "{printed:?}");
+    assert_eq!(printed.len(), STUDENTS, "I1: {printed:?}");
 }
 
 #[actix_web::test]

@@ -32,6 +32,8 @@ const IMPOSTORS_SECRET: &str = "a-secret-of-another-owner";
 pub(crate) struct Client {
     track: String,
     secret: Option<String>,
+    /// The seconds for which its allocations prefer to wait.
+    wait: Option<u64>,
     endpoints: Arc<[Endpoint]>,
     http: reqwest::Client,
     random: fastrand::Rng,
@@ -45,6 +47,7 @@ impl Client {
         Self {
             track,
             secret: None,
+            wait: None,
             endpoints,
             http,
             random: fastrand::Rng::with_seed(seed),
@@ -56,6 +59,41 @@ impl Client {
     /// The same, of a track that has a secret.
     pub(crate) fn with_secret(self) -> Self {
         Self { secret: Some(format!("the-secret-of-{}", self.track)), ..self }
+    }
+
+    /// The same, of a track that waits for this many seconds if the pool is empty.
+    pub(crate) fn waiting(self, seconds: u64) -> Self {
+        Self { wait: Some(seconds), ..self }
+    }
+
+    /// Waits for sandboxes, gives up, leaves the queue, and gives back, until `end`.
+    pub(crate) async fn queue(mut self, end: Instant) -> Vec<Call> {
+        let key = self.track.clone();
+        while Instant::now() < end {
+            self.wait = Some(self.random.u64(1..8));
+            match (self.random.u8(0..6), self.held.get(&key).cloned()) {
+                (0, _) => self.invoke(&key, Op::Leave).await,
+                (1, None) => self.wait_and_leave(&key).await,
+                (2, None) => self.allocate_twice(&key).await,
+                (3..=5, Some(sandbox)) => self.release_or_abandon(&key, sandbox).await,
+                _ => self.allocate(&key).await,
+            }
+            sleep(Duration::from_millis(self.random.u64(0..250))).await;
+        }
+        self.history
+    }
+
+    /// Leaves the queue at any replica while it waits.
+    async fn wait_and_leave(&mut self, key: &str) {
+        let (one, other) = (self.draw_replica(), self.draw_replica());
+        let (prefix, timeout, caller) = (self.draw_prefix(), self.draw_timeout(), self.caller());
+        let lag = Duration::from_millis(self.random.u64(0..2000));
+        let (waited, left) = tokio::join!(self.call(key, Op::Allocate { prefix }, caller, one, timeout), async {
+            sleep(lag).await;
+            self.call(key, Op::Leave, caller, other, timeout).await
+        });
+        self.record(left);
+        self.record(waited);
     }
 
     /// Invokes random operations until `end` and returns the calls.
@@ -202,6 +240,7 @@ impl Client {
             Op::Read(sandbox) => (Method::GET, format!("/v1/sandboxes/{sandbox}")),
             Op::Renew(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/renew")),
             Op::Release(sandbox) => (Method::POST, format!("/v1/sandboxes/{sandbox}/mark-for-deletion")),
+            Op::Leave => (Method::DELETE, "/v1/allocation".to_owned()),
         };
         let request = self.http.request(method, format!("{url}{path}"));
         let mut request = request.bearer_auth(TRACK_TOKEN).header("X-Track-ID", &self.track);
@@ -217,6 +256,9 @@ impl Client {
         if let Some(secret) = secret {
             request = request.header("X-Track-Secret", secret);
         }
+        if let (Some(seconds), Op::Allocate { .. }) = (self.wait, op) {
+            request = request.header("Prefer", format!("wait={seconds}"));
+        }
         match op {
             Op::Allocate { prefix } if !prefix.is_empty() => request.header("X-Sandbox-Name-Prefix", prefix),
             _ => request,
@@ -228,7 +270,7 @@ impl Client {
             (Op::Allocate { .. }, Completion::Holds { sandbox, .. }) => {
                 self.held.insert(call.key.clone(), sandbox.clone());
             }
-            (_, Completion::Released | Completion::NotOwned | Completion::WrongState) => {
+            (_, Completion::Released | Completion::Left | Completion::NotOwned | Completion::WrongState) => {
                 self.held.remove(&call.key);
             }
             _ => {}
@@ -263,6 +305,8 @@ async fn completion_of(op: &Op, caller: Caller, request: RequestBuilder) -> Comp
         (Op::Allocate { .. }, 200 | 201, _) | (Op::Renew(_), 200, _) => holding(&body),
         (Op::Read(_), 200, _) => body["status"].as_str().map(|status| Completion::Reads { status: status.to_owned() }),
         (Op::Release(_), 200, _) => Some(Completion::Released),
+        (Op::Leave, 200, _) => Some(Completion::Left),
+        (Op::Allocate { .. }, 409, "WITHDRAWN") => Some(Completion::Withdrawn),
         (Op::Allocate { .. }, 409, "NO_SANDBOXES_AVAILABLE") => Some(Completion::NoneAvailable),
         (Op::Allocate { .. }, 403 | 404, _) if caller == Caller::Open => None,
         (_, 403, "NOT_SANDBOX_OWNER") | (_, 404, "SANDBOX_NOT_FOUND") => Some(Completion::NotOwned),

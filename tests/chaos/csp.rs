@@ -12,7 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use super::endpoint::Endpoint;
-use super::history::SandboxId;
+use super::history::Account;
+
+/// The `csp_id` of an account of the simulator is its number plus this.
+const FIRST_CSP_ID: u64 = 2_000_000;
 
 pub(crate) struct Csp {
     /// The address of the relay.
@@ -23,7 +26,9 @@ pub(crate) struct Csp {
     simulator: CspSim,
     random: fastrand::Rng,
     /// The accounts that a fault left out of the listing.
-    pub(crate) omitted: BTreeSet<SandboxId>,
+    pub(crate) omitted: BTreeSet<Account>,
+    /// The accounts that it called deleted while they existed.
+    pub(crate) falsely_deleted: BTreeSet<Account>,
     /// The number of injected faults of each kind.
     pub(crate) injected: BTreeMap<&'static str, u64>,
 }
@@ -42,9 +47,17 @@ impl Csp {
         let endpoint = Endpoint::default();
         tokio::spawn(relay(listener, endpoint.clone()));
         let simulator = start_simulator(sandboxes, &state_file, &endpoint).await;
-        let random = fastrand::Rng::with_seed(seed);
-        let (omitted, injected) = (BTreeSet::new(), BTreeMap::new());
-        Self { url, sandboxes, state_file, endpoint, simulator, random, omitted, injected }
+        Self {
+            url,
+            sandboxes,
+            state_file,
+            endpoint,
+            simulator,
+            random: fastrand::Rng::with_seed(seed),
+            omitted: BTreeSet::new(),
+            falsely_deleted: BTreeSet::new(),
+            injected: BTreeMap::new(),
+        }
     }
 
     /// The settings of a broker that uses this CSP.
@@ -71,10 +84,12 @@ impl Csp {
     }
 
     async fn all_faults(&mut self) -> Vec<(&'static str, Fault)> {
-        let newest: u64 = self.accounts().await.last().expect("deleted accounts are replaced").parse().unwrap();
-        let mut recent = |count: u64| (0..count).map(|_| newest - self.random.u64(0..120)).collect::<BTreeSet<_>>();
-        let (missing, undeletable) = (recent(40), recent(80));
-        self.omitted.extend(missing.iter().map(u64::to_string));
+        let newest = self.newest().await;
+        let span = (newest - FIRST_CSP_ID).min(120);
+        let mut recent = |count: u64| (0..count).map(|_| newest - self.random.u64(0..span)).collect::<BTreeSet<_>>();
+        let (missing, undeletable, forbidden) = (recent(40), recent(80), recent(4));
+        let (unreadable, renumbered) = (recent(10), recent(10));
+        self.omitted.extend(missing.iter().copied().map(account_of));
         let simulated = [
             ("latency", json!({ "latency_ms": 700 })),
             ("some errors", json!({ "error_rate": 0.5, "error_status": 500 })),
@@ -86,6 +101,14 @@ impl Csp {
             ("empty listing", json!({ "empty_listing": true })),
             ("accounts missing", json!({ "missing": missing })),
             ("accounts undeletable", json!({ "undeletable": undeletable })),
+            ("accounts forbidden", json!({ "forbidden": forbidden })),
+            ("deleted and still listed", json!({ "deletion": "deleted" })),
+            ("deletions accepted", json!({ "deletion": "accepted" })),
+            ("404 to all deletions", json!({ "deletion": "not_found" })),
+            ("404 of a gateway", json!({ "deletion": "no_backend" })),
+            ("records unreadable", json!({ "unreadable": unreadable })),
+            ("pages failing", json!({ "page_size": 20, "failing_pages": true })),
+            ("accounts renumbered", json!({ "renumbered": renumbered })),
         ];
         let simulated = simulated.into_iter().map(|(name, faults)| (name, Fault::Simulated(faults)));
         // More crashes than other faults: without the CSP the pool runs empty.
@@ -97,6 +120,9 @@ impl Csp {
             Fault::Simulated(faults) => {
                 self.simulator.set_faults(faults).await;
                 self.pause(300..2500).await;
+                let stats = self.simulator.stats().await;
+                let falsely_deleted = stats["falsely_deleted"].as_array().unwrap().iter();
+                self.falsely_deleted.extend(falsely_deleted.map(|csp_id| account_of(csp_id.as_u64().unwrap())));
                 self.simulator.set_faults(json!({})).await;
             }
             Fault::Crash => {
@@ -109,18 +135,34 @@ impl Csp {
     }
 
     /// The accounts that the CSP lists.
-    pub(crate) async fn accounts(&self) -> BTreeSet<SandboxId> {
+    pub(crate) async fn accounts(&self) -> BTreeSet<Account> {
+        let listing = self.listing().await;
+        let sandboxes = listing.iter().filter(|account| account["csp_id"].is_u64());
+        sandboxes.map(|account| account["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The highest `csp_id`.
+    async fn newest(&self) -> u64 {
+        let listing = self.listing().await;
+        listing.iter().filter_map(|account| account["csp_id"].as_u64()).max().expect("deleted accounts are replaced")
+    }
+
+    async fn listing(&self) -> Vec<Value> {
         let url = format!("{}/current_user/accounts", self.simulator.url);
         let token = format!("Token {}", CspSim::TOKEN);
         let answer = http_client().get(url).header("Authorization", token).send().await.unwrap();
-        let listing: Value = answer.json().await.unwrap();
-        let ids = listing["results"].as_array().unwrap().iter().filter_map(|account| account["csp_id"].as_u64());
-        ids.map(|id| id.to_string()).collect()
+        let mut listing: Value = answer.json().await.unwrap();
+        serde_json::from_value(listing["results"].take()).unwrap()
     }
 
     async fn pause(&mut self, milliseconds: Range<u64>) {
         sleep(Duration::from_millis(self.random.u64(milliseconds))).await;
     }
+}
+
+/// The account with this `csp_id`, as the simulator names it.
+fn account_of(csp_id: u64) -> Account {
+    format!("identity/accounts/00000000-0000-4000-8000-{:012}", csp_id - FIRST_CSP_ID)
 }
 
 async fn start_simulator(sandboxes: u32, state_file: &Path, endpoint: &Endpoint) -> CspSim {

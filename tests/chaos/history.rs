@@ -73,6 +73,8 @@ pub(crate) enum Op {
     Read(SandboxId),
     Renew(SandboxId),
     Release(SandboxId),
+    /// Gives back what the key holds, or leaves the queue.
+    Leave,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +85,10 @@ pub(crate) enum Completion {
     Reads { status: String },
     /// 200 to a release.
     Released,
+    /// 200 to a call that gives back what the key holds.
+    Left,
+    /// 409: the key left the queue while it waited.
+    Withdrawn,
     /// 409: the pool has no matching sandbox.
     NoneAvailable,
     /// 403 or 404: there is no such sandbox, or it belongs to another owner.
@@ -101,6 +107,9 @@ pub(crate) enum Completion {
 
 pub(crate) type SandboxId = String;
 
+/// The `id` of an account at the CSP.
+pub(crate) type Account = String;
+
 /// A track and one of its idempotency keys.
 pub(crate) type ClaimKey = (String, String);
 
@@ -108,6 +117,8 @@ pub(crate) type ClaimKey = (String, String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SandboxItem {
     pub(crate) name: String,
+    /// The account at the CSP.
+    pub(crate) account: Account,
     pub(crate) status: String,
     pub(crate) epoch: u64,
     /// The track and key of the current or last holding.
@@ -127,6 +138,18 @@ impl SandboxItem {
 pub(crate) struct ClaimItem {
     pub(crate) sandbox: SandboxId,
     pub(crate) epoch: u64,
+    /// Since when it is held, in seconds by the clock of the broker that wrote it.
+    pub(crate) since: u64,
+}
+
+/// A ticket of the queue. Its times are those of the broker that wrote it, in seconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TicketItem {
+    /// Its rank, in milliseconds.
+    pub(crate) enqueued: u64,
+    pub(crate) seen_at: u64,
+    pub(crate) open_until: u64,
+    pub(crate) prefix: String,
 }
 
 /// An item after a write; `None` if the write deleted it.
@@ -134,6 +157,7 @@ pub(crate) struct ClaimItem {
 pub(crate) enum Written {
     Sandbox(SandboxId, Option<SandboxItem>),
     Claim(ClaimKey, Option<ClaimItem>),
+    Ticket(ClaimKey, Option<TicketItem>),
 }
 
 /// One write that changed something. Commits are in the order in which they took effect.
@@ -161,10 +185,16 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// The available sandboxes without an account, and the accounts without an available sandbox.
-    pub(crate) fn differences(&self, accounts: &BTreeSet<SandboxId>) -> BTreeSet<SandboxId> {
-        let available = self.sandboxes.iter().filter(|(_, sandbox)| sandbox.is("available")).map(|(id, _)| id.clone());
-        accounts.symmetric_difference(&available.collect()).cloned().collect()
+    /// The accounts of available sandboxes that do not exist, and the accounts without an available sandbox.
+    pub(crate) fn differences(&self, accounts: &BTreeSet<Account>) -> BTreeSet<Account> {
+        let available = self.sandboxes.values().filter(|sandbox| sandbox.is("available"));
+        let available = available.map(|sandbox| sandbox.account.clone()).collect();
+        accounts.symmetric_difference(&available).cloned().collect()
+    }
+
+    /// The sandbox with this account.
+    pub(crate) fn of_account(&self, account: &str) -> Option<(&SandboxId, &SandboxItem)> {
+        self.sandboxes.iter().find(|(_, sandbox)| sandbox.account == account)
     }
 
     pub(crate) fn apply(&mut self, written: &Written) {
@@ -173,6 +203,8 @@ impl Table {
             Written::Sandbox(id, None) => drop(self.sandboxes.remove(id)),
             Written::Claim(key, Some(item)) => drop(self.claims.insert(key.clone(), item.clone())),
             Written::Claim(key, None) => drop(self.claims.remove(key)),
+            // Tickets come and go until the last client has its answer. The checker follows them in the journal.
+            Written::Ticket(..) => {}
         }
     }
 }
@@ -191,8 +223,12 @@ pub(crate) struct Evidence {
     pub(crate) healed_at: Timestamp,
     /// The table at the end.
     pub(crate) table: Table,
+    /// When everything had recovered from the faults.
+    pub(crate) settled_at: Option<Timestamp>,
     /// The accounts that the CSP lists at the end.
-    pub(crate) accounts: BTreeSet<SandboxId>,
+    pub(crate) accounts: BTreeSet<Account>,
     /// The accounts that a fault of the CSP left out of its listing.
-    pub(crate) omitted: BTreeSet<SandboxId>,
+    pub(crate) omitted: BTreeSet<Account>,
+    /// The accounts that the CSP called deleted while they existed.
+    pub(crate) falsely_deleted: BTreeSet<Account>,
 }

@@ -7,7 +7,7 @@ use dynoxide::AttributeValue;
 use serde_json::json;
 use test_support::metering::{Committed, MeteringEngine, Reply};
 
-use super::history::{ClaimItem, ClaimKey, Commit, SandboxItem, Table, Timestamp, Written};
+use super::history::{ClaimItem, ClaimKey, Commit, SandboxItem, Table, TicketItem, Timestamp, Written};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -79,14 +79,22 @@ pub(crate) async fn scan(engine: &MeteringEngine) -> Table {
     }
 }
 
-/// The item in the form of the evidence; `None` if it is neither a sandbox nor a claim.
+/// The item in the form of the evidence; `None` if it is neither a sandbox, a claim nor a ticket.
 fn written_item(key: &Item, item: Option<&Item>) -> Option<Written> {
     let (partition, sort) = (text(key, "PK"), text(key, "SK"));
     if let Some(id) = partition.strip_prefix("SBX#") {
         return Some(Written::Sandbox(id.to_owned(), item.map(read_sandbox)));
     }
+    if partition.starts_with("QUEUE#") {
+        let (track, key) = sort.split_once('#')?;
+        return Some(Written::Ticket((track.to_owned(), key.to_owned()), item.map(read_ticket)));
+    }
     let key = (partition.strip_prefix("TRACK#")?.to_owned(), sort.strip_prefix("CLAIM#")?.to_owned());
-    let claim = |item| ClaimItem { sandbox: text(item, "sandbox_id"), epoch: epoch(item) };
+    let claim = |item| ClaimItem {
+        sandbox: text(item, "sandbox_id"),
+        epoch: number(item, "epoch"),
+        since: number(item, "held_since"),
+    };
     Some(Written::Claim(key, item.map(claim)))
 }
 
@@ -94,10 +102,20 @@ fn read_sandbox(item: &Item) -> SandboxItem {
     let owner: ClaimKey = (text(item, "allocated_to_track"), text(item, "idempotency_key"));
     SandboxItem {
         name: text(item, "name"),
+        account: text(item, "external_id"),
         status: text(item, "status"),
-        epoch: epoch(item),
+        epoch: number(item, "epoch"),
         owner: (owner != ClaimKey::default()).then_some(owner),
         proof: item.contains_key("owner_proof").then(|| text(item, "owner_proof")),
+    }
+}
+
+fn read_ticket(item: &Item) -> TicketItem {
+    TicketItem {
+        enqueued: number(item, "enqueued_ms"),
+        seen_at: number(item, "seen_at"),
+        open_until: number(item, "open_until"),
+        prefix: text(item, "name_prefix"),
     }
 }
 
@@ -108,9 +126,9 @@ fn text(item: &Item, name: &str) -> String {
     }
 }
 
-fn epoch(item: &Item) -> u64 {
-    match item.get("epoch") {
+fn number(item: &Item, name: &str) -> u64 {
+    match item.get(name) {
         Some(AttributeValue::N(number)) => number.parse().unwrap(),
-        other => panic!("the epoch is {other:?}"),
+        other => panic!("{name} is {other:?}"),
     }
 }

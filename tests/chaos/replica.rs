@@ -94,6 +94,15 @@ impl Replica {
         self
     }
 
+    /// Stops the process and starts it again, as a deployment does.
+    pub(crate) async fn restart(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.terminate().await;
+        }
+        self.endpoint.set(None);
+        self.start_process().await;
+    }
+
     async fn restart_if_crashed(&mut self) {
         if self.process.as_mut().is_none_or(|process| process.exit_status().is_some()) {
             self.count("crashed");
@@ -124,11 +133,7 @@ impl Replica {
                     process.signal("-CONT");
                 }
             }
-            Fault::Restart => {
-                process.terminate().await;
-                self.endpoint.set(None);
-                self.start_process().await;
-            }
+            Fault::Restart => self.restart().await,
             Fault::Partition => {
                 self.setup.nemesis.set_partitioned(true);
                 self.pause(200..4000).await;

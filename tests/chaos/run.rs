@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use test_support::metering::{Counters, MeteringServer, MeteringSettings};
+use test_support::metering::{Counters, MeteringEngine, MeteringServer, MeteringSettings};
 use test_support::{ADMIN_TOKEN, http_client};
 use tokio::time::{Instant, sleep};
 
 use super::client::Client;
 use super::csp::Csp;
 use super::endpoint::Endpoint;
-use super::history::{Busiest, Call, Caller, Completion, Evidence, Op, SandboxId, Table, Timestamp};
+use super::history::{Account, Busiest, Call, Caller, Commit, Completion, Evidence, Op, Table, Timestamp};
 use super::journal::{self, Journal};
 use super::nemesis::Nemesis;
 use super::proxy::{self, Origin};
@@ -30,6 +30,13 @@ const REPLICAS: [(&str, i64); 3] = [("on-time", 0), ("ahead", 4), ("behind", -4)
 const SANDBOXES: u32 = 80;
 
 const CLIENTS: usize = 20;
+
+/// The clients that wait in the queue.
+const WAITING_CLIENTS: usize = 25;
+
+/// The students of a class that comes when all faults are over. The first of them use up the pool, so that the others
+/// wait for the accounts that replace theirs.
+const CLASS: usize = 110;
 
 /// Short durations, so that expiry, leases and retries race with everything else.
 const SETTINGS: [(&str, &str); 18] = [
@@ -55,9 +62,10 @@ const SETTINGS: [(&str, &str); 18] = [
     ("SHUTDOWN_GRACE_SEC", "4"),
 ];
 
-/// The longest wait until the system has settled after the last fault. A holding lasts 14 seconds with grace and skew, a
-/// lease 3, everything else less; the rest is for a loaded machine.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// The longest wait until the system has settled after the last fault. A deletion that was accepted is asked for again
+/// after 60 seconds, a holding lasts 14 with grace and skew, a lease 3, everything else less; the rest is for a loaded
+/// machine.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// The operator's interval between retries of failed deletions, and its request timeout.
 const OPERATOR_INTERVAL: Duration = Duration::from_secs(2);
@@ -74,6 +82,8 @@ pub(crate) struct Figures {
     statuses: BTreeMap<String, u64>,
     commits: usize,
     settled_after: Duration,
+    /// How long the class took after that, until everything had settled again.
+    class_took: Duration,
 }
 
 impl Figures {
@@ -106,7 +116,11 @@ impl fmt::Display for Figures {
         writeln!(formatter, "replicas: {:?}", self.replica_events)?;
         writeln!(formatter, "CSP: {:?}", self.csp_faults)?;
         writeln!(formatter, "{} commits; sandboxes at the end: {:?}", self.commits, self.statuses)?;
-        write!(formatter, "settled {:.1} s after the last fault", self.settled_after.as_secs_f64())
+        let [settled_after, class_took] = [self.settled_after, self.class_took].map(|it| it.as_secs_f64());
+        write!(
+            formatter,
+            "settled {settled_after:.1} s after the last fault; a class of {CLASS} took {class_took:.1} s"
+        )
     }
 }
 
@@ -140,14 +154,21 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
         let client = Client::new(format!("t{number}"), Arc::clone(&endpoints), http_client(), seeds.u64(..));
         if number % 2 == 0 { client.with_secret() } else { client }
     });
-    let (histories, replicas, service, csp, ()) = tokio::join!(
-        join_all(clients.map(|client| client.run(end))),
+    let clients: Vec<_> = clients.collect();
+    let waiting = (0..WAITING_CLIENTS).map(|number| {
+        let client = Client::new(format!("w{number}"), Arc::clone(&endpoints), http_client(), seeds.u64(..));
+        if number % 2 == 0 { client.with_secret() } else { client }
+    });
+    let waiting: Vec<_> = waiting.collect();
+    let (histories, queues, mut replicas, service, csp, ()) = tokio::join!(
+        join_all(clients.into_iter().map(|client| client.run(end))),
+        join_all(waiting.into_iter().map(|client| client.queue(end))),
         join_all(replicas.into_iter().map(|replica| replica.inject_faults(end))),
         service.inject_faults(end),
         csp.inject_faults(end),
         operate(&journal, &endpoints, end)
     );
-    let mut history: Vec<_> = histories.into_iter().flatten().collect();
+    let mut history: Vec<_> = histories.into_iter().chain(queues).flatten().collect();
 
     let (healed_at, healed) = (Timestamp::now(), Instant::now());
     let probes = (0..REPLICAS.len()).map(|replica| {
@@ -155,17 +176,19 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
         client.probe(replica, healed + SETTLE_TIMEOUT)
     });
     history.extend(join_all(probes).await.into_iter().flatten());
-    let (table, journal, accounts) = loop {
-        let table = journal::scan(engine).await;
-        // Taken at once, because the table must be the result of these commits.
-        let commits = journal.commits();
-        let accounts = csp.accounts().await;
-        if has_settled(&table, &accounts, &csp.omitted) || healed.elapsed() > SETTLE_TIMEOUT {
-            break (table, commits, accounts);
-        }
-        retry_deletions(&table, &endpoints[0]).await;
-        sleep(Duration::from_millis(250)).await;
-    };
+    settle(engine, &journal, &csp, &endpoints[0]).await;
+    let settled_after = healed.elapsed();
+    // Deletions are still slow after the failures of the CSP. After a deployment they are as fast as at rest.
+    join_all(replicas.iter_mut().map(Replica::restart)).await;
+    let (settled_at, settled) = (Timestamp::now(), Instant::now());
+    let class = (0..CLASS).map(|number| {
+        let client = Client::new(format!("c{number}"), Arc::clone(&endpoints), http_client(), seeds.u64(..));
+        let client = if number % 2 == 0 { client.with_secret() } else { client };
+        client.waiting(20).attend(number % REPLICAS.len(), true, settled + SETTLE_TIMEOUT)
+    });
+    let class: Vec<_> = class.collect();
+    history.extend(join_all(class).await.into_iter().flatten());
+    let (table, journal, accounts) = settle(engine, &journal, &csp, &endpoints[0]).await;
     let busiest = origin.counts.busiest();
     let figures = Figures {
         completions: count(history.iter().map(label)),
@@ -177,19 +200,54 @@ pub(crate) async fn run(seed: u64, duration: Duration, directory: &Path) -> (Evi
         csp_faults: csp.injected.clone(),
         statuses: count(table.sandboxes.values().map(|sandbox| sandbox.status.clone())),
         commits: journal.len(),
-        settled_after: healed.elapsed(),
+        settled_after,
+        class_took: settled.elapsed(),
     };
-    let replicas = REPLICAS.len();
-    let omitted = csp.omitted;
-    (Evidence { history, journal, busiest, replicas, healed_at, table, accounts, omitted }, figures)
+    let evidence = Evidence {
+        history,
+        journal,
+        busiest,
+        replicas: REPLICAS.len(),
+        healed_at,
+        settled_at: Some(settled_at),
+        table,
+        accounts,
+        omitted: csp.omitted,
+        falsely_deleted: csp.falsely_deleted,
+    };
+    (evidence, figures)
+}
+
+/// Waits until everything has settled, or until the timeout. Returns the table, the commits that result in it, and the
+/// accounts of the CSP.
+async fn settle(
+    engine: &MeteringEngine,
+    journal: &Journal,
+    csp: &Csp,
+    endpoint: &Endpoint,
+) -> (Table, Vec<Commit>, BTreeSet<Account>) {
+    let started = Instant::now();
+    loop {
+        let table = journal::scan(engine).await;
+        // Taken at once, because the table must be the result of these commits.
+        let commits = journal.commits();
+        let accounts = csp.accounts().await;
+        if has_settled(&table, &accounts, csp) || started.elapsed() > SETTLE_TIMEOUT {
+            return (table, commits, accounts);
+        }
+        retry_deletions(&table, endpoint).await;
+        sleep(Duration::from_millis(250)).await;
+    }
 }
 
 /// Whether no holding and no deletion is left, and table and CSP agree.
-fn has_settled(table: &Table, accounts: &BTreeSet<SandboxId>, omitted: &BTreeSet<SandboxId>) -> bool {
+fn has_settled(table: &Table, accounts: &BTreeSet<Account>, csp: &Csp) -> bool {
     let is_final = table.sandboxes.values().all(|sandbox| sandbox.is("available") || sandbox.is("deleted"));
-    // The checker decides whether the deletion of an omitted account is legitimate.
-    let is_excused =
-        |id: &SandboxId| omitted.contains(id) && table.sandboxes.get(id).is_some_and(|it| it.is("deleted"));
+    // The checker decides whether the deletion of an account that exists is legitimate.
+    let is_excused = |account: &Account| {
+        let may_exist = csp.omitted.contains(account) || csp.falsely_deleted.contains(account);
+        may_exist && table.of_account(account).is_some_and(|(_, sandbox)| sandbox.is("deleted"))
+    };
     is_final && table.claims.is_empty() && table.differences(accounts).iter().all(is_excused)
 }
 
@@ -224,13 +282,16 @@ fn label(call: &Call) -> String {
         Op::Read(_) => "read",
         Op::Renew(_) => "renew",
         Op::Release(_) => "release",
+        Op::Leave => "leave",
     };
     let completion = match call.completion {
-        Completion::Holds { .. } | Completion::Reads { .. } | Completion::Released => "ok",
+        Completion::Holds { .. } | Completion::Reads { .. } | Completion::Released | Completion::Left => "ok",
+        Completion::Withdrawn => "withdrawn",
         Completion::NoneAvailable => "none available",
         Completion::NotOwned => "not owned",
         Completion::WrongState => "wrong state",
         Completion::HeldLongest => "held longest",
+        Completion::Unavailable { ref code, .. } if code == "WAITING" => "waiting",
         Completion::Unavailable { .. } => "unavailable",
         Completion::Indeterminate => "indeterminate",
         Completion::Unexpected(_) => "unexpected",

@@ -2,7 +2,9 @@
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{AllocateError, AllocateRequest, Allocator, Answer, NextStep, Shared, quota_permit, spend_if_new};
+use super::{
+    AllocateError, AllocateRequest, Allocation, Allocator, Answer, NextStep, Shared, quota_permit, spend_if_new,
+};
 use crate::ports::Ticket;
 use crate::queue::waiting::JoinError;
 use crate::queue::{Place, Turn};
@@ -65,7 +67,7 @@ impl Allocator {
             match place.turn().await {
                 Turn::Stopping => return Err(AllocateError::Stopping),
                 Turn::Gone => {
-                    place.served();
+                    place.granted();
                     // A twin was served, or the ticket was withdrawn.
                     return self.0.replay_or(request, AllocateError::Withdrawn).await;
                 }
@@ -76,8 +78,10 @@ impl Allocator {
                     let turn = tokio::spawn(async move { shared.claim_turn(&request, &ticket).await });
                     match turn.await.unwrap_or(Some(Err(AllocateError::Stopping))) {
                         Some(answer) => {
-                            if answer.is_ok() {
-                                place.served();
+                            match &answer {
+                                Ok(Allocation { replayed: false, .. }) => place.granted(),
+                                Ok(Allocation { replayed: true, .. }) => place.needless(),
+                                Err(_) => drop(place),
                             }
                             return answer;
                         }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::future::try_join;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::order::{classes, turns};
+use super::place::Place;
 use super::supply::Supply;
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
@@ -21,13 +21,7 @@ use crate::ports::{Clock, ClusterState, SandboxStore, StoreError, StoredQueue, T
 use crate::sandbox::{ClaimKey, Owner, Timestamp, UnixMillis};
 
 /// How far ahead of now an open request keeps its ticket open.
-const OPEN_FOR: Duration = Duration::from_secs(15);
-
-/// The time from one renewal of an open ticket to the next.
-const RENEW_INTERVAL: Duration = Duration::from_secs(10);
-
-/// The time to the next renewal after one that failed.
-const RENEW_AGAIN: Duration = Duration::from_secs(2);
+pub(super) const OPEN_FOR: Duration = Duration::from_secs(15);
 
 /// The time from one read of the tickets to the next, while this replica has waiters.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -89,28 +83,18 @@ pub enum JoinError {
     Store(#[from] StoreError),
 }
 
-/// What a waiter is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// A sandbox that fits should be free: claim it.
-    Claim,
-    /// The ticket is gone: its key holds a sandbox, or it was withdrawn.
-    Gone,
-    /// This replica is stopping. The ticket stays.
-    Stopping,
-}
-
 /// The queue.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
 
-struct Shared {
-    store: Arc<dyn SandboxStore>,
-    clock: Arc<dyn Clock>,
+/// No one takes a second of these locks while it holds one: HTTP workers and the loop take them at the same time.
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn SandboxStore>,
+    pub(super) clock: Arc<dyn Clock>,
     pool: Pool,
     settings: QueueSettings,
     /// The keys that wait on this replica. An entry exists as long as a request of its key is open here.
-    local: Mutex<BTreeMap<ClaimKey, Local>>,
+    pub(super) local: Mutex<BTreeMap<ClaimKey, Local>>,
     /// The last read of the tickets, and when it started.
     view: Mutex<(Option<Instant>, Arc<QueueView>)>,
     /// What other replicas announced last.
@@ -120,22 +104,22 @@ struct Shared {
     /// Allocations past the queue since the last look at what other replicas announced.
     unqueued: AtomicU64,
     /// Wakes the loop: a waiter came, or one that had its turn waits again.
-    joined: Notify,
-    closing: CancellationToken,
+    pub(super) joined: Notify,
+    pub(super) closing: CancellationToken,
 }
 
-struct Local {
+pub(super) struct Local {
     ticket: Ticket,
     signal: watch::Sender<Signal>,
-    requests: usize,
+    pub(super) requests: usize,
     /// It has its turn. It gets no other one before this one has ended.
-    is_claiming: bool,
+    pub(super) is_claiming: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Signal {
+pub(super) struct Signal {
     turns: u64,
-    is_gone: bool,
+    pub(super) is_gone: bool,
 }
 
 impl Queue {
@@ -176,7 +160,8 @@ impl Queue {
 
     /// Whether some wait, as far as this replica knows.
     pub fn stands(&self) -> bool {
-        self.0.announced.lock().until > self.0.clock.now() || !self.0.local.lock().is_empty()
+        let announced_until = self.0.announced.lock().until;
+        announced_until > self.0.clock.now() || self.has_local()
     }
 
     /// Whether a newcomer has to wait behind others: unless more is free than they need.
@@ -195,7 +180,8 @@ impl Queue {
 
     /// The number of those who wait, as far as this replica knows.
     pub fn waiting(&self) -> usize {
-        let seen = self.0.view.lock().1.open.len().max(self.0.local.lock().len());
+        let seen = self.0.view.lock().1.open.len();
+        let seen = seen.max(self.0.local.lock().len());
         let announced = *self.0.announced.lock();
         let is_announced = announced.until > self.0.clock.now();
         seen.max(if is_announced { usize::try_from(announced.waiting).unwrap_or(usize::MAX) } else { 0 })
@@ -252,8 +238,7 @@ impl Queue {
             signal
         };
         self.0.joined.notify_one();
-        let renew_at = Instant::now() + RENEW_INTERVAL;
-        Ok(Place { shared: Arc::clone(&self.0), ticket, signal, renew_at, is_served: false })
+        Ok(Place::new(Arc::clone(&self.0), ticket, signal))
     }
 
     /// The place of a ticket.
@@ -306,13 +291,18 @@ impl Queue {
         self.0.closing.cancel();
     }
 
+    fn has_local(&self) -> bool {
+        !self.0.local.lock().is_empty()
+    }
+
     fn set_view(&self, started: Instant, mut tickets: Vec<Ticket>) -> Arc<QueueView> {
         let now = self.0.clock.now();
         tickets.sort_unstable_by(|one, other| one.rank().cmp(&other.rank()));
-        let local = self.0.local.lock();
-        let is_open = |ticket: &Ticket| ticket.is_open(now) || local.contains_key(&ticket.claim_key);
-        let (open, absent): (Vec<_>, Vec<_>) =
-            tickets.into_iter().filter(|ticket| ticket.is_live(now)).partition(is_open);
+        tickets.retain(|ticket| ticket.is_live(now));
+        let (open, absent): (Vec<_>, Vec<_>) = {
+            let local = self.0.local.lock();
+            tickets.into_iter().partition(|ticket| ticket.is_open(now) || local.contains_key(&ticket.claim_key))
+        };
         let view = Arc::new(QueueView { open, absent });
         *self.0.view.lock() = (Some(started), Arc::clone(&view));
         view
@@ -327,7 +317,7 @@ impl Queue {
     ) {
         let mut announce_at = Instant::now();
         loop {
-            if self.0.local.lock().is_empty() {
+            if !self.has_local() {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
@@ -335,25 +325,43 @@ impl Queue {
                 }
             }
             let read_at = Instant::now();
-            if let Err(error) = self.read().await {
-                tracing::warn!(event = "queue_unreadable", error = %Chain(&error), "the queue was not read");
-            } else if read_at >= announce_at {
-                self.announce().await;
-                announce_at = read_at + ANNOUNCE_INTERVAL;
-            }
-            let next_read = read_at + READ_INTERVAL.max(read_at.elapsed() * 2);
-            loop {
-                self.give_turns().await;
+            let is_announced = announce_at > read_at;
+            let cycle = async {
+                let is_read = self.read_and_announce(is_announced).await;
+                // What was read may give someone a turn.
+                self.0.joined.notify_one();
+                sleep_until(read_at + READ_INTERVAL.max(read_at.elapsed() * 2)).await;
+                is_read
+            };
+            tokio::pin!(cycle);
+            // A long queue takes a while to read. That delays no turn.
+            let is_read = loop {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => return,
-                    () = sleep_until(next_read) => break,
+                    is_read = &mut cycle => break is_read,
                     () = self.0.joined.notified() => {}
                     // The pool manager is gone if there are no more refreshes. The broker ends then.
                     changed = refreshes.changed() => if changed.is_err() { return },
                 }
+                self.give_turns().await;
+            };
+            if is_read && !is_announced {
+                announce_at = read_at + ANNOUNCE_INTERVAL;
             }
         }
+    }
+
+    /// Reads the queue and announces it, unless that was done lately. Returns whether it was read.
+    async fn read_and_announce(&self, is_announced: bool) -> bool {
+        if let Err(error) = self.read().await {
+            tracing::warn!(event = "queue_unreadable", error = %Chain(&error), "the queue was not read");
+            return false;
+        }
+        if !is_announced {
+            self.announce().await;
+        }
+        true
     }
 
     /// Reads tickets and supply. A waiter whose ticket is gone is told; a pool that has nothing is read again.
@@ -361,15 +369,22 @@ impl Queue {
         let started = Instant::now();
         let waiting: Vec<(ClaimKey, UnixMillis)> =
             self.0.local.lock().iter().map(|(key, local)| (key.clone(), local.ticket.enqueued_at)).collect();
-        let (tickets, state) = try_join(self.0.store.tickets(), self.0.store.cluster_state()).await?;
-        self.tell_gone(&waiting, &tickets);
-        self.set_view(started, tickets);
-        let came = self.apply(&state);
-        let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
-        if came || is_empty {
-            self.0.pool.request_refresh();
-        }
-        Ok(())
+        let tickets = async {
+            let tickets = self.0.store.tickets().await?;
+            self.tell_gone(&waiting, &tickets);
+            self.set_view(started, tickets);
+            Ok(())
+        };
+        // The supply is known before a long queue is read.
+        let supply = async {
+            let came = self.apply(&self.0.store.cluster_state().await?);
+            let is_empty = self.0.pool.snapshot().await.is_none_or(|snapshot| snapshot.cached == 0);
+            if came || is_empty {
+                self.0.pool.request_refresh();
+            }
+            Ok(())
+        };
+        try_join(tickets, supply).await.map(|((), ())| ())
     }
 
     /// Tells those of `waiting` whose ticket is not among `tickets`, which were read later.
@@ -415,7 +430,7 @@ impl Queue {
     }
 }
 
-fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
+pub(super) fn set_waiting(local: &BTreeMap<ClaimKey, Local>) {
     metrics::gauge!("broker_queue_waiting").set(local.len() as f64);
 }
 
@@ -425,103 +440,45 @@ pub(crate) fn retry_after(claim_key: &ClaimKey) -> Duration {
     Duration::from_secs(first + claim_key.hash() % (last - first + 1))
 }
 
-/// The place of one open request in the queue. When it is dropped, the ticket stays, and is granted no more.
-pub struct Place {
-    shared: Arc<Shared>,
-    ticket: Ticket,
-    signal: watch::Receiver<Signal>,
-    renew_at: Instant,
-    is_served: bool,
-}
-
-impl Place {
-    /// The ticket.
-    pub fn ticket(&self) -> &Ticket {
-        &self.ticket
-    }
-
-    /// Waits for the next turn. Keeps the ticket open meanwhile.
-    pub async fn turn(&mut self) -> Turn {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            tokio::select! {
-                biased;
-                () = shared.closing.cancelled() => return Turn::Stopping,
-                changed = self.signal.changed() => {
-                    let is_gone = changed.is_err() || self.signal.borrow_and_update().is_gone;
-                    return if is_gone { Turn::Gone } else { Turn::Claim };
-                }
-                () = sleep_until(self.renew_at) => {
-                    if !self.renew().await {
-                        return Turn::Gone;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The turn brought nothing: it waits for the next one.
-    pub fn missed(&self) {
-        if let Some(local) = self.shared.local.lock().get_mut(&self.ticket.claim_key) {
-            local.is_claiming = false;
-        }
-        self.shared.joined.notify_one();
-    }
-
-    /// The key holds a sandbox, so that the ticket is gone.
-    pub fn served(mut self) {
-        self.is_served = true;
-    }
-
-    /// Whether the ticket is still there.
-    async fn renew(&mut self) -> bool {
-        let now = self.shared.clock.now();
-        let renewed = Ticket { open_until: now.plus(OPEN_FOR), seen_at: now, ..self.ticket.clone() };
-        match self.shared.store.renew_ticket(&renewed).await {
-            Ok(true) => {
-                self.renew_at = Instant::now() + RENEW_INTERVAL;
-                self.ticket = renewed;
-                true
-            }
-            Ok(false) => false,
-            Err(_) => {
-                self.renew_at = Instant::now() + RENEW_AGAIN;
-                true
-            }
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut local = self.shared.local.lock();
-        let key = &self.ticket.claim_key;
-        let is_last = local.get_mut(key).is_none_or(|local| {
-            local.requests -= 1;
-            local.is_claiming = false;
-            local.requests == 0
-        });
-        if !is_last {
-            return;
-        }
-        local.remove(key);
-        set_waiting(&local);
-        drop(local);
-        if self.is_served {
-            return;
-        }
-        // Others pass the ticket over at once, not only when its time has passed.
-        if let Ok(runtime) = Handle::try_current() {
-            let (shared, mut ticket) = (Arc::clone(&self.shared), self.ticket.clone());
-            let now = shared.clock.now();
-            (ticket.seen_at, ticket.open_until) = (now, now);
-            runtime.spawn(async move { shared.store.renew_ticket(&ticket).await });
-        }
-    }
-}
-
 impl std::fmt::Debug for Queue {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Queue").field("waiting", &self.waiting()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::liveness::LivenessMonitor;
+    use crate::sandbox::{ReplicaId, ShardCount};
+    use crate::testing::{ModelStore, PausedClock};
+
+    /// HTTP workers and the loop take the locks at the same time.
+    #[actix::test]
+    async fn no_two_locks_are_taken_in_both_orders() {
+        let monitor = LivenessMonitor::default();
+        let here = actix::Arbiter::current();
+        let pool = Pool::start(&here, ReplicaId::new("r"), ShardCount::default(), 0, monitor.guard("pool-manager"));
+        let settings = QueueSettings { max_waiting: 1, no_supply_after: Duration::ZERO };
+        let queue = Queue::new(Arc::new(ModelStore::default()), Arc::new(PausedClock::new()), pool, settings);
+        let (sender, done) = channel();
+        let works: [fn(&Queue); 3] = [
+            |queue| drop(queue.set_view(Instant::now(), Vec::new())),
+            |queue| _ = queue.waiting(),
+            |queue| _ = queue.apply(&ClusterState::default()),
+        ];
+        for work in works {
+            let (queue, sender) = (queue.clone(), sender.clone());
+            thread::spawn(move || {
+                (0..200_000).for_each(|_| work(&queue));
+                sender.send(())
+            });
+        }
+        for _ in works {
+            done.recv_timeout(Duration::from_secs(60)).expect("no thread waits for another for ever");
+        }
     }
 }

@@ -39,6 +39,8 @@ struct State {
     /// The accounts whose records cannot be read, and whether their ids can.
     unreadable: BTreeMap<String, bool>,
     is_incomplete: bool,
+    /// The accounts that an answer called deleted or gone while they existed.
+    falsely_deleted: BTreeSet<String>,
     lists: u64,
     deletes: BTreeMap<String, u64>,
     trace: Option<Trace>,
@@ -52,8 +54,8 @@ impl State {
             match self.unreadable.get(&account.external_id) {
                 None => listing.accounts.push(account.clone()),
                 Some(has_id) => listing.unreadable.push(UnreadableRecord {
-                    sandbox_id: has_id.then(|| account.sandbox_id.clone()),
-                    external_id: None,
+                    sandbox_id: None,
+                    external_id: has_id.then(|| account.external_id.clone()),
                 }),
             }
         }
@@ -102,6 +104,11 @@ impl FakeCsp {
         self.state().accounts.keys().cloned().collect()
     }
 
+    /// Whether this account exists.
+    pub fn has(&self, external_id: &str) -> bool {
+        self.state().accounts.contains_key(external_id)
+    }
+
     /// Every call takes this long.
     pub fn set_delay(&self, delay: Duration) {
         self.state().delay = delay;
@@ -142,7 +149,7 @@ impl FakeCsp {
         self.state().deletion_fault = fault;
     }
 
-    /// The record of this account cannot be read, but perhaps its id.
+    /// The record of this account cannot be read, but perhaps its `id`.
     pub fn set_unreadable(&self, number: u32, has_id: bool) {
         self.state().unreadable.insert(Self::account(number).external_id, has_id);
     }
@@ -154,8 +161,13 @@ impl FakeCsp {
 
     /// Changes the record of this account, in place.
     pub fn change(&self, number: u32, change: impl FnOnce(&mut CspAccount)) {
+        self.change_account(&Self::account(number).external_id, change);
+    }
+
+    /// Changes the record of the account with this `external_id`, in place.
+    pub fn change_account(&self, external_id: &str, change: impl FnOnce(&mut CspAccount)) {
         let mut state = self.state();
-        let mut account = state.accounts.remove(&Self::account(number).external_id).expect("the account exists");
+        let mut account = state.accounts.remove(external_id).expect("the account exists");
         change(&mut account);
         state.accounts.insert(account.external_id.clone(), account);
     }
@@ -190,6 +202,11 @@ impl FakeCsp {
         self.state().deletes.contains_key(external_id)
     }
 
+    /// Whether an answer called this account deleted or gone while it existed.
+    pub fn was_falsely_deleted(&self, external_id: &str) -> bool {
+        self.state().falsely_deleted.contains(external_id)
+    }
+
     /// The number of requests for a deletion, by `external_id`.
     pub fn deletes(&self) -> BTreeMap<String, u64> {
         self.state().deletes.clone()
@@ -221,7 +238,13 @@ impl FakeCsp {
         let mut state = self.state();
         match state.deletion_faults.get(external_id).or(state.deletion_fault.as_ref()) {
             Some(DeletionFault::Fails(error)) => return Err(error.clone()),
-            Some(DeletionFault::Answers(answer)) => return Ok(*answer),
+            Some(DeletionFault::Answers(answer)) => {
+                let answer = *answer;
+                if answer != CspDeletion::Accepted && state.accounts.contains_key(external_id) {
+                    state.falsely_deleted.insert(external_id.to_owned());
+                }
+                return Ok(answer);
+            }
             None => {}
         }
         Ok(match state.accounts.remove(external_id) {

@@ -7,6 +7,7 @@ mod fake_csp;
 mod faults;
 mod harness;
 mod lone_pool;
+mod model_coordination;
 mod model_store;
 mod model_tickets;
 mod observer;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::tables::Tables;
-use crate::sandbox::{SandboxId, Status};
+use crate::sandbox::{Sandbox, SandboxId, Status};
 
 /// Observations of the tables after each write, by which a test judges the answers to its requests.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub struct Observer {
     last_seen: BTreeMap<SandboxId, Seen>,
     /// The holdings that ended, in order.
     ended_holdings: Vec<(SandboxId, Instant)>,
+    /// The accounts that have served a student, each with its sandbox then.
+    served: BTreeMap<String, SandboxId>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,13 @@ struct Seen {
 impl Observer {
     pub(super) fn new(prefixes: &[Option<&str>]) -> Self {
         let emptiness = prefixes.iter().map(|prefix| (prefix.map(str::to_owned), (false, None))).collect();
-        Self { violation: None, emptiness, last_seen: BTreeMap::new(), ended_holdings: Vec::new() }
+        Self {
+            violation: None,
+            emptiness,
+            last_seen: BTreeMap::new(),
+            ended_holdings: Vec::new(),
+            served: BTreeMap::new(),
+        }
     }
 
     /// The first violation of an invariant.
@@ -50,9 +58,21 @@ impl Observer {
         &self.ended_holdings[count..]
     }
 
+    /// I9, by the account: it serves once.
+    fn serve(&mut self, sandbox: &Sandbox) {
+        let before = self.served.insert(sandbox.external_id.clone(), sandbox.sandbox_id.clone());
+        if let (Some(before), None) = (before, &self.violation) {
+            self.violation = Some(format!("I9: its account has served before, as {before}: {sandbox:?}"));
+        }
+    }
+
     pub(super) fn update(&mut self, tables: &Tables, lagging_index: Option<&Tables>) {
         let now = Instant::now();
         self.violation = self.violation.take().or_else(|| tables.violation());
+        // A sandbox that is created again under its id, after its tombstone expired, has another life.
+        if self.last_seen.len() > tables.sandboxes.len() {
+            self.last_seen.retain(|sandbox_id, _| tables.get(sandbox_id).is_some());
+        }
         for sandbox in tables.sandboxes() {
             let (status, epoch) = (sandbox.status, sandbox.epoch.0);
             let Some(seen) = self.last_seen.get_mut(&sandbox.sandbox_id) else {
@@ -67,7 +87,11 @@ impl Observer {
             if self.violation.is_none() && !is_unchanged && !is_legal {
                 self.violation = Some(format!("I5: from {seen:?} to {sandbox:?}"));
             }
+            let is_served = status == Status::Allocated && seen.status != status;
             (seen.status, seen.epoch) = (status, epoch);
+            if is_served {
+                self.serve(sandbox);
+            }
         }
         let is_indexed = |sandbox_id: &SandboxId| {
             let indexed = lagging_index.unwrap_or(tables).get(sandbox_id);

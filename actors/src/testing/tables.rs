@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{FakeCsp, PausedClock};
 use crate::ports::{ClaimOutcome, GrantOutcome, Ticket, WriteOutcome};
-use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status, Timestamp};
+use crate::sandbox::{Claim, ClaimKey, ConditionalUpdate, Sandbox, SandboxId, Status, Timestamp, UnixMillis};
 
 /// The sandbox and claim items as a plain value with the conditional writes. The model store adds faults to it; the model
 /// of the claim protocol explores it.
@@ -14,6 +14,8 @@ pub struct Tables {
     pub(super) tickets: BTreeMap<ClaimKey, Ticket>,
     /// Grants without a live ticket (I11).
     pub(super) unticketed_grants: u32,
+    /// Live tickets that lost their rank (I11).
+    pub(super) lost_ranks: u32,
     /// An intended error in the writes.
     pub flaw: Option<Flaw>,
 }
@@ -29,6 +31,14 @@ pub enum Flaw {
     ClaimForgotten,
     /// A grant does not check whether its ticket is still there.
     TicketIgnored,
+    /// A ticket that is opened again gets a new rank.
+    RankForgotten,
+    /// Who comes last is first.
+    RankReversed,
+    /// No grant succeeds.
+    GrantRefused,
+    /// A tombstone is not kept longer, whatever a write says.
+    TombstoneForgotten,
     /// A claim does not store the proof of its owner's secret, so no later call is compared with it.
     ProofForgotten,
 }
@@ -99,11 +109,15 @@ impl Tables {
             return None;
         }
         let opened = match live {
-            Some(stored) => {
+            Some(stored) if self.flaw != Some(Flaw::RankForgotten) => {
                 Ticket { enqueued_at: stored.enqueued_at, owner_proof: stored.owner_proof.clone(), ..ticket.clone() }
             }
-            None => ticket.clone(),
+            None if self.flaw == Some(Flaw::RankReversed) => {
+                Ticket { enqueued_at: UnixMillis(u64::MAX - ticket.enqueued_at.0), ..ticket.clone() }
+            }
+            _ => ticket.clone(),
         };
+        self.lost_ranks += u32::from(live.is_some_and(|stored| stored.enqueued_at != opened.enqueued_at));
         self.tickets.insert(opened.claim_key.clone(), opened.clone());
         Some(opened)
     }
@@ -134,6 +148,9 @@ impl Tables {
         let is_there = self.tickets.get(&ticket.claim_key).filter(is_same).is_some();
         if !is_there && !self.claims.contains_key(&claim.claim_key) && self.flaw != Some(Flaw::TicketIgnored) {
             return GrantOutcome::TicketGone;
+        }
+        if self.flaw == Some(Flaw::GrantRefused) {
+            return GrantOutcome::Claim(ClaimOutcome::CandidateConflict);
         }
         let outcome = self.claim(write, claim);
         if outcome == ClaimOutcome::Claimed {
@@ -180,6 +197,11 @@ impl Tables {
         is_new
     }
 
+    /// Removes the items whose TTL has passed, as DynamoDB does.
+    pub fn expire(&mut self, now: Timestamp) {
+        self.sandboxes.retain(|_, sandbox| sandbox.ttl.is_none_or(|ttl| ttl > now));
+    }
+
     /// See [`crate::ports::SandboxStore::update`].
     pub fn update(&mut self, write: &ConditionalUpdate) -> WriteOutcome {
         let Some(found) = self.sandboxes.get_mut(&write.sandbox_id) else {
@@ -188,7 +210,9 @@ impl Tables {
         if !write.is_met_by(found) && self.flaw != Some(Flaw::ViewIgnored) {
             return WriteOutcome::PreconditionFailed { current: Some(found.clone()) };
         }
+        let kept = found.ttl.filter(|_| found.status == Status::Deleted && self.flaw == Some(Flaw::TombstoneForgotten));
         *found = found.after(&write.mutation);
+        found.ttl = kept.or(found.ttl);
         WriteOutcome::Done
     }
 
@@ -215,6 +239,9 @@ impl Tables {
         }
         if self.unticketed_grants > 0 {
             return Some("I11: a grant without a live ticket".to_owned());
+        }
+        if self.lost_ranks > 0 {
+            return Some("I11: a live ticket lost its rank".to_owned());
         }
         let allocated = self.sandboxes().filter(|sandbox| sandbox.status == Status::Allocated).count();
         if allocated != self.claims.len() {

@@ -66,7 +66,7 @@ impl Key {
 
     /// The request of a probe that waits.
     pub(crate) fn waiting_request(&self) -> AllocateRequest {
-        AllocateRequest { wait: Some(Duration::from_secs(50)), ..self.request() }
+        AllocateRequest { wait: Some(Duration::from_secs(15)), ..self.request() }
     }
 
     pub(crate) fn claim_key(&self) -> ClaimKey {

@@ -1,6 +1,7 @@
 //! Whole brokers on one table, up to three replicas, under paused time and from one seed, with tracks that repeat, release
-//! and renew, an operator, replicas that crash and restart, and faults of the store and the CSP. I1 to I5 hold at every write
-//! and every answer. After the last fault all released sandboxes are deleted and the pool serves.
+//! and renew, an operator, replicas that crash and restart, and faults of the store and the CSP. I1 to I5, I9 and I11 hold at
+//! every write and every answer. After the last fault all released sandboxes are deleted, the pool serves, and the first of a
+//! queue get what appears.
 //!
 //! Time and randomness come from the seed alone, so a failed seed can be repeated exactly:
 //! `BROKER_TEST_SEED=<seed> cargo test -p broker-actors --test simulation` runs one seed and prints the trace of a failure.
@@ -63,6 +64,11 @@ fn a_missing_condition_in_the_store_is_detected() {
         (Flaw::HeldKeyIgnored, &["I2", "I1/I3"][..]),
         (Flaw::ViewIgnored, &["I1", "I2", "I5"]),
         (Flaw::ClaimForgotten, &["I1", "I3"]),
+        (Flaw::TombstoneForgotten, &["I9"]),
+        (Flaw::TicketIgnored, &["I11: a grant"]),
+        (Flaw::RankForgotten, &["I11: a live ticket"]),
+        (Flaw::RankReversed, &["I11: number"]),
+        (Flaw::GrantRefused, &["I11: number"]),
     ];
     for (flaw, invariants) in cases {
         let found = first_failure(&(0..100).collect::<Vec<_>>(), Some(flaw)).and_then(|failed| failed.violation);

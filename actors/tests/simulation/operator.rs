@@ -47,7 +47,7 @@ pub(crate) async fn run(world: &World, mut random: fastrand::Rng) {
 
 async fn act_on_one(world: &World, replica: &Replica, random: &mut fastrand::Rng) {
     let sandboxes = world.store.sandboxes();
-    let sandbox = &sandboxes[random.usize(0..sandboxes.len())];
+    let Some(sandbox) = random.choice(&sandboxes) else { return };
     let admin = replica.broker.admin();
     match sandbox.status {
         Status::DeletionFailed => _ = admin.retry_deletion(&sandbox.sandbox_id, "ops").await,

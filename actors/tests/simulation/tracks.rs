@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use broker_actors::allocation::{AllocateError, Allocation};
+use broker_actors::jobs::csp_sync::SyncOptions;
 use broker_actors::ports::{Coordination as _, SandboxStore as _};
 use broker_actors::sandbox::{Sandbox, Status};
-use broker_actors::testing::ModelStore;
+use broker_actors::testing::{Fault, ModelStore};
 use broker_actors::update::SandboxError;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
@@ -43,7 +44,13 @@ pub(crate) async fn run(world: &World, track: u64, mut random: fastrand::Rng) {
             }
             6..8 => release(world, &replica, &key).await,
             8 => renew(world, &replica, &key).await,
-            10 => leave_queue(world, &replica, &key).await,
+            10 => {
+                let leave = async {
+                    sleep(Duration::from_millis(random.u64(0..4000))).await;
+                    leave_queue(world, &replica, &key).await;
+                };
+                tokio::join!(allocate(world, &replica, &key), leave);
+            }
             9 => impersonate(world, &replica, &key, &mut random).await,
             _ => access_any(world, &replica, track, &mut random).await,
         }
@@ -56,13 +63,14 @@ async fn allocate(world: &World, replica: &Replica, key: &Key) -> Option<Result<
     let started = world.history.borrow_mut().start_allocation(name, key);
     let answer = world.request(replica, "an allocation", replica.broker.allocator().allocate(key.request())).await;
     world.trace.record(|| format!("{key:?} allocates at {name}: {answer:?}"));
+    world.history.borrow_mut().end_allocation(name, key);
+    // The table first: it says more than that an answer is wrong.
+    world.check();
     let mut history = world.history.borrow_mut();
-    history.end_allocation(name, key);
     if let Some(answer) = &answer {
         history.check_allocation(&world.store, key, started, answer);
     }
     drop(history);
-    world.check();
     answer
 }
 
@@ -182,15 +190,18 @@ const SUPPLY: usize = 2;
 /// I11 after the last fault: those who came first get the sandboxes that appear, within two seconds, at whatever replica
 /// they wait.
 pub(crate) async fn check_queue(world: &World) {
+    for slot in (0..world.slots()).filter(|slot| world.replica(*slot).is_none()) {
+        world.start(slot).await;
+    }
     let keys: Vec<_> = (0..WAITING as u64).map(|number| Key::of_probe(10_000 + number)).collect();
     let waiting = keys.iter().enumerate().map(|(number, key)| async move {
         sleep(Duration::from_secs(2) * number as u32).await;
-        let replica = world.replica(number % world.slots())?;
+        let replica = world.replica(number % world.slots()).expect("every replica runs");
         let answer = replica.broker.allocator().allocate(key.waiting_request()).await;
-        Some((Instant::now(), answer))
+        (Instant::now(), answer)
     });
     let supply = async {
-        sleep(Duration::from_secs(20)).await;
+        sleep(Duration::from_secs(12)).await;
         for number in 0..SUPPLY as u32 {
             world.csp.add(SUPPLIED + number);
             let _ = world.store.create(&ModelStore::sandbox(SUPPLIED + number)).await;
@@ -199,12 +210,31 @@ pub(crate) async fn check_queue(world: &World) {
         Instant::now()
     };
     let (answers, appeared) = tokio::join!(join_all(waiting), supply);
-    for (number, answer) in answers.into_iter().enumerate() {
-        let Some((at, answer)) = answer else { return };
+    for (number, (at, answer)) in answers.into_iter().enumerate() {
         let is_first = number < SUPPLY;
         if answer.is_ok() != is_first || (is_first && at > appeared + Duration::from_secs(2)) {
             let waited = at.duration_since(appeared);
             world.report_violation(format!("I11: number {number} of the queue got {answer:?} after {waited:?}"));
         }
+    }
+    check_withdrawal(world).await;
+}
+
+/// I11: one who leaves the queue while its grant is on its way gets nothing.
+async fn check_withdrawal(world: &World) {
+    let Some(replica) = world.replica(0) else { return };
+    let key = Key::of_probe(20_000);
+    let leave = async {
+        sleep(Duration::from_secs(5)).await;
+        world.store.fail_next("grant", Fault::Delay(Duration::from_secs(4)));
+        world.csp.add(SUPPLIED + SUPPLY as u32);
+        let _ = replica.broker.sync(SyncOptions::default()).await;
+        sleep(Duration::from_secs(3)).await;
+        leave_queue(world, &replica, &key).await;
+    };
+    let (answer, ()) = tokio::join!(replica.broker.allocator().allocate(key.waiting_request()), leave);
+    world.check();
+    if !matches!(answer, Err(AllocateError::Withdrawn)) {
+        world.report_violation(format!("I11: one who left the queue got {answer:?}"));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use broker_actors::actor::ActorName;
 use broker_actors::broker::Broker;
+use broker_actors::ports::Clock as _;
 use broker_actors::sandbox::{ReplicaId, Sandbox, Status};
 use broker_actors::start::{BrokerSettings, Ports};
 use broker_actors::testing::{Connection, FakeCsp, Flaw, ModelStore, PausedClock, TestBroker, Trace};
@@ -20,6 +21,9 @@ const FAULT_PHASE: Duration = Duration::from_secs(30);
 
 /// Long enough for every holding to end and every deletion to be retried.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(400);
+
+/// How long tombstones are kept: longer than syncs may fail in the fault phase.
+const DELETED_RETENTION: Duration = Duration::from_secs(70);
 
 /// The interval between checks whether everything has settled.
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -71,6 +75,8 @@ impl World {
         settings.grace = Duration::from_secs(random.u64(0..10));
         settings.low_water = random.usize(0..5);
         settings.sync_interval = Duration::from_secs(random.u64(2..15));
+        settings.sync.deleted_retention = DELETED_RETENTION;
+        settings.cleanup.deleted_retention = DELETED_RETENTION;
         settings.breaker.timeout = Duration::from_secs(10);
         settings.cleanup_interval = Duration::from_secs(random.u64(5..30));
         settings.cleanup.max_attempts = random.u32(0..4);
@@ -197,6 +203,21 @@ impl World {
         if let Some(sandbox) = deleted_in_use {
             self.report_violation(format!("I3: deleted at the CSP while in use: {sandbox:?}"));
         }
+        let is_there = |sandbox: &&Sandbox| sandbox.status == Status::Stale && self.csp.has(&sandbox.external_id);
+        if let Some(sandbox) = self.store.read_tables(|tables| tables.sandboxes().find(is_there).cloned()) {
+            self.report_violation(format!("I9: stale while its account exists: {sandbox:?}"));
+        }
+    }
+
+    /// The store removes tombstones whose TTL has passed.
+    pub(crate) fn expire_tombstones(&self) {
+        self.store.expire(self.clock.now());
+    }
+
+    /// Whether the CSP has an account that it called deleted, or that the operator removed without it.
+    fn has_undead(&self) -> bool {
+        let is_undead = |sandbox: &Sandbox| sandbox.status == Status::Deleted && self.csp.has(&sandbox.external_id);
+        self.store.read_tables(|tables| tables.sandboxes().any(is_undead))
     }
 
     pub(crate) fn report_violation(&self, violation: String) {
@@ -229,6 +250,13 @@ impl World {
         let deadline = Instant::now() + SETTLE_TIMEOUT;
         while self.unsettled().is_some() && Instant::now() < deadline {
             sleep(POLL_INTERVAL).await;
+            self.expire_tombstones();
+        }
+        // Accounts whose tombstones were not kept would come back now.
+        let kept_until = Instant::now() + DELETED_RETENTION;
+        while self.has_undead() && Instant::now() < kept_until {
+            sleep(POLL_INTERVAL).await;
+            self.expire_tombstones();
         }
         // The pool needs a refresh to see the table.
         sleep(POLL_INTERVAL * 2).await;
@@ -246,10 +274,12 @@ impl World {
         if let Some(sandbox) = self.unsettled() {
             self.report_violation(format!("I3: it stays {}: {sandbox:?}", sandbox.status));
         }
-        let accounts = self.csp.accounts();
         let alive = self.store.sandboxes().into_iter().find(|sandbox| {
             let was_held = sandbox.deletion_requested_at.is_some();
-            sandbox.status == Status::Deleted && was_held && accounts.contains(&sandbox.external_id)
+            sandbox.status == Status::Deleted
+                && was_held
+                && self.csp.has(&sandbox.external_id)
+                && !self.csp.was_falsely_deleted(&sandbox.external_id)
         });
         let has_bulk_deleted = self.history.borrow().has_bulk_deleted;
         if let (Some(sandbox), false) = (alive, has_bulk_deleted) {

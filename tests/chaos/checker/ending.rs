@@ -13,11 +13,11 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
         }
     }
     violations.extend(table.claims.iter().map(|(key, claim)| violation(format!("{key:?} is stuck with {claim:?}"))));
-    for id in table.differences(&evidence.accounts) {
-        if !is_deletion_excused(&id, evidence) {
-            let (at_csp, in_table) = (evidence.accounts.contains(&id), table.sandboxes.get(&id));
+    for account in table.differences(&evidence.accounts) {
+        if !is_deletion_excused(&account, evidence) {
+            let (at_csp, in_table) = (evidence.accounts.contains(&account), table.of_account(&account));
             violations
-                .push(violation(format!("{id} differs: listed by the CSP: {at_csp}, in the table: {in_table:?}")));
+                .push(violation(format!("{account} differs: listed by the CSP: {at_csp}, in the table: {in_table:?}")));
         }
     }
     for replica in 0..evidence.replicas {
@@ -33,9 +33,14 @@ pub(super) fn check(evidence: &Evidence) -> Vec<Violation> {
     violations
 }
 
-/// Whether the sandbox may be deleted in the table and alive at the CSP. By the specification a sandbox whose deletion
-/// failed becomes deleted once it is missing in the CSP's listing, and a fault can leave it out of the listing.
-fn is_deletion_excused(id: &str, evidence: &Evidence) -> bool {
+/// Whether the account may be deleted in the table and alive at the CSP: the CSP called it deleted; or its deletion failed,
+/// and a fault left it out of two listings, which by the specification confirms that it is gone. Either way it is never
+/// offered again (I9).
+fn is_deletion_excused(account: &str, evidence: &Evidence) -> bool {
+    let Some((id, sandbox)) = evidence.table.of_account(account) else { return false };
+    if evidence.falsely_deleted.contains(account) && sandbox.is("deleted") {
+        return true;
+    }
     let written = evidence.journal.iter().flat_map(|commit| &commit.written);
     let states: Vec<_> = written
         .filter_map(|written| match written {
@@ -43,5 +48,5 @@ fn is_deletion_excused(id: &str, evidence: &Evidence) -> bool {
             _ => None,
         })
         .collect();
-    evidence.omitted.contains(id) && states.ends_with(&["deletion_failed", "deleted"])
+    evidence.omitted.contains(account) && states.ends_with(&["deletion_failed", "deleted"])
 }

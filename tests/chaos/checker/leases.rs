@@ -52,11 +52,18 @@ fn leases(history: &[&Call]) -> Vec<Lease> {
             *first = call.invoked.min(*first);
         }
     }
+    let mut leaves: BTreeMap<(&str, &str), Vec<&Call>> = BTreeMap::new();
+    for call in history.iter().filter(|call| call.op == Op::Leave) {
+        leaves.entry((&call.track, &call.key)).or_default().push(call);
+    }
     let mut leases: BTreeMap<(ClaimKey, SandboxId), Vec<Lease>> = BTreeMap::new();
     for call in by_completion(history) {
         let Completion::Holds { sandbox, until: expires_at } = &call.completion else { continue };
         let released = first_releases.get(&(call.track.as_str(), sandbox.as_str()));
         let end = released.map_or(*expires_at, |released| *expires_at.min(released));
+        let left = leaves.get(&(call.track.as_str(), call.key.as_str()));
+        let left = left.into_iter().flatten().filter(|leave| may_take_effect_after(leave, call.invoked));
+        let end = left.map(|leave| leave.invoked).chain([end]).min().unwrap_or(end);
         if end <= call.completed {
             continue;
         }
@@ -75,6 +82,11 @@ fn leases(history: &[&Call]) -> Vec<Lease> {
         }
     }
     leases.into_values().flatten().collect()
+}
+
+/// Whether a call may take effect after this time: it completed later, or there is no answer.
+fn may_take_effect_after(call: &Call, time: Timestamp) -> bool {
+    call.completed >= time || call.completion == Completion::Indeterminate
 }
 
 fn by_completion<'a>(history: &[&'a Call]) -> Vec<&'a Call> {

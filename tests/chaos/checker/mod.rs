@@ -1,9 +1,11 @@
-//! Checks a run: evidence in, violations of I1 to I5, I8 and I10 out. It is pure and independent of the broker's code: it has its own
+//! Checks a run: evidence in, violations of I1 to I5 and I8 to I11 out. It is pure and independent of the broker's code: it has its own
 //! states, its own transitions and its own relation between sandboxes and claims.
 
 mod emptiness;
 mod ending;
+mod fairness;
 mod leases;
+mod lives;
 mod secrets;
 mod table;
 #[cfg(test)]
@@ -25,7 +27,16 @@ pub(crate) fn violations(evidence: &Evidence) -> Vec<Violation> {
 
 /// All violations in the evidence of a run in which sandboxes are still held.
 pub(crate) fn violations_so_far(evidence: &Evidence) -> Vec<Violation> {
-    let checks = [leases::check, table::check, emptiness::check, secrets::check, unexpected_answers, loops];
+    let checks = [
+        leases::check,
+        table::check,
+        emptiness::check,
+        secrets::check,
+        fairness::check,
+        lives::check,
+        unexpected_answers,
+        loops,
+    ];
     checks.iter().flat_map(|check| check(evidence)).collect()
 }
 

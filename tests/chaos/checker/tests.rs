@@ -1,5 +1,8 @@
 //! The checker detects violations. Each scenario is correct except for one thing.
 
+mod lives;
+mod queue;
+
 use super::violations;
 use crate::history::{
     Busiest, Call, Caller, ClaimItem, Commit, Completion, Evidence, Op, SandboxItem, Timestamp, Written,
@@ -20,6 +23,8 @@ impl Scenario {
         let mut scenario = Self::default();
         for id in ["1", "2"] {
             scenario.evidence.accounts.insert(id.to_owned());
+            // It becomes stale in some scenarios.
+            scenario.evidence.omitted.extend((id == "2").then(|| id.to_owned()));
             scenario.write(id, "available", None);
         }
         scenario.claim("1", "a");
@@ -74,12 +79,12 @@ impl Scenario {
         let (name, status) = (format!("lab-{id}"), status.to_owned());
         Written::Sandbox(
             id.to_owned(),
-            Some(SandboxItem { name, status, epoch: self.epoch(id) + 1, owner, proof: None }),
+            Some(SandboxItem { name, account: id.to_owned(), status, epoch: self.epoch(id) + 1, owner, proof: None }),
         )
     }
 
     fn claim_item(&self, id: &str, track: &str) -> Written {
-        let claim = ClaimItem { sandbox: id.to_owned(), epoch: self.epoch(id) + 1 };
+        let claim = ClaimItem { sandbox: id.to_owned(), epoch: self.epoch(id) + 1, since: self.second };
         Written::Claim((track.to_owned(), track.to_owned()), Some(claim))
     }
 

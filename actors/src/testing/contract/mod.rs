@@ -49,6 +49,7 @@ macro_rules! store_contract {
                 count_counts_all_pages
                 sandboxes_are_found_by_owner_and_by_key
                 a_missing_sandbox_is_none
+                the_record_of_a_step_before_a_deletion_is_no_sandbox
                 a_lease_has_one_holder
                 a_stale_lease_is_taken_over_unless_it_changed
                 a_lease_is_not_given_before_the_job_is_due

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::{NOW, Store, claim_writes, created, fresh_holding, fresh_sandbox, unique};
-use crate::ports::{ClaimOutcome, Cursor, Listing, Lookup, PageRequest, StoreError, WriteOutcome};
+use crate::ports::{ClaimOutcome, Cursor, Listing, Lookup, PageRequest, PreDeleteRecord, StoreError, WriteOutcome};
 use crate::sandbox::{
     AccountChanges, Event, Holding, IdempotencyKey, Sandbox, SandboxId, Shard, Status, Timestamp, TrackId,
 };
@@ -224,4 +224,28 @@ pub async fn sandboxes_are_found_by_owner_and_by_key(store: Store) {
 /// What is not there is not there.
 pub async fn a_missing_sandbox_is_none(store: Store) {
     assert_eq!(store.get(&fresh_sandbox().sandbox_id).await.unwrap(), None);
+}
+
+/// What is kept of a step before a deletion lies beside the sandbox: it changes nothing of it and is in no index. That of
+/// another deletion takes its place.
+pub async fn the_record_of_a_step_before_a_deletion_is_no_sandbox(store: Store) {
+    let (sandbox, holding) = (created(&store).await, super::fresh_holding());
+    let (update, claim) = claim_writes(&sandbox, &holding);
+    assert_eq!(store.claim(&update, &claim).await.unwrap(), ClaimOutcome::Claimed);
+    let held = sandbox.after(&update.mutation);
+    let failed = PreDeleteRecord {
+        sandbox: held.clone(),
+        cleaned_at: None,
+        is_skipped: false,
+        failed_reason: Some("no session".to_owned()),
+        deleted_at: NOW,
+        ttl: Timestamp(NOW.0 + 30 * 86_400),
+    };
+    let cleaned = PreDeleteRecord { cleaned_at: Some(NOW), failed_reason: None, ..failed.clone() };
+    for record in [failed, cleaned] {
+        store.record_pre_delete(&record).await.unwrap();
+        assert_eq!(store.get(&sandbox.sandbox_id).await.unwrap().as_ref(), Some(&held));
+        let of_track = Lookup::Track(holding.owner.track.clone());
+        assert_eq!(store.find(&of_track, 10, None).await.unwrap().sandboxes, std::slice::from_ref(&held));
+    }
 }
