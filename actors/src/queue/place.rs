@@ -7,8 +7,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::waiting::{OPEN_FOR, Shared, Signal, set_waiting};
+use super::waiting::{JoinError, Local, OPEN_FOR, Queue, Shared, Signal, set_waiting};
 use crate::ports::Ticket;
+use crate::sandbox::{ClaimKey, Owner};
 
 /// The time from one renewal of an open ticket to the next.
 const RENEW_INTERVAL: Duration = Duration::from_secs(10);
@@ -47,11 +48,55 @@ enum End {
     Needless,
 }
 
-impl Place {
-    pub(super) fn new(shared: Arc<Shared>, ticket: Ticket, signal: watch::Receiver<Signal>) -> Self {
-        Self { shared, ticket, signal, renew_at: Instant::now() + RENEW_INTERVAL, end: End::Absent }
+impl Queue {
+    /// Queues a key, or continues at the rank that it has.
+    ///
+    /// # Errors
+    ///
+    /// See [`JoinError`].
+    pub async fn join(
+        &self,
+        claim_key: ClaimKey,
+        owner: &Owner,
+        name_prefix: Option<String>,
+        track_name: Option<String>,
+    ) -> Result<Place, JoinError> {
+        let limit = self.0.settings.max_waiting;
+        if self.waiting() >= limit {
+            return Err(JoinError::Full { limit });
+        }
+        let now = self.0.clock.now();
+        let ticket = Ticket {
+            claim_key: claim_key.clone(),
+            owner_proof: owner.proof.clone(),
+            enqueued_at: self.0.clock.now_millis(),
+            name_prefix,
+            track_name,
+            open_until: now.plus(OPEN_FOR),
+            seen_at: now,
+        };
+        let ticket = self.0.store.open_ticket(&ticket).await?.ok_or(JoinError::NotOwner)?;
+        let signal = {
+            let mut local = self.0.local.lock();
+            let entry = local.entry(claim_key).or_insert_with(|| Local {
+                ticket: ticket.clone(),
+                signal: watch::Sender::default(),
+                requests: 0,
+                is_claiming: false,
+            });
+            entry.requests += 1;
+            entry.ticket = ticket.clone();
+            let signal = entry.signal.subscribe();
+            set_waiting(&local);
+            signal
+        };
+        self.0.joined.notify_one();
+        let renew_at = Instant::now() + RENEW_INTERVAL;
+        Ok(Place { shared: Arc::clone(&self.0), ticket, signal, renew_at, end: End::Absent })
     }
+}
 
+impl Place {
     /// The ticket.
     pub fn ticket(&self) -> &Ticket {
         &self.ticket

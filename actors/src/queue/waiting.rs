@@ -12,13 +12,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::order::{classes, turns};
-use super::place::Place;
 use super::supply::Supply;
 use crate::error::Chain;
 use crate::liveness::LivenessGuard;
 use crate::pool::Pool;
 use crate::ports::{Clock, ClusterState, SandboxStore, StoreError, StoredQueue, Ticket};
-use crate::sandbox::{ClaimKey, Owner, Timestamp, UnixMillis};
+use crate::sandbox::{ClaimKey, Timestamp, UnixMillis};
 
 /// How far ahead of now an open request keeps its ticket open.
 pub(super) const OPEN_FOR: Duration = Duration::from_secs(15);
@@ -85,14 +84,14 @@ pub enum JoinError {
 
 /// The queue.
 #[derive(Clone)]
-pub struct Queue(Arc<Shared>);
+pub struct Queue(pub(super) Arc<Shared>);
 
 /// No one takes a second of these locks while it holds one: HTTP workers and the loop take them at the same time.
 pub(super) struct Shared {
     pub(super) store: Arc<dyn SandboxStore>,
     pub(super) clock: Arc<dyn Clock>,
     pool: Pool,
-    settings: QueueSettings,
+    pub(super) settings: QueueSettings,
     /// The keys that wait on this replica. An entry exists as long as a request of its key is open here.
     pub(super) local: Mutex<BTreeMap<ClaimKey, Local>>,
     /// The last read of the tickets, and when it started.
@@ -109,8 +108,8 @@ pub(super) struct Shared {
 }
 
 pub(super) struct Local {
-    ticket: Ticket,
-    signal: watch::Sender<Signal>,
+    pub(super) ticket: Ticket,
+    pub(super) signal: watch::Sender<Signal>,
     pub(super) requests: usize,
     /// It has its turn. It gets no other one before this one has ended.
     pub(super) is_claiming: bool,
@@ -196,51 +195,6 @@ impl Queue {
     /// When the supply of the last minutes reaches this position.
     pub fn eta(&self, position: usize) -> Option<Duration> {
         self.0.supply.lock().eta(position, Instant::now())
-    }
-
-    /// Queues a key, or continues at the rank that it has.
-    ///
-    /// # Errors
-    ///
-    /// See [`JoinError`].
-    pub async fn join(
-        &self,
-        claim_key: ClaimKey,
-        owner: &Owner,
-        name_prefix: Option<String>,
-        track_name: Option<String>,
-    ) -> Result<Place, JoinError> {
-        let limit = self.0.settings.max_waiting;
-        if self.waiting() >= limit {
-            return Err(JoinError::Full { limit });
-        }
-        let now = self.0.clock.now();
-        let ticket = Ticket {
-            claim_key: claim_key.clone(),
-            owner_proof: owner.proof.clone(),
-            enqueued_at: self.0.clock.now_millis(),
-            name_prefix,
-            track_name,
-            open_until: now.plus(OPEN_FOR),
-            seen_at: now,
-        };
-        let ticket = self.0.store.open_ticket(&ticket).await?.ok_or(JoinError::NotOwner)?;
-        let signal = {
-            let mut local = self.0.local.lock();
-            let entry = local.entry(claim_key).or_insert_with(|| Local {
-                ticket: ticket.clone(),
-                signal: watch::Sender::default(),
-                requests: 0,
-                is_claiming: false,
-            });
-            entry.requests += 1;
-            entry.ticket = ticket.clone();
-            let signal = entry.signal.subscribe();
-            set_waiting(&local);
-            signal
-        };
-        self.0.joined.notify_one();
-        Ok(Place::new(Arc::clone(&self.0), ticket, signal))
     }
 
     /// The place of a ticket.
