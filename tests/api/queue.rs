@@ -2,19 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
-use std::sync::Arc;
-use std::time::Duration;
 
 use broker_actors::ports::{Coordination as _, SandboxStore as _};
 use broker_actors::testing::ModelStore;
 use futures_util::future::join_all;
-use reqwest::{Client, Method};
+use reqwest::Method;
 use serde_json::json;
 use test_support::{
     Answer, ApiClient, Broker, CspSim, DynamoServer, TRACK_TOKEN, TestApp, assert_error, dynamo_store, eventually,
     output_of, read_answer, send,
 };
-use tokio::time::sleep;
 
 /// An allocation that waits for this long.
 async fn wait(app: &ApiClient, track: &str, seconds: u64) -> Answer {
@@ -134,94 +131,6 @@ async fn at_sigterm_those_who_wait_are_sent_to_another_replica() {
     eventually("it waits", async || (waiting(&broker).await == 1).then_some(())).await;
     assert!(broker.process.terminate().await.success());
     assert_error(&read_answer(waiting_request.await.unwrap().unwrap()).await, 503, "SHUTTING_DOWN");
-}
-
-/// A student whose client asks again, at another replica, until it has a sandbox.
-async fn student(http: Client, replicas: Arc<Vec<String>>, number: usize) -> String {
-    let track = format!("student-{number}");
-    for attempt in 0.. {
-        let url = &replicas[(number + attempt) % replicas.len()];
-        let request = http.post(format!("{url}/v1/allocate")).bearer_auth(TRACK_TOKEN);
-        let sent = request.header("X-Track-ID", &track).header("Prefer", "wait=50").send().await;
-        let answer = match sent {
-            Ok(response) => read_answer(response).await,
-            Err(_) => {
-                sleep(Duration::from_millis(200)).await;
-                continue;
-            }
-        };
-        match answer.status.as_u16() {
-            200 | 201 => return answer.sandbox_id().to_owned(),
-            503 => sleep(Duration::from_millis(200)).await,
-            _ => panic!("{answer:?}"),
-        }
-    }
-    unreachable!("a student asks for ever")
-}
-
-#[actix_web::test]
-async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
-    const FIRST: usize = 300;
-    const ALL: usize = 1000;
-    let (server, csp) = (DynamoServer::start().await, CspSim::start(0).await);
-    let store = dynamo_store(server.dynamo_client()).await;
-    let csp_settings = csp.settings();
-    let mut replicas = Vec::new();
-    for _ in 0..3 {
-        replicas.push(Broker::on_server(&server, &csp_settings).await);
-    }
-    let urls = Arc::new(replicas.iter().map(|replica| format!("http://{}", replica.address)).collect::<Vec<_>>());
-    let http = test_support::http_client();
-    let join = |number| actix_web::rt::spawn(student(http.clone(), Arc::clone(&urls), number));
-    let mut students: Vec<_> = (0..FIRST).map(join).collect();
-    let all_wait = async |count: usize| {
-        for _ in 0..4 {
-            let found = tokio::time::timeout(Duration::from_secs(30), async {
-                while waiting(&replicas_alive(&urls).await).await != count as u64 {
-                    sleep(Duration::from_millis(200)).await;
-                }
-            });
-            if found.await.is_ok() {
-                return;
-            }
-        }
-        panic!("{count} do not wait");
-    };
-    all_wait(FIRST).await;
-    students.extend((FIRST..ALL).map(join));
-    all_wait(ALL).await;
-    let killed = fastrand::usize(..replicas.len());
-    replicas[killed].process.kill();
-    // Those of the dead replica are passed over until they are back, and have their old ranks then.
-    sleep(Duration::from_secs(16)).await;
-    all_wait(ALL).await;
-
-    let supply = async |numbers: std::ops::RangeInclusive<u32>| {
-        let count = numbers.clone().count() as u64;
-        for number in numbers {
-            assert!(store.create(&ModelStore::sandbox(number)).await.unwrap());
-        }
-        store.add_supply(count).await.unwrap();
-    };
-    supply(1..=FIRST as u32).await;
-    let first = join_all(students.drain(..FIRST)).await;
-    assert!(students.iter().all(|student| !student.is_finished()), "I11: no one else was served; {killed} was killed");
-    supply(FIRST as u32 + 1..=ALL as u32).await;
-    let rest = join_all(students).await;
-    let sandboxes: BTreeSet<_> = first.into_iter().chain(rest).map(Result::unwrap).collect();
-    assert_eq!(sandboxes.len(), ALL, "I1: no two have one sandbox, and no ticket is lost; {killed} was killed");
-}
-
-/// A client of the first replica that answers.
-async fn replicas_alive(urls: &[String]) -> ApiClient {
-    for url in urls.iter().rev() {
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        let client = ApiClient::new(address, TRACK_TOKEN, test_support::ADMIN_TOKEN);
-        if test_support::http_client().get(format!("{url}/healthz")).send().await.is_ok() {
-            return client;
-        }
-    }
-    panic!("no replica answers");
 }
 
 /// The scripts in the wild, unchanged: five tries, each read for at most 30 s; 503 is repeated after `Retry-After`, any
