@@ -51,8 +51,15 @@ impl Allocator {
         };
         let answer = match served {
             Some(answer) => answer,
-            None if is_shown_empty && self.0.queue.is_hopeless() => Err(AllocateError::NoneAvailable),
-            None => Err(AllocateError::Waiting(self.0.queue.standing(&ticket).await?)),
+            None => {
+                let refusal = if is_shown_empty && self.0.queue.is_hopeless() {
+                    AllocateError::NoneAvailable
+                } else {
+                    AllocateError::Waiting(self.0.queue.standing(&ticket).await?)
+                };
+                // A claim of before whose answer was lost may have taken effect meanwhile.
+                self.0.replay_or(&request, refusal).await
+            }
         };
         let outcome = match &answer {
             Ok(_) => "allocated",

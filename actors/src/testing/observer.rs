@@ -23,6 +23,7 @@ pub struct Observer {
 struct Seen {
     status: Status,
     epoch: u64,
+    changed_at: Instant,
 }
 
 impl Observer {
@@ -53,6 +54,11 @@ impl Observer {
         self.ended_holdings.iter().find(|(ended, _)| ended == sandbox_id).map(|(_, at)| *at)
     }
 
+    /// When this sandbox changed last, as far as it was seen.
+    pub fn changed_at(&self, sandbox_id: &SandboxId) -> Option<Instant> {
+        self.last_seen.get(sandbox_id).map(|seen| seen.changed_at)
+    }
+
     /// The holdings that ended, without the first `count`.
     pub fn ended_holdings_after(&self, count: usize) -> &[(SandboxId, Instant)] {
         &self.ended_holdings[count..]
@@ -76,7 +82,7 @@ impl Observer {
         for sandbox in tables.sandboxes() {
             let (status, epoch) = (sandbox.status, sandbox.epoch.0);
             let Some(seen) = self.last_seen.get_mut(&sandbox.sandbox_id) else {
-                self.last_seen.insert(sandbox.sandbox_id.clone(), Seen { status, epoch });
+                self.last_seen.insert(sandbox.sandbox_id.clone(), Seen { status, epoch, changed_at: now });
                 continue;
             };
             if seen.status == Status::Allocated && status != Status::Allocated {
@@ -88,7 +94,9 @@ impl Observer {
                 self.violation = Some(format!("I5: from {seen:?} to {sandbox:?}"));
             }
             let is_served = status == Status::Allocated && seen.status != status;
-            (seen.status, seen.epoch) = (status, epoch);
+            if !is_unchanged {
+                *seen = Seen { status, epoch, changed_at: now };
+            }
             if is_served {
                 self.serve(sandbox);
             }

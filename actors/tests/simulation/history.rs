@@ -131,12 +131,13 @@ impl History {
 
     /// A key that holds a sandbox during the whole request is not refused, whatever keeps others from a new one.
     fn check_refusal(&mut self, store: &ModelStore, key: &Key, started: Instant) {
-        let is_held_throughout = |claim: &&Claim| {
-            let is_held_at_start = self.time_at(started) > claim.allocated_at.0;
-            let is_held_at_end = claim.expires_at.plus(self.grace).0 > self.time_at(Instant::now());
-            claim.claim_key.key == key.name() && is_held_at_start && is_held_at_end
-        };
-        if let Some(held) = store.read_tables(|tables| tables.claims().find(is_held_throughout).cloned()) {
+        let is_of_key = |claim: &&Claim| claim.claim_key.key == key.name();
+        let Some(held) = store.read_tables(|tables| tables.claims().find(is_of_key).cloned()) else { return };
+        // A late claim or renewal that takes effect during the request was not there when the request looked.
+        let changed_at = store.observed(|observer| observer.changed_at(&held.sandbox_id));
+        let is_held_at_start = changed_at.is_some_and(|changed_at| changed_at < started);
+        let is_held_at_end = held.expires_at.plus(self.grace).0 > self.time_at(Instant::now());
+        if is_held_at_start && is_held_at_end {
             self.report_violation(format!("I2: {key:?} was refused, but it holds {held:?}"));
         }
     }
