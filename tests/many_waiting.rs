@@ -8,7 +8,7 @@ use broker_actors::ports::{Coordination as _, SandboxStore as _};
 use broker_actors::testing::ModelStore;
 use futures_util::future::join_all;
 use reqwest::Client;
-use test_support::{ApiClient, Broker, CspSim, DynamoServer, TRACK_TOKEN, dynamo_store, read_answer};
+use test_support::{ApiClient, Broker, CspSim, DynamoServer, TRACK_TOKEN, dynamo_store, eventually, read_answer};
 use tokio::time::sleep;
 
 async fn waiting(app: &ApiClient) -> u64 {
@@ -56,7 +56,7 @@ async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
     let all_wait = async |count: usize| {
         for _ in 0..4 {
             let found = tokio::time::timeout(Duration::from_secs(30), async {
-                while waiting(&replicas_alive(&urls).await).await != count as u64 {
+                while waiting(&alive(&urls).await).await != count as u64 {
                     sleep(Duration::from_millis(200)).await;
                 }
             });
@@ -75,30 +75,36 @@ async fn i11_a_thousand_keep_their_ranks_when_a_replica_is_killed() {
     sleep(Duration::from_secs(16)).await;
     all_wait(ALL).await;
 
-    let supply = async |numbers: std::ops::RangeInclusive<u32>| {
-        let count = numbers.clone().count() as u64;
-        for number in numbers {
-            assert!(store.create(&ModelStore::sandbox(number)).await.unwrap());
-        }
-        store.add_supply(count).await.unwrap();
-    };
-    supply(1..=FIRST as u32).await;
-    let first = join_all(students.drain(..FIRST)).await;
-    assert!(students.iter().all(|student| !student.is_finished()), "I11: no one else was served; {killed} was killed");
-    supply(FIRST as u32 + 1..=ALL as u32).await;
-    let rest = join_all(students).await;
-    let sandboxes: BTreeSet<_> = first.into_iter().chain(rest).map(Result::unwrap).collect();
+    for url in urls.iter().enumerate().filter(|(number, _)| *number != killed).map(|(_, url)| url) {
+        let expected: BTreeSet<_> = (0..FIRST).map(|number| format!("student-{number}")).collect();
+        // A student that asks again is absent for a moment.
+        eventually(&format!("the first are first at {url} after {killed} was killed (I11)"), async || {
+            let queue = client(url).get_admin("/v1/admin/queue").await.body;
+            let first = queue["tickets"].as_array().unwrap().iter().take(FIRST).map(|ticket| &ticket["track_id"]);
+            let first: BTreeSet<_> = first.map(|track| track.as_str().unwrap().to_owned()).collect();
+            (first == expected).then_some(())
+        })
+        .await;
+    }
+    for number in 1..=ALL as u32 {
+        assert!(store.create(&ModelStore::sandbox(number)).await.unwrap());
+    }
+    store.add_supply(ALL as u64).await.unwrap();
+    let sandboxes: BTreeSet<_> = join_all(students).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(sandboxes.len(), ALL, "I1: no two have one sandbox, and no ticket is lost; {killed} was killed");
 }
 
-/// A client of the first replica that answers.
-async fn replicas_alive(urls: &[String]) -> ApiClient {
+/// A client of a replica that answers.
+async fn alive(urls: &[String]) -> ApiClient {
     for url in urls.iter().rev() {
-        let address = url.strip_prefix("http://").unwrap().parse().unwrap();
-        let client = ApiClient::new(address, TRACK_TOKEN, test_support::ADMIN_TOKEN);
         if test_support::http_client().get(format!("{url}/healthz")).send().await.is_ok() {
-            return client;
+            return client(url);
         }
     }
     panic!("no replica answers");
+}
+
+fn client(url: &str) -> ApiClient {
+    let address = url.strip_prefix("http://").unwrap().parse().unwrap();
+    ApiClient::new(address, TRACK_TOKEN, test_support::ADMIN_TOKEN)
 }
