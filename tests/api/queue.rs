@@ -92,8 +92,10 @@ async fn a_preflight_tells_what_a_class_would_get_and_allocates_nothing() {
         assert_eq!(body["reasons"].as_array().unwrap().is_empty(), would == "allocate", "{query}: {body}");
     }
     assert_eq!(app.stats().await.body["available"], 20);
-    let bad = send(app.track(Method::GET, "/v1/preflight?count=0", "x")).await;
-    assert_error(&bad, 400, "BAD_QUERY");
+    for bad in ["count=0", "minutes=0", "minutes=525601"] {
+        let answer = send(app.track(Method::GET, &format!("/v1/preflight?{bad}"), "x")).await;
+        assert_error(&answer, 400, "BAD_QUERY");
+    }
 }
 
 #[actix_web::test]

@@ -29,7 +29,7 @@ const OPERATOR: &str = "X-Operator";
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// The most minutes that `X-Sandbox-Minutes` takes: a year.
-const MAX_MINUTES: u64 = 365 * 24 * 60;
+pub(super) const MAX_MINUTES: u64 = 365 * 24 * 60;
 
 /// The longest wait that a client may prefer. Proxies commonly close connections that are silent for a minute.
 const MAX_WAIT: Duration = Duration::from_secs(50);
@@ -81,7 +81,7 @@ impl FromHead for AllocateHeaders {
                 ObjectBuilder::new().schema_type(Type::Boolean).build().into(),
                 "`true`: the sandbox waits for its learner, and the lab's time starts with `POST /v1/allocation/activate`",
             ),
-            (PREFER, text_schema(), "`wait=N`: waits up to N seconds, at most 50, for a sandbox if none is free"),
+            (PREFER, string_schema(), "`wait=N`: waits up to N seconds, at most 50, for a sandbox if none is free"),
         ] {
             parts.header(name, description, schema);
         }
@@ -182,7 +182,8 @@ impl FromHead for Operator {
     fn document(parts: &mut OperationParts) {
         let description = "The name of the operator, for the broker's records; percent-encoded unless all of its characters \
                            are ASCII";
-        parts.header(OPERATOR, description, name_schema(MAX_OPERATOR_LENGTH));
+        let schema = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_OPERATOR_LENGTH));
+        parts.header(OPERATOR, description, schema.build().into());
         parts.errors.insert(ErrorCode::BadHeader);
     }
 }
@@ -288,7 +289,7 @@ fn standby(headers: &HeaderMap) -> Result<bool, ApiError> {
 fn document_key(parts: &mut OperationParts) {
     let description = "Names this intent to allocate; the track's id if it is not sent. Keys belong to their track: equal \
                        keys of two tracks are different keys";
-    parts.header(IDEMPOTENCY_KEY, description, name_schema(MAX_ID_LENGTH));
+    parts.header(IDEMPOTENCY_KEY, description, name_schema());
     document_track(parts);
 }
 
@@ -299,9 +300,9 @@ fn minutes_schema() -> Schema {
 
 fn document_track(parts: &mut OperationParts) {
     let track = format!("Names the calling track, unique for each student. This or `{INSTRUQT_SANDBOX}` is required");
-    parts.parameter(ParameterIn::Header, TRACK, &track, name_schema(MAX_ID_LENGTH), Some("student-1"));
+    parts.parameter(ParameterIn::Header, TRACK, &track, name_schema(), Some("student-1"));
     let instruqt = format!("The same as `{TRACK}`; it wins if both are sent");
-    parts.header(INSTRUQT_SANDBOX, &instruqt, name_schema(MAX_ID_LENGTH));
+    parts.header(INSTRUQT_SANDBOX, &instruqt, name_schema());
     let secret = "A random text that only the track knows. What is allocated with it can be read, renewed and released only \
                   with it";
     parts.header(TRACK_SECRET, secret, secret_schema());
@@ -369,8 +370,8 @@ fn secret_schema() -> Schema {
 }
 
 /// The schema of an identifier. An empty header counts as absent.
-fn name_schema(max_length: usize) -> Schema {
-    let object = ObjectBuilder::new().schema_type(Type::String).max_length(Some(max_length));
+fn name_schema() -> Schema {
+    let object = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_ID_LENGTH));
     object.pattern(Some("^([!-~]([ -~]*[!-~])?)?$")).build().into()
 }
 

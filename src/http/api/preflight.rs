@@ -8,6 +8,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body::Preflight;
+use super::headers::MAX_MINUTES;
 use super::input::Query;
 use crate::http::error::{ApiError, ErrorCode};
 
@@ -25,8 +26,8 @@ pub(crate) struct PreflightQuery {
     /// Only sandboxes whose name starts with this
     prefix: Option<String>,
     /// Minutes that the lab takes
-    #[param(minimum = 1)]
-    minutes: Option<u32>,
+    #[param(minimum = 1, maximum = 525_600)]
+    minutes: Option<u64>,
 }
 
 pub(crate) async fn preflight(
@@ -36,6 +37,9 @@ pub(crate) async fn preflight(
     let count = query.count.unwrap_or(1);
     if !(1..=MAX_COUNT).contains(&count) {
         return Err(ApiError::new(ErrorCode::BadQuery, format!("count takes a number from 1 to {MAX_COUNT}")));
+    }
+    if query.minutes.is_some_and(|minutes| !(1..=MAX_MINUTES).contains(&minutes)) {
+        return Err(ApiError::new(ErrorCode::BadQuery, format!("minutes takes a number from 1 to {MAX_MINUTES}")));
     }
     let (queue, max_holding) = (broker.queue(), broker.allocator().max_holding());
     let (available, warming) = broker.available(query.prefix.as_deref()).await?;
@@ -49,7 +53,7 @@ pub(crate) async fn preflight(
     if is_paused {
         reasons.push("an operator has paused allocation".to_owned());
     }
-    let is_too_long = query.minutes.is_some_and(|minutes| Duration::from_secs(u64::from(minutes) * 60) > max_holding);
+    let is_too_long = query.minutes.is_some_and(|minutes| Duration::from_secs(minutes * 60) > max_holding);
     if is_too_long {
         reasons.push(format!("a holding may last {} minutes", max_holding.as_secs() / 60));
     }
