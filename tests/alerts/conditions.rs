@@ -239,7 +239,8 @@ impl Brokers {
         let lost = broker.allocate("lost").await;
         let account = lost.body["external_id"].as_str().unwrap().rsplit('/').next().unwrap();
         let url = format!("{}/sandbox/accounts/{account}", self.csp.url);
-        let deleted = reqwest::Client::new().delete(url).bearer_auth(CspSim::TOKEN).send().await.unwrap();
+        let request = reqwest::Client::new().delete(url).header("Authorization", format!("Token {}", CspSim::TOKEN));
+        let deleted = request.send().await.unwrap();
         assert!(deleted.status().is_success(), "{deleted:?}");
         assert_eq!(broker.sync("").await.status, 200);
         prometheus.fires("BrokerHeldSandboxGone", "csp_down").await;
