@@ -39,7 +39,7 @@ pub(crate) struct Brokers {
 pub(crate) fn may_fire(alert: &str, job: &str) -> bool {
     match job {
         "small" => alert == "BrokerPoolLow",
-        "slow" => ["BrokerErrors", "BrokerPoolEmptySoon"].contains(&alert),
+        "slow" => ["BrokerErrors", "BrokerPoolEmpty", "BrokerPoolEmptySoon"].contains(&alert),
         "broken" => alert == "BrokerJobFailing",
         "csp_down" => ["BrokerJobFailing", "BrokerJobOverdue", "BrokerPoolEmptySoon"].contains(&alert),
         "denied" => ["BrokerPoolEmpty", "BrokerJobOverdue"].contains(&alert),
