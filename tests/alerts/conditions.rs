@@ -38,6 +38,8 @@ pub(crate) struct Brokers {
 /// The consequences that a condition has beside its own alert.
 pub(crate) fn may_fire(alert: &str, job: &str) -> bool {
     match job {
+        // Before the first scrape no broker is known.
+        "" => alert == "BrokerDown",
         "small" => alert == "BrokerPoolLow",
         "slow" => ["BrokerErrors", "BrokerPoolEmpty", "BrokerPoolEmptySoon"].contains(&alert),
         "broken" => alert == "BrokerJobFailing",
